@@ -1,0 +1,58 @@
+"""Draw the reward curve of a run from its TensorBoard log: `python docs/reward_curve.py RUNS_FOLDER PICTURE.png`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+
+def newest(folder: Path) -> Path:
+    """Give the run with the highest version number, or the folder itself if it is a run."""
+    runs = sorted(folder.glob("version_*"), key=lambda path: int(path.name.removeprefix("version_")))
+    return runs[-1] if runs else folder
+
+
+def draw(run: Path, picture: Path) -> None:
+    """Draw training and validation reward, and the test arms if ``results.json`` is there."""
+    log = EventAccumulator(str(run))
+    log.Reload()
+    figure, axes = plt.subplots(figsize=(7.2, 3.4), dpi=130)
+    train = log.Scalars("train/reward")
+    axes.plot(
+        [e.step + 1 for e in train],
+        [e.value for e in train],
+        "o-",
+        color="#3b6fb6",
+        lw=1.4,
+        ms=4,
+        label="training batch",
+    )
+    if "val/reward" in log.Tags()["scalars"]:
+        val = log.Scalars("val/reward")
+        axes.plot(
+            [e.step + 1 for e in val], [e.value for e in val], "s", color="#d1662b", ms=8, label="validation, greedy"
+        )
+    results = run / "results.json"
+    if results.is_file():
+        arms = json.loads(results.read_text(encoding="utf-8"))["arms"]
+        styles = {"unaided": ("#888888", ":"), "untrained": ("#888888", "--"), "trained": ("#2a8f5b", "-")}
+        for arm, (color, style) in styles.items():
+            axes.axhline(arms[arm]["mean"], color=color, ls=style, lw=1.2, label=f"test, {arm}")
+    axes.set(xlabel="step", ylabel="reward", ylim=(-0.02, 1.0))
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, ncols=2, loc="upper left")
+    figure.tight_layout()
+    figure.savefig(picture)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    draw(newest(Path(sys.argv[1])), Path(sys.argv[2]))

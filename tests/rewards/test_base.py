@@ -1,0 +1,102 @@
+"""The check that every reward passes through."""
+
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+
+from wst.errors import ContractError
+from wst.rewards.base import Reward, Scores, score
+from wst.rollout import Query, Response, Rollout
+
+
+class Fixed(Reward):
+    """Returns what it was made with, and remembers what it was handed."""
+
+    def __init__(self, total: object, parts: dict[str, Any] | None = None) -> None:
+        self.total = total
+        self.parts = parts or {}
+        self.calls: list[list[str]] = []
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+        self.calls.append([r.query.id for r in rollouts])
+        return cast("list[float]", self.total)
+
+    def score_parts(self, rollouts: Sequence[Rollout]) -> Scores:
+        return Scores(self.score(rollouts), self.parts)
+
+
+def rollouts(*errors: str | None) -> list[Rollout]:
+    """One rollout an entry, with the id "0", "1", ..., whose response failed where the entry is a string."""
+    return [Rollout(Query(str(i), "?"), None, Response("", error=error)) for i, error in enumerate(errors)]
+
+
+def test_score_passes_numbers_and_parts_on_in_order() -> None:
+    scores = score(Fixed([1, 0.25], {"a": [3, 4]}), rollouts(None, None))
+    assert scores == Scores([1.0, 0.25], {"a": [3.0, 4.0]})
+    assert all(type(value) is float for value in scores.total + scores.parts["a"])
+
+
+def test_default_score_parts_has_no_parts() -> None:
+    class Plain(Reward):
+        def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+            return [0.5] * len(rollouts)
+
+    assert score(Plain(), rollouts(None)) == Scores([0.5], {})
+
+
+def test_nan_is_allowed() -> None:
+    total = score(Fixed([math.nan, 1.0]), rollouts(None, None)).total
+    assert math.isnan(total[0])
+    assert total[1] == 1.0
+
+
+def test_failed_responses_get_nan_and_are_not_handed_to_the_reward() -> None:
+    reward = Fixed([1.0, 2.0], {"a": [3.0, 4.0]})
+    scores = score(reward, rollouts("timeout", None, "timeout", None))
+    assert reward.calls == [["1", "3"]]
+    assert scores.total == pytest.approx([math.nan, 1.0, math.nan, 2.0], nan_ok=True)
+    assert scores.parts["a"] == pytest.approx([math.nan, 3.0, math.nan, 4.0], nan_ok=True)
+
+
+def test_reward_is_not_called_where_every_response_failed() -> None:
+    reward = Fixed([])
+    total = score(reward, rollouts("timeout", "timeout")).total
+    assert reward.calls == []
+    assert [math.isnan(value) for value in total] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("total", "message"),
+    [
+        ([1.0], r"reward Fixed: expected a list of 2 numbers.* got 1;"),
+        ([1.0, 2.0, 3.0], r"reward Fixed: expected a list of 2 numbers.* got 3;"),
+        ([], r"reward Fixed: expected a list of 2 numbers.* got 0;"),
+        (None, r"reward Fixed: expected a list of 2 numbers.* got a NoneType;"),
+        (1.0, r"reward Fixed: expected a list of 2 numbers.* got a float;"),
+        ([1.0, None], r"reward Fixed: expected numbers, got None;"),
+        ([1.0, "good"], r"reward Fixed: expected numbers, got 'good';"),
+        ([1.0, [2.0]], r"reward Fixed: expected numbers, got \[2.0\];"),
+        ([1.0, math.inf], r"reward Fixed: got inf; rewards must be finite"),
+        ([-math.inf, 1.0], r"reward Fixed: got -inf; rewards must be finite"),
+    ],
+)
+def test_what_is_not_a_finite_number_a_rollout_is_a_contract_error(total: object, message: str) -> None:
+    with pytest.raises(ContractError, match=message) as caught:
+        score(Fixed(total), rollouts(None, None))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, None], [1.0, math.inf]])
+def test_errors_in_parts_name_the_part(values: list[Any]) -> None:
+    with pytest.raises(ContractError, match=r"reward Fixed\[clarity\]: "):
+        score(Fixed([1.0, 1.0], {"clarity": values}), rollouts(None, None))
+
+
+def test_importing_rewards_does_not_import_torch() -> None:
+    code = "import sys, wst.rewards; sys.exit('torch' in sys.modules)"
+    env_path = {"PYTHONPATH": ":".join(filter(None, sys.path))}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env_path)

@@ -1,0 +1,164 @@
+"""Configs and runs of the real command line with tiny models; each run is forked from a process that has all loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TESTS = Path(__file__).parent
+
+
+def write_config(folder: Path, model: str, **changes: Any) -> Path:
+    """Write data and a config that trains the tiny model for a few steps; ``changes`` are dotted keys."""
+    rows = [{"id": f"q{i}", "text": f"query number {i}", "label": "yes"} for i in range(10)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config: dict[str, Any] = {
+        "seed_everything": 7,
+        "trainer": {
+            "accelerator": "cpu",
+            "max_steps": 6,
+            "val_check_interval": 2,
+            "check_val_every_n_epoch": None,
+            "num_sanity_val_steps": 0,
+            "log_every_n_steps": 1,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "logger": {
+                "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+                "init_args": {"save_dir": str(folder / "runs"), "name": "tiny"},
+            },
+            "callbacks": [
+                {
+                    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+                    "init_args": {"every_n_train_steps": 1, "save_top_k": 0, "save_last": True},
+                },
+                {"class_path": "wst.InstructionSamples"},
+                {"class_path": "wst.TeacherExport"},
+            ],
+        },
+        "model": {
+            "class_path": "wst.WeakToStrong",
+            "init_args": {
+                "teacher": {
+                    "class_path": "wst.Teacher",
+                    "init_args": {
+                        "model": model,
+                        "prompt": {"template": "{query}"},
+                        "dtype": "float32",
+                        "max_new_tokens": 6,
+                        "lora": {"r": 4, "alpha": 8},
+                    },
+                },
+                "student": {
+                    "class_path": "wst.LocalStudent",
+                    "init_args": {"model": model, "dtype": "float32", "max_new_tokens": 5, "temperature": 1.0},
+                },
+                "reward": {"class_path": "toys.Lowercase"},
+                "samples_per_query": 3,
+                "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
+            },
+        },
+        "data": {
+            "class_path": "wst.QueryDataModule",
+            "init_args": {
+                "train": str(folder / "rows.jsonl"),
+                "val": str(folder / "rows.jsonl"),
+                "test": str(folder / "rows.jsonl"),
+                "fields": {"id": "id"},
+                "batch_size": 4,
+                "eval_batch_size": 6,
+                "limit_val": 4,
+            },
+        },
+    }
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        place = config
+        for name in path:
+            place = place[name]
+        place[last] = value
+    target = folder / "config.yaml"
+    target.write_text(yaml.safe_dump(config))
+    return target
+
+
+@dataclass
+class Outcome:
+    """What a run left: exit code, standard output and standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+def _child(args: list[str], folder: str, out: str, err: str) -> None:
+    os.chdir(folder)
+    sys.path.insert(0, str(TESTS))
+    for stream, path in ((sys.stdout, out), (sys.stderr, err)):
+        stream.flush()
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
+    sys.argv = ["wst", *args]
+    import torch
+
+    torch.set_num_threads(1)
+    from wst.__main__ import main
+
+    code = 1
+    try:
+        code = main()
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def start(args: list[str], folder: Path, name: str = "run") -> tuple[BaseProcess, Path, Path]:
+    """Start the command line with the folder as current directory."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["wst.cli"])
+    out, err = folder / f"{name}.out", folder / f"{name}.err"
+    process = context.Process(target=_child, args=(args, str(folder), str(out), str(err)))
+    process.start()
+    return process, out, err
+
+
+def wst(args: list[str], folder: Path, timeout: float = 240) -> Outcome:
+    """Run the command line to its end."""
+    process, out, err = start(args, folder)
+    process.join(timeout)
+    if process.exitcode is None:
+        process.kill()
+        raise AssertionError(f"{args} did not end: {err.read_text()}")
+    return Outcome(process.exitcode, out.read_text(), err.read_text())
+
+
+def kill_when(args: list[str], folder: Path, ready: Callable[[], bool], timeout: float = 240) -> bool:
+    """Run the command line and SIGKILL it as soon as ``ready``; give whether it was still running."""
+    process, _, err = start(args, folder, "killed")
+    end = time.monotonic() + timeout
+    while time.monotonic() < end and process.is_alive() and not ready():
+        time.sleep(0.001)
+    alive = process.is_alive()
+    if alive and process.pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+    assert alive or process.exitcode == 0, err.read_text()
+    return alive

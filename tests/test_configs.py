@@ -1,0 +1,40 @@
+"""Every config in lightning_configs/ runs through the real command line, with its models replaced by tiny ones."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from runs import TESTS, wst
+
+ROOT = TESTS.parent
+CONFIGS = sorted((ROOT / "lightning_configs").glob("*.yaml"))
+
+
+def test_there_are_configs() -> None:
+    assert (ROOT / "lightning_configs" / "quickstart.yaml") in CONFIGS
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_two_steps_and_a_test(config: Path, tmp_path: Path, tiny_model: str) -> None:
+    # the configs name their data relative to the project's folder
+    os.symlink(ROOT / "data", tmp_path / "data")
+    tiny = [
+        f"--model.init_args.teacher.init_args.model={tiny_model}",
+        f"--model.init_args.student.init_args.model={tiny_model}",
+        "--model.init_args.teacher.init_args.max_new_tokens=4",
+        "--model.init_args.student.init_args.max_new_tokens=4",
+        "--data.init_args.limit_val=4",
+        "--data.init_args.limit_test=6",
+        "--trainer.accelerator=cpu",
+    ]
+    short = ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]
+    done = wst(["fit", "--config", str(config), *tiny, *short], tmp_path)
+    assert done.code == 0, done.err
+    done = wst(["test", "--config", str(config), *tiny, "--ckpt_path", "last"], tmp_path)
+    assert done.code == 0, done.err
+    (results,) = tmp_path.rglob("results.json")
+    assert json.loads(results.read_text())["n"] == 6
+    (saved,) = results.parent.glob("config.yaml")
+    assert yaml.safe_load(saved.read_text())["model"]["init_args"]["teacher"]["init_args"]["model"] == tiny_model

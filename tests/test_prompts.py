@@ -1,0 +1,145 @@
+"""Templates: what goes where, and that no value can reach beyond its own place."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wst.errors import ConfigError
+from wst.prompts import Placement, StudentPrompt, TeacherPrompt, fill
+from wst.rollout import Instruction, Message, Prompt, Query
+
+QUERY = Query("q", "2 + 2 = ?")
+HISTORY = (Message("user", "Hello"), Message("assistant", "Yes?"))
+DIALOGUE = Query("d", "2 + 2 = ?", history=HISTORY)
+NASTY = ["{query}", "{instruction}", "{0}", "{}", "{query.__class__}", "{", "}}", "%s", "\\1", "\\g<1>", "$query"]
+
+
+def turns(prompt: Prompt) -> list[tuple[str, str]]:
+    return [(message.role, message.content) for message in prompt.messages]
+
+
+# --- fill
+
+
+@pytest.mark.parametrize("value", NASTY)
+def test_values_are_put_in_as_they_are(value: str) -> None:
+    assert fill("<{instruction}|{query}>", instruction=value, query="Q") == f"<{value}|Q>"
+    assert fill("<{instruction}|{query}>", instruction="I", query=value) == f"<I|{value}>"
+
+
+@pytest.mark.parametrize("template", ["{0} {} {{}} {other} {x!r} {x:>9} }{ {query", '{"a": [1]}', "\\1 %s"])
+def test_braces_that_name_no_value_stay(template: str) -> None:
+    assert fill(template, query="Q") == template
+
+
+def test_every_place_is_filled() -> None:
+    assert fill("{a}{b}{a} {{a}}", a="1", b="2") == "121 {1}"
+
+
+@given(st.lists(st.sampled_from(["{a}", "{b}", "{", "}", "text", "{c}"])), st.text(), st.text())
+def test_fill_replaces_each_place_once(parts: list[str], a: str, b: str) -> None:
+    template = "".join(parts)
+    pieces = re.split(r"(\{a\}|\{b\})", template)
+    assert fill(template, a=a, b=b) == "".join({"{a}": a, "{b}": b}.get(piece, piece) for piece in pieces)
+
+
+# --- What the teacher reads
+
+
+def test_the_teacher_reads_its_template_with_the_query() -> None:
+    prompt = TeacherPrompt("Help with: {query}.")
+    assert turns(prompt(QUERY)) == [("user", "Help with: 2 + 2 = ?.")]
+    assert turns(TeacherPrompt("{query}", system="Be brief.")(QUERY)) == [
+        ("system", "Be brief."),
+        ("user", "2 + 2 = ?"),
+    ]
+
+
+def test_the_default_template_holds_the_query() -> None:
+    ((role, content),) = turns(TeacherPrompt()(QUERY))
+    assert role == "user"
+    assert "\n\nRequest: 2 + 2 = ?\n\n" in content
+
+
+def test_the_teacher_reads_earlier_turns_before_the_query() -> None:
+    ((_, content),) = turns(TeacherPrompt("<{query}>")(DIALOGUE))
+    assert content == "<user: Hello\n\nassistant: Yes?\n\n2 + 2 = ?>"
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_a_query_cannot_change_the_teachers_template(text: str) -> None:
+    query = Query("q", text, history=(Message("user", text),))
+    assert turns(TeacherPrompt("<{query}>")(query)) == [("user", f"<user: {text}\n\n{text}>")]
+
+
+# --- What the student reads
+
+
+@pytest.mark.parametrize(
+    ("placement", "expected"),
+    [
+        ("system", [("system", "Add up."), ("user", "2 + 2 = ?")]),
+        ("before", [("user", "Add up.\n\n2 + 2 = ?")]),
+        ("after", [("user", "2 + 2 = ?\n\nAdd up.")]),
+    ],
+)
+def test_the_instruction_stands_where_it_is_placed(placement: Placement, expected: list[tuple[str, str]]) -> None:
+    assert turns(StudentPrompt(placement)(QUERY, Instruction("Add up."))) == expected
+
+
+@pytest.mark.parametrize("placement", ["system", "before", "after"])
+@pytest.mark.parametrize("instruction", [None, Instruction("")])
+def test_without_an_instruction_the_student_reads_the_query_alone(
+    placement: Placement, instruction: Instruction | None
+) -> None:
+    assert turns(StudentPrompt(placement)(QUERY, instruction)) == [("user", "2 + 2 = ?")]
+    with_task = StudentPrompt(placement, query="Q: {query}\nA:", system="You calculate.")
+    assert turns(with_task(QUERY, instruction)) == [("system", "You calculate."), ("user", "Q: 2 + 2 = ?\nA:")]
+
+
+@pytest.mark.parametrize(
+    ("placement", "expected"),
+    [
+        ("system", [("system", "You calculate. | Add up."), ("user", "Q: 2 + 2 = ?")]),
+        ("before", [("system", "You calculate."), ("user", "Add up. | Q: 2 + 2 = ?")]),
+        ("after", [("system", "You calculate."), ("user", "Q: 2 + 2 = ? | Add up.")]),
+    ],
+)
+def test_pieces_of_a_turn_are_separated(placement: Placement, expected: list[tuple[str, str]]) -> None:
+    prompt = StudentPrompt(placement, query="Q: {query}", system="You calculate.", separator=" | ")
+    assert turns(prompt(QUERY, Instruction("Add up."))) == expected
+
+
+@pytest.mark.parametrize("placement", ["system", "before", "after"])
+def test_earlier_turns_stand_between_system_message_and_query(placement: Placement) -> None:
+    prompt = StudentPrompt(placement, query="Q: {query}", system="You calculate.")
+    messages = prompt(DIALOGUE, Instruction("Add up.")).messages
+    assert messages[1:3] == HISTORY
+    assert [message.role for message in messages] == ["system", "user", "assistant", "user"]
+    assert messages[-1] != Message("user", "Q: 2 + 2 = ?") or placement == "system"
+
+
+@pytest.mark.parametrize("placement", ["system", "before", "after"])
+@pytest.mark.parametrize("text", NASTY)
+def test_neither_query_nor_instruction_can_change_the_students_prompt(placement: Placement, text: str) -> None:
+    prompt = StudentPrompt(placement, query="<{query}>")
+    contents = [content for _, content in turns(prompt(Query("q", text), Instruction(text)))]
+    assert "\n\n".join(contents) == (f"<{text}>\n\n{text}" if placement == "after" else f"{text}\n\n<{text}>")
+
+
+# --- Errors
+
+
+@pytest.mark.parametrize("template", ["", "query", "{Query}", "{ query }", "{query", "{{instruction}}"])
+def test_a_template_without_a_place_for_the_query_is_an_error(template: str) -> None:
+    with pytest.raises(ConfigError, match=r"TeacherPrompt: template has no place for \{query\}; put \{query\} where"):
+        TeacherPrompt(template)
+    with pytest.raises(ConfigError, match=r"StudentPrompt: query has no place for \{query\}"):
+        StudentPrompt(query=template)
+
+
+def test_an_unknown_placement_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="StudentPrompt: placement must be system, before or after, got 'above'"):
+        StudentPrompt(placement="above")  # type: ignore[arg-type]

@@ -1,0 +1,75 @@
+"""Weak-to-Strong Transfer: train a small teacher to write the instructions a frozen student needs."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wst.baselines import Baseline, GroupMean, LeaveOneOut, MovingAverage, Unaided
+    from wst.callbacks import InstructionSamples, RewardLogging, TeacherExport
+    from wst.data import FieldMap, QueryDataModule
+    from wst.module import WeakToStrong
+    from wst.prompts import StudentPrompt, TeacherPrompt
+    from wst.rewards import ExactMatch, LabelMatch, LastNumber, Length, Reward, Scores, WeightedSum
+    from wst.rollout import Instruction, Message, Prompt, Query, Response, Rollout
+    from wst.students import LocalStudent, Student
+    from wst.teacher import LoRA, Teacher
+
+__version__ = "0.1.0"
+
+# Where each public name lives. They are imported when first asked for, so that `import wst` stays light.
+_HOMES = {
+    "wst.baselines": ("Baseline", "GroupMean", "LeaveOneOut", "MovingAverage", "Unaided"),
+    "wst.callbacks": ("InstructionSamples", "RewardLogging", "TeacherExport"),
+    "wst.data": ("FieldMap", "QueryDataModule"),
+    "wst.module": ("WeakToStrong",),
+    "wst.prompts": ("StudentPrompt", "TeacherPrompt"),
+    "wst.rewards": ("ExactMatch", "LabelMatch", "LastNumber", "Length", "Reward", "Scores", "WeightedSum"),
+    "wst.rollout": ("Instruction", "Message", "Prompt", "Query", "Response", "Rollout"),
+    "wst.students": ("LocalStudent", "Student"),
+    "wst.teacher": ("LoRA", "Teacher"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Baseline",
+    "ExactMatch",
+    "FieldMap",
+    "GroupMean",
+    "Instruction",
+    "InstructionSamples",
+    "LabelMatch",
+    "LastNumber",
+    "LeaveOneOut",
+    "Length",
+    "LoRA",
+    "LocalStudent",
+    "Message",
+    "MovingAverage",
+    "Prompt",
+    "Query",
+    "QueryDataModule",
+    "Response",
+    "Reward",
+    "RewardLogging",
+    "Rollout",
+    "Scores",
+    "Student",
+    "StudentPrompt",
+    "Teacher",
+    "TeacherExport",
+    "TeacherPrompt",
+    "Unaided",
+    "WeakToStrong",
+    "WeightedSum",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,28 @@
+"""Entry point of the ``wst`` command."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Run the command line and give its exit code. Nothing heavy is imported for ``--version``."""
+    if sys.argv[1:] == ["--version"]:
+        from wst import __version__
+
+        print(f"wst {__version__}")
+        return 0
+    import logging
+    import os
+
+    # As with `python -m`: classes in files of the current folder can be named in a config.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # at import it advertises optional packages
+    from wst.cli import run
+
+    return run(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""The trained teacher as files that others can load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+from wst.errors import ConfigError
+from wst.files import log_folder, write_folder
+
+_MODES = ("min", "max")
+
+
+class TeacherExport(Callback):
+    """Exports the teacher as a PEFT adapter (or as a whole model, if all of it was trained), with a model card.
+
+    ``teacher/last`` in the log folder is written at the end of training and after each validation, ``teacher/best``
+    whenever the monitored figure is the best so far.
+
+    Args:
+        monitor: The figure that says which teacher is best.
+        mode: Whether the best is the largest ("max") or the smallest ("min").
+        folder: Where to export to; None: ``teacher`` in the log folder.
+
+    Raises:
+        ConfigError: If the mode is unknown.
+    """
+
+    def __init__(self, monitor: str = "val/reward", mode: str = "max", folder: str | None = None) -> None:
+        if mode not in _MODES:
+            raise ConfigError(f"TeacherExport: mode must be max or min, got {mode!r}")
+        self.monitor = monitor
+        self.mode = mode
+        self.folder = folder
+        self.best: float | None = None
+        self.best_step: int | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know: the best figure so far."""
+        return {"best": self.best, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up again."""
+        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Export the last teacher, and the best if this is it."""
+        if trainer.sanity_checking or trainer.state.fn != "fit" or _only_trying(trainer):
+            return
+        self._export(trainer, pl_module, "last")
+        figure = trainer.callback_metrics.get(self.monitor)
+        if figure is None:
+            return
+        value = float(figure)
+        better = self.best is None or (value > self.best if self.mode == "max" else value < self.best)
+        if better:
+            self.best, self.best_step = value, trainer.global_step
+            self._export(trainer, pl_module, "best")
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Export the last teacher."""
+        if not _only_trying(trainer):
+            self._export(trainer, pl_module, "last")
+
+    def _export(self, trainer: Trainer, pl_module: Any, name: str) -> None:  # noqa: ANN401 - WeakToStrong
+        root = Path(self.folder) if self.folder else log_folder(trainer) / "teacher"
+
+        def fill(folder: Path) -> None:
+            pl_module.teacher.save(folder)
+            (folder / "README.md").write_text(model_card(trainer, pl_module), encoding="utf-8")
+
+        write_folder(root / name, fill)
+
+
+def _only_trying(trainer: Trainer) -> bool:
+    return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def model_card(trainer: Trainer, pl_module: Any) -> str:  # noqa: ANN401 - WeakToStrong
+    """Text that names base, student, data, reward and results, and says how to load the teacher."""
+    teacher = pl_module.teacher
+    shown = ("val/", "train/reward")
+    figures = sorted((name, float(value)) for name, value in trainer.callback_metrics.items() if name.startswith(shown))
+    results = "\n".join(f"| {name} | {value:.4g} |" for name, value in figures) or "| none yet | |"
+    data = getattr(trainer, "datamodule", None)
+    load = (
+        'model = AutoModelForCausalLM.from_pretrained("FOLDER")\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")'
+        if teacher.full_finetuning
+        else (
+            "import torch\nfrom peft import PeftModel\nfrom wst.models import load_causal_lm\n\n"
+            f'base, tokenizer = load_causal_lm("{teacher.source}", device=torch.device("cpu"))\n'
+            'model = PeftModel.from_pretrained(base, "FOLDER")'
+        )
+    )
+    imports = "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n" if teacher.full_finetuning else ""
+    base = "" if ":" in teacher.source or Path(teacher.source).exists() else f"base_model: {teacher.source}\n"
+    return f"""---
+{base}library_name: {"transformers" if teacher.full_finetuning else "peft"}
+tags: [weak-to-strong-transfer, prompt-optimization]
+---
+# Teacher that instructs {_describe(pl_module.student)}
+
+Trained by Weak-to-Strong Transfer (Ge, Li, Huang 2025, arXiv 2508.16741): for each query it writes the instruction
+under which the student answers best.
+
+| | |
+|---|---|
+| base | {teacher.source} |
+| student | {_describe(pl_module.student)} |
+| data | {_describe(data)} |
+| reward | {type(pl_module.reward).__name__} |
+| baseline | {type(pl_module.baseline).__name__} |
+| steps | {pl_module.trained_steps} |
+
+| figure | value |
+|---|---|
+{results}
+
+The prompt that it was trained with:
+
+```
+{teacher.prompt.template}
+```
+
+To load it:
+
+```python
+{imports}{load}
+```
+
+Or name this folder in a config: `model.init_args.teacher.init_args.adapter`.
+"""
+
+
+def _describe(thing: Any) -> str:  # noqa: ANN401 - student or data module
+    source = getattr(thing, "source", None) or getattr(thing, "files", {}).get("train")
+    name = type(thing).__name__
+    return f"{name} ({source})" if isinstance(source, str) else name

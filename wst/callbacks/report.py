@@ -1,0 +1,129 @@
+"""Results of a test and of a prediction, as a table and as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from rich.console import Console
+from rich.table import Table
+
+from wst.files import append_lines, log_folder, rollout_row, write_whole
+from wst.module import ARMS
+
+_NAMES = {
+    "unaided": "no instruction",
+    "untrained": "untrained teacher",
+    "trained": "trained teacher",
+    "trained_vs_unaided": "gain over no instruction",
+    "trained_vs_untrained": "gain over the untrained teacher",
+}
+
+
+class TestReport(Callback):
+    """Prints the table of a test; writes ``results.json`` and, with every row, ``test_rows.jsonl``.
+
+    ``results.json``: ``{"n": int, "arms": {ARM: FIGURE}, "gain": {"trained_vs_unaided": FIGURE,
+    "trained_vs_untrained": FIGURE}}`` with arms unaided, untrained and trained, and figures
+    ``{"mean": float, "ci95": [low, high]}``; null stands for what cannot be computed.
+    """
+
+    __test__ = False  # not a test class, whatever its name looks like
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the file of rows anew."""
+        self._rows: list[dict[str, Any]] = []
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401 - as Lightning has it
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the rows of a batch."""
+        for arm in ARMS:
+            output = outputs[arm]
+            for i, rollout in enumerate(output["rollouts"]):
+                parts = {f"reward/{name}": _json_number(values[i]) for name, values in output["parts"].items()}
+                reward = {"reward": _json_number(output["rewards"][i])}
+                self._rows.append({"arm": arm} | rollout_row(rollout) | reward | parts)
+
+    @rank_zero_only
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the files and print the table."""
+        results = cast(Any, pl_module).results()
+        folder = log_folder(trainer)
+        write_whole(folder / "test_rows.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self._rows))
+        write_whole(folder / "results.json", json.dumps(results, indent=2) + "\n")
+        console = Console()
+        console.print(results_table(results))
+        console.print(f"{folder / 'results.json'}", highlight=False, soft_wrap=True)
+
+
+def _json_number(value: float) -> float | None:
+    return None if value != value else value
+
+
+def results_table(results: dict[str, Any]) -> Table:
+    """A table of the arms and gains for the terminal."""
+    table = Table(title=f"Reward on {results['n']} test queries")
+    table.add_column("arm")
+    table.add_column("mean", justify="right")
+    table.add_column("95% interval", justify="right")
+    for section in ("arms", "gain"):
+        for name, figure in results[section].items():
+            low, high = (_shown(bound, section == "gain") for bound in figure["ci95"])
+            table.add_row(_NAMES[name], _shown(figure["mean"], section == "gain"), f"{low} … {high}")
+        table.add_section()
+    return table
+
+
+def _shown(value: float | None, signed: bool) -> str:
+    if value is None:
+        return "-"
+    return f"{value:+.3f}" if signed else f"{value:.3f}"
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes query, instruction and response of each prediction as it comes.
+
+    Args:
+        path: The JSON Lines file; None: ``predictions.jsonl`` in the log folder.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        super().__init__("batch")
+        self.path = path
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the file anew."""
+        if trainer.is_global_zero:
+            write_whole(self._file(trainer), "")
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,  # noqa: ANN401 - as Lightning has it
+        batch_indices: Sequence[int] | None,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Append a batch."""
+        append_lines(self._file(trainer), [rollout_row(rollout) for rollout in prediction])
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say where the file is."""
+        rank_zero_info(f"predictions: {self._file(trainer)}")
+
+    def _file(self, trainer: Trainer) -> Path:
+        return Path(self.path) if self.path else log_folder(trainer) / "predictions.jsonl"

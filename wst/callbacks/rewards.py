@@ -1,0 +1,92 @@
+"""Figures of every training step, to every logger and the progress bar."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from wst.metrics import nan_mean
+from wst.module import StepRecord
+
+
+class RewardLogging(Callback):
+    """Logs rewards, their spread, lengths and times of each step.
+
+    ============================  =====================================================================
+    ``train/reward``              mean reward
+    ``train/reward_std``          spread over all rollouts of the step
+    ``train/reward/PART``         mean of a part of a composite reward
+    ``train/gain``                reward less that of the unaided student, where the baseline needs it
+    ``train/no_variance``         share of queries whose samples all got the same reward: no gradient
+    ``train/unscored``            share of rollouts with no reward
+    ``train/kl``                  nats from the reference teacher, where the KL has a coefficient
+    ``train/entropy``             nats a token, over the rows that had a gradient
+    ``train/grad_norm``           before clipping
+    ``train/instruction_tokens``  mean length
+    ``train/instruction_cut``     share cut off by the token limit
+    ``train/response_cut``        share of answers cut off by the student's token limit
+    ``seconds/PHASE``             sample, respond, score, update
+    ``tokens_per_second/PHASE``   sample, respond, update
+    ============================  =====================================================================
+    """
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401 - as Lightning has it
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Log the step's record."""
+        record: StepRecord = outputs["record"]
+        rows = record.rewards.numel()
+        log = cast(Any, self)  # the trainer gives every callback `log` and `log_dict`
+        figures = {name: value for name, value in step_figures(record).items() if not math.isnan(value)}
+        reward = figures.pop("train/reward", None)
+        if reward is not None:
+            log.log("train/reward", reward, prog_bar=True, batch_size=rows, on_step=True, on_epoch=False)
+        log.log_dict(figures, batch_size=rows, on_step=True, on_epoch=False)
+
+
+def step_figures(record: StepRecord) -> dict[str, float]:
+    """Compute the figures of a step, by the name that they are logged under; NaN where there is none."""
+    rewards = record.rewards
+    known = rewards[~rewards.isnan()]
+    instructions = [rollout.instruction for rollout in record.rollouts if rollout.instruction is not None]
+    responses = [rollout.response for rollout in record.rollouts]
+    lengths = [len(instruction.token_ids) for instruction in instructions]
+    figures = {
+        "train/reward": float(nan_mean(rewards)),
+        "train/reward_std": float(known.std(correction=0)) if len(known) else math.nan,
+        "train/no_variance": _share_without_variance(rewards),
+        "train/unscored": float(rewards.isnan().float().mean()),
+        "train/entropy": record.entropy,
+        "train/loss": record.loss,
+        "train/grad_norm": record.grad_norm,
+        "train/instruction_tokens": sum(lengths) / len(lengths),
+        "train/instruction_cut": sum(z.truncated for z in instructions) / len(instructions),
+        "train/response_cut": sum(response.truncated for response in responses) / len(responses),
+    }
+    figures |= {f"train/reward/{name}": float(nan_mean(values)) for name, values in record.parts.items()}
+    if record.unaided is not None:
+        figures["train/gain"] = float(nan_mean(rewards - record.unaided[:, None]))
+    if record.kl is not None:
+        figures["train/kl"] = float(record.kl.mean())
+    figures |= {f"seconds/{phase}": seconds for phase, seconds in record.seconds.items()}
+    tokens = {"sample": sum(lengths), "respond": sum(r.tokens for r in responses), "update": sum(lengths)}
+    for phase, count in tokens.items():
+        if record.seconds.get(phase, 0.0) > 0:
+            figures[f"tokens_per_second/{phase}"] = count / record.seconds[phase]
+    return figures
+
+
+def _share_without_variance(rewards: Tensor) -> float:
+    """Share of rows [queries, samples] in which all known rewards are equal, or none is known."""
+    lowest = torch.where(rewards.isnan(), math.inf, rewards).amin(dim=1)
+    highest = torch.where(rewards.isnan(), -math.inf, rewards).amax(dim=1)
+    return float((highest <= lowest).float().mean())

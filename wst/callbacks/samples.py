@@ -1,0 +1,123 @@
+"""Instructions to read: how they change is what a person wants to see of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from wst.errors import ConfigError
+from wst.files import append_lines, log_folder, rollout_row
+from wst.module import StepRecord
+from wst.rollout import Rollout
+
+
+class InstructionSamples(Callback):
+    """Shows a few instructions with the answers they got.
+
+    In training, every few steps, some sampled ones go to ``instructions.jsonl`` in the log folder. At validation,
+    greedy ones for the same first queries each time go there too, to TensorBoard as text, and to the terminal.
+
+    Args:
+        every_n_steps: Steps between two samples in training; 0: none.
+        count: Rollouts shown each time.
+        terminal: Whether validation prints a panel.
+
+    Raises:
+        ConfigError: If a number is below its least value.
+    """
+
+    def __init__(self, every_n_steps: int = 1, count: int = 4, terminal: bool = True) -> None:
+        if every_n_steps < 0 or count < 1:
+            raise ConfigError("InstructionSamples: every_n_steps must be at least 0 and count at least 1")
+        self.every_n_steps = every_n_steps
+        self.count = count
+        self.terminal = terminal
+        self._validation: list[Rollout] = []
+
+    @rank_zero_only
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401 - as Lightning has it
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Append some of the step's rollouts to the file."""
+        if not self.every_n_steps or trainer.global_step % self.every_n_steps:
+            return
+        record: StepRecord = outputs["record"]
+        # One of each query first: the K of a query look alike.
+        samples = record.rewards.shape[1]
+        order = [i for offset in range(samples) for i in range(offset, len(record.rollouts), samples)]
+        rewards, advantages = record.rewards.flatten().tolist(), record.advantages.flatten().tolist()
+        rows = [
+            {"step": trainer.global_step, "stage": "train"}
+            | rollout_row(record.rollouts[i])
+            | {"reward": None if rewards[i] != rewards[i] else rewards[i], "advantage": advantages[i]}
+            for i in order[: self.count]
+        ]
+        append_lines(log_folder(trainer) / "instructions.jsonl", rows)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401 - as Lightning has it
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the first rollouts."""
+        self._validation += outputs["rollouts"][: max(0, self.count - len(self._validation))]
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write them down, and show them."""
+        rollouts, self._validation = self._validation, []
+        if trainer.sanity_checking or not rollouts:
+            return
+        step = trainer.global_step
+        rows = [{"step": step, "stage": "val"} | rollout_row(rollout) for rollout in rollouts]
+        append_lines(log_folder(trainer) / "instructions.jsonl", rows)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("instructions", markdown(rollouts), step)
+        if self.terminal:
+            reward = trainer.callback_metrics.get("val/reward")
+            title = f"step {step}" + (f", validation reward {float(reward):.3f}" if reward is not None else "")
+            console = Console()
+            console.print()
+            console.print(panel(rollouts, title))
+
+
+def markdown(rollouts: list[Rollout]) -> str:
+    """A table for TensorBoard; what models and data wrote stands in it as code, so that it is shown, not rendered."""
+
+    def cell(text: str) -> str:
+        shown = " ".join(text.split()).replace("|", "\\|").replace("`", "'")
+        return f"`{shown}`" if shown else ""
+
+    rows = [
+        f"| {cell(r.query.text)} | {cell(r.instruction.text if r.instruction else '')} | {cell(r.response.text)} |"
+        for r in rollouts
+    ]
+    return "\n".join(["| query | instruction | response |", "|---|---|---|", *rows])
+
+
+def panel(rollouts: list[Rollout], title: str) -> Table:
+    """A table for the terminal; `Text` keeps markup in the cells from being followed."""
+    table = Table(title=title, show_lines=True, expand=True)
+    for name, ratio in (("query", 4), ("instruction", 5), ("response", 4)):
+        table.add_column(name, ratio=ratio, overflow="fold")
+    for rollout in rollouts:
+        instruction = rollout.instruction.text if rollout.instruction is not None else ""
+        cells = (rollout.query.text, instruction, rollout.response.text)
+        table.add_row(*(Text(" ".join(cell.split())) for cell in cells))
+    return table

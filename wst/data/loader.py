@@ -1,0 +1,164 @@
+"""The training loader: batches of queries in an order that a checkpoint can take up again at any step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, cast
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
+
+from wst.errors import ConfigError, DataError
+from wst.rollout import Query
+
+
+class EpochSampler(Sampler[int]):
+    """Gives the indices of one epoch, in an order that depends on the seed and the epoch alone.
+
+    `order` is that of all processes together; of several, each would take its share of it.
+
+    Args:
+        length: Number of queries.
+        seed: Seed of the order.
+        shuffle: Whether to shuffle; if not, every epoch has the order of the data.
+    """
+
+    def __init__(self, length: int, seed: int = 0, shuffle: bool = True) -> None:
+        super().__init__()
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch to come; the trainer calls it at the start of each."""
+        self.epoch = epoch
+
+    def order(self, epoch: int) -> list[int]:
+        """Give the indices in the order of an epoch."""
+        if not self.shuffle:
+            return list(range(self.length))
+        # Hashed, so that epoch 1 of seed 0 is not epoch 0 of seed 1.
+        digest = hashlib.sha256(f"{self.seed} {epoch}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        indices: list[int] = torch.randperm(self.length, generator=generator).tolist()
+        return indices
+
+    def __iter__(self) -> Iterator[int]:
+        """Go through the epoch that is set when the first index is asked for."""
+        yield from self.order(self.epoch)
+
+    def __len__(self) -> int:
+        """Give the number of queries."""
+        return self.length
+
+
+class QueryLoader(DataLoader[Query]):
+    """Hands out ``list[Query]`` for training, and remembers how far it came.
+
+    The last batch of an epoch may be smaller: no query is dropped. After `load_state_dict` the first iteration
+    continues behind the last batch handed out, provided that it is asked for the same epoch; otherwise, and ever
+    after, an iteration begins at the beginning. A batch counts as seen once it is handed out, so a state fits the
+    end of a training step, not its middle.
+
+    Args:
+        dataset: The queries.
+        batch_size: Queries a batch.
+        shuffle: Whether to shuffle, anew for each epoch.
+        seed: Seed of the order.
+        sampler: Not for users: what the trainer puts in when it rebuilds the loader (``overfit_batches``).
+        batch_sampler: As `sampler`.
+
+    Raises:
+        ConfigError: If the trainer wants to put in an order of its own.
+    """
+
+    def __init__(
+        self,
+        dataset: Sequence[Query],
+        batch_size: int = 8,
+        shuffle: bool = True,
+        seed: int = 0,
+        sampler: Sampler[int] | None = None,
+        batch_sampler: Sampler[list[int]] | None = None,
+    ) -> None:
+        # A sequential sampler is what `shuffle=False` gives anyway; any other order could not be resumed.
+        if batch_sampler is not None or not isinstance(sampler, SequentialSampler | EpochSampler | None):
+            raise ConfigError(
+                "QueryLoader: it keeps its own order, for training in one process; use one device and one node"
+            )
+        self.epoch_sampler = EpochSampler(len(dataset), seed=seed, shuffle=shuffle)
+        super().__init__(
+            cast("Dataset[Query]", dataset),
+            batch_size=batch_size,
+            sampler=self.epoch_sampler,
+            num_workers=0,
+            collate_fn=list,
+            # Without one of its own, every new iterator draws from the global generator.
+            generator=torch.Generator(),
+        )
+        self._digest = hashlib.sha256("\n".join(query.id for query in dataset).encode()).hexdigest()
+        self._epoch = 0
+        self._batches = 0
+        self._resumed = False
+
+    def __iter__(self) -> Iterator[list[Query]]:  # type: ignore[override]
+        """Go through the epoch, or what is left of it after `load_state_dict`."""
+        # A generator decides nothing until the first batch is asked for: the trainer asks for the iterator first
+        # and sets the epoch only then.
+        epoch = self.epoch_sampler.epoch
+        start = self._batches if self._resumed and epoch == self._epoch else 0
+        self._resumed = False
+        for number, batch in enumerate(islice(super().__iter__(), start, None), start=start + 1):
+            self._epoch, self._batches = epoch, number
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give how far it came, and what that counts."""
+        return {"epoch": self._epoch, "batches": self._batches, **self._identity()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where a state was taken.
+
+        Raises:
+            DataError: If the state was taken with other queries.
+            ConfigError: If it was taken with other settings, or is not a state of this loader.
+        """
+        identity = self._identity()
+        if missing := {"epoch", "batches", *identity} - state_dict.keys():
+            raise ConfigError(
+                f"checkpoint: the training data's state lacks {', '.join(sorted(missing))}; "
+                "resume with the data module that the checkpoint was made with"
+            )
+        if state_dict["queries"] != identity["queries"]:
+            raise DataError(
+                f"checkpoint: it was made with {state_dict['queries']} training queries, now there are "
+                f"{identity['queries']}; resume with the same data, split and limit"
+            )
+        if state_dict["ids"] != identity["ids"]:
+            raise DataError(
+                "checkpoint: it was made with other training queries (as many, but their ids or their order differ); "
+                "resume with the same data, split and limit"
+            )
+        for key in ("batch_size", "shuffle", "seed"):
+            if state_dict[key] != identity[key]:
+                option = "shuffle_seed" if key == "seed" else key
+                raise ConfigError(
+                    f"checkpoint: it was made with {option} {state_dict[key]}, now it is {identity[key]}; "
+                    f"set {option} to {state_dict[key]} to resume"
+                )
+        self._epoch, self._batches = state_dict["epoch"], state_dict["batches"]
+        self.epoch_sampler.set_epoch(self._epoch)
+        self._resumed = True
+
+    def _identity(self) -> dict[str, Any]:
+        """Give what must be the same for a position to mean the same batch."""
+        return {
+            "queries": self.epoch_sampler.length,
+            "ids": self._digest,
+            "batch_size": self.batch_size,
+            "shuffle": self.epoch_sampler.shuffle,
+            "seed": self.epoch_sampler.seed,
+        }

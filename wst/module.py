@@ -1,0 +1,421 @@
+"""The method: sample instructions, let the student answer, score, and move the teacher.
+
+Weak-to-Strong Transfer (Ge, Li, Huang 2025, arXiv 2508.16741) with REINFORCE and a baseline. What the paper
+leaves open is a setting here: the baseline, the KL to the untrained teacher, the normalisation of the loss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+import random
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from lightning.pytorch import Callback
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from wst.baselines import Baseline, LeaveOneOut
+from wst.errors import ConfigError, ModelError
+from wst.metrics import PairedRewards, nan_mean
+from wst.objective import Normalization, denominator, policy_loss, sequence_kl, whiten
+from wst.prompts import StudentPrompt
+from wst.rewards.base import Reward, score
+from wst.rollout import Instruction, Query, Rollout
+from wst.students.base import Student, respond
+from wst.teacher import Teacher
+
+ARMS = ("unaided", "untrained", "trained")
+
+
+@dataclass
+class StepRecord:
+    """What happened in a training step, for callbacks.
+
+    Attributes:
+        rollouts: queries x samples rollouts; those of a query stand together.
+        rewards: [queries, samples] without KL; NaN where a rollout could not be scored.
+        parts: The parts of a composite reward, each [queries, samples].
+        advantages: [queries, samples] as they went into the loss.
+        unaided: [queries] rewards of the student on its own, where the baseline needs them.
+        kl: [queries, samples] in nats, where the KL has a coefficient.
+        entropy: Mean entropy in nats over the tokens that had a gradient; NaN if none had.
+        loss: The loss; NaN if no rollout had an advantage.
+        grad_norm: Norm of the gradient before clipping.
+        seconds: Seconds by phase.
+    """
+
+    rollouts: list[Rollout]
+    rewards: Tensor
+    parts: dict[str, Tensor]
+    advantages: Tensor
+    unaided: Tensor | None = None
+    kl: Tensor | None = None
+    entropy: float = math.nan
+    loss: float = math.nan
+    grad_norm: float = 0.0
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def clock(self, phase: str) -> Iterator[None]:
+        """Add the time that passes inside to a phase."""
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - start
+
+
+class WeakToStrong(LightningModule):
+    """Trains a teacher to instruct a frozen student.
+
+    Student and reward are plain objects: they are never part of a checkpoint, of the optimizer or of the strategy.
+
+    Args:
+        teacher: The policy.
+        student: Answers; stays as it is.
+        reward: Scores the answers.
+        baseline: What a reward is compared with; None: `LeaveOneOut`.
+        student_prompt: How query and instruction become the student's prompt; None: the default one.
+        samples_per_query: Instructions sampled for each query, K.
+        micro_batch_size: Rollouts in one backward pass; None: all of a step. It changes memory, not the gradient.
+        normalization: Divide the loss by the sampled "tokens" or by the number of "sequences".
+        kl_coef: Weight of the KL to the reference teacher, taken off the reward. At 0 there is no reference pass.
+        entropy_coef: Weight of the entropy bonus.
+        whiten_advantages: Whether to centre and scale the advantages of a step.
+        gradient_clip: Largest norm of the gradient; None: not clipped.
+        optimizer: Makes the optimizer from the trainable parameters.
+        lr_scheduler: Makes the scheduler, which moves once a step; None: constant.
+
+    Raises:
+        ConfigError: If settings do not fit each other.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        student: Student,
+        reward: Reward,
+        baseline: Baseline | None = None,
+        student_prompt: StudentPrompt | None = None,
+        samples_per_query: int = 4,
+        micro_batch_size: int | None = None,
+        normalization: Normalization = "tokens",
+        kl_coef: float = 0.0,
+        entropy_coef: float = 0.0,
+        whiten_advantages: bool = False,
+        gradient_clip: float | None = 1.0,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self._save_plain_hyperparameters()
+        self.automatic_optimization = False  # several backward passes, one for each micro-batch
+        self.strict_loading = False  # checkpoints hold the trained weights alone; load_state_dict checks them
+        self.teacher = teacher
+        self.student = student
+        self.reward = reward
+        self.baseline = baseline or LeaveOneOut()
+        self.student_prompt = student_prompt or StudentPrompt()
+        self.samples_per_query = samples_per_query
+        self.micro_batch_size = micro_batch_size
+        self.normalization = normalization
+        self.kl_coef = kl_coef
+        self.entropy_coef = entropy_coef
+        self.whiten_advantages = whiten_advantages
+        self.gradient_clip = gradient_clip
+        self.make_optimizer = optimizer
+        self.make_scheduler = lr_scheduler
+        self.scores = PairedRewards(ARMS)
+        self.trained_steps = 0  #: updates that the weights have behind them, over all resumes
+        self._seed: int | None = None
+        self._unaided: dict[str, float] = {}
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        for name, held in (("student", self.student), ("reward", self.reward)):
+            if isinstance(held, nn.Module):
+                raise ConfigError(
+                    f"{name} {type(held).__name__} is a torch.nn.Module, so its weights would enter checkpoints and "
+                    "optimizer; make it a plain class that keeps its model in a list or dict"
+                )
+        if self.samples_per_query < self.baseline.min_samples:
+            raise ConfigError(
+                f"samples_per_query={self.samples_per_query}: {type(self.baseline).__name__} needs at least "
+                f"{self.baseline.min_samples}; raise it, or take MovingAverage or Unaided as baseline"
+            )
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise ConfigError(f"micro_batch_size must be at least 1, or null for all rows, got {self.micro_batch_size}")
+        for name in ("kl_coef", "entropy_coef"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{name} must be a finite number of at least 0, got {value}")
+        if self.gradient_clip is not None and not self.gradient_clip > 0:
+            raise ConfigError(f"gradient_clip must be above 0, or null for no clipping, got {self.gradient_clip}")
+        if self.normalization not in ("tokens", "sequences"):
+            raise ConfigError(f"normalization must be tokens or sequences, got {self.normalization!r}")
+
+    # ------------------------------------------------------------- the method
+
+    def training_step(self, queries: list[Query], batch_idx: int) -> dict[str, StepRecord]:
+        """Make one policy-gradient step from a batch of queries."""
+        self._seed_step()
+        record = StepRecord([], torch.empty(0), {}, torch.empty(0))
+        with record.clock("sample"):
+            instructions = self.teacher.sample(queries, self.samples_per_query)
+        with record.clock("respond"):
+            record.rollouts = self.respond(self._per_sample(queries), instructions)
+        with record.clock("score"):
+            scores = score(self.reward, record.rollouts)
+            record.rewards = self._table(scores.total)
+            record.parts = {name: self._table(values) for name, values in scores.parts.items()}
+        with record.clock("respond"):
+            record.unaided = self.unaided_rewards(queries) if self.baseline.needs_unaided else None
+        with record.clock("update"):
+            record.kl = self._kl(instructions)
+            penalty = 0.0 if record.kl is None else self.kl_coef * record.kl
+            record.advantages = self.baseline(record.rewards - penalty, record.unaided)
+            if self.whiten_advantages:
+                record.advantages = whiten(record.advantages, ~record.rewards.isnan())
+            self._update(instructions, record)
+        self.trained_steps += 1
+        return {"record": record}
+
+    def _update(self, instructions: Sequence[Instruction], record: StepRecord) -> None:
+        """Go one step up the gradient. Rows that have none (advantage 0) are left out of the passes."""
+        advantages = record.advantages.flatten().to(self.device)
+        optimizer = cast(LightningOptimizer, self.optimizers())
+        optimizer.zero_grad()
+        scale = denominator(torch.tensor([len(z.token_ids) for z in instructions]), self.normalization)
+        rows = [i for i in range(len(instructions)) if self.entropy_coef or advantages[i] != 0]
+        size = self.micro_batch_size or max(len(rows), 1)
+        losses, entropies, tokens = [], [], 0
+        for micro in (rows[start : start + size] for start in range(0, len(rows), size)):
+            z = self.teacher.log_probs([instructions[i] for i in micro], entropy=True)
+            loss = policy_loss(z.values, z.mask, advantages[micro], scale, z.entropy, self.entropy_coef)
+            self.manual_backward(loss)
+            losses.append(loss.detach())
+            entropies.append(torch.where(z.mask, cast(Tensor, z.entropy), 0.0).detach().sum())
+            tokens += int(z.mask.sum())
+        if rows:
+            record.loss = float(torch.stack(losses).sum())
+            record.entropy = float(torch.stack(entropies).sum()) / tokens
+            limit = self.gradient_clip if self.gradient_clip is not None else math.inf
+            record.grad_norm = float(nn.utils.clip_grad_norm_(self._trainable(), limit))
+        optimizer.step()
+        if self.make_scheduler is not None:
+            cast(LRScheduler, self.lr_schedulers()).step()
+
+    def respond(self, queries: Sequence[Query], instructions: Sequence[Instruction | None]) -> list[Rollout]:
+        """Let the student answer each query under its instruction (None: on its own)."""
+        prompts = [self.student_prompt(query, z) for query, z in zip(queries, instructions, strict=True)]
+        responses = respond(self.student, prompts)
+        return [Rollout(*row) for row in zip(queries, instructions, responses, strict=True)]
+
+    def unaided_rewards(self, queries: Sequence[Query]) -> Tensor:
+        """Rewards [queries] of the student on its own. A deterministic student is asked once for each query."""
+        new = [query for query in queries if query.id not in self._unaided]
+        if new:
+            rollouts = self.respond(new, [None] * len(new))
+            self._unaided |= dict(zip([query.id for query in new], score(self.reward, rollouts).total, strict=True))
+        rewards = torch.tensor([self._unaided[query.id] for query in queries])
+        if not self.student.deterministic:
+            self._unaided.clear()
+        else:  # what failed is asked for again next time
+            self._unaided = {key: reward for key, reward in self._unaided.items() if not math.isnan(reward)}
+        return rewards
+
+    @torch.no_grad()
+    def _kl(self, instructions: Sequence[Instruction]) -> Tensor | None:
+        """KL to the reference teacher [queries, samples], or None if it has no weight."""
+        if not self.kl_coef:
+            return None
+        size = self.micro_batch_size or len(instructions)
+        rows = []
+        for micro in (instructions[start : start + size] for start in range(0, len(instructions), size)):
+            z = self.teacher.log_probs(micro)
+            rows.append(sequence_kl(z.values, self.teacher.reference_log_probs(micro).values, z.mask).cpu())
+        return torch.cat(rows).view(-1, self.samples_per_query)
+
+    def _per_sample(self, queries: Sequence[Query]) -> list[Query]:
+        return [query for query in queries for _ in range(self.samples_per_query)]
+
+    def _table(self, values: list[float]) -> Tensor:
+        return torch.tensor(values).view(-1, self.samples_per_query)
+
+    # ------------------------------------------------------------- evaluation
+
+    def validation_step(self, queries: list[Query], batch_idx: int) -> dict[str, list[Rollout]]:
+        """Score the greedy instruction of each query, and the student on its own."""
+        rollouts = self.respond(queries, self.teacher.sample(queries, greedy=True))
+        scores = score(self.reward, rollouts)
+        rewards, unaided = torch.tensor(scores.total), self.unaided_rewards(queries)
+        figures = {"reward": rewards, "unaided": unaided, "gain": rewards - unaided}
+        figures |= {f"reward/{name}": torch.tensor(values) for name, values in scores.parts.items()}
+        for name, values in figures.items():
+            known = int((~values.isnan()).sum())
+            if known:
+                self.log(f"val/{name}", nan_mean(values), batch_size=known, prog_bar=name == "reward", sync_dist=True)
+        return {"rollouts": rollouts}
+
+    def on_test_start(self) -> None:
+        """Refuse to report an untrained teacher as a trained one.
+
+        Raises:
+            ConfigError: If nothing was trained and nothing trained was loaded.
+        """
+        self.scores.reset()
+        if not self.trained_steps and self.teacher.adapter is None:
+            raise ConfigError(
+                "test: there is no trained teacher to test; give --ckpt_path (last, best or a file), or a trained "
+                "adapter as model.init_args.teacher.init_args.adapter"
+            )
+
+    def test_step(self, queries: list[Query], batch_idx: int) -> dict[str, dict[str, Any]]:
+        """Answer each query unaided, under the untrained and under the trained teacher, all greedy."""
+        with self.teacher.untrained():
+            untrained: list[Instruction | None] = [*self.teacher.sample(queries, greedy=True)]
+        trained = self.teacher.sample(queries, greedy=True)
+        # One call for all arms, in the order of ARMS: the student fills its batches better.
+        rollouts = self.respond(queries * len(ARMS), [None] * len(queries) + untrained + [*trained])
+        scores = score(self.reward, rollouts)
+        n = len(queries)
+        self.scores.update(torch.tensor(scores.total).view(len(ARMS), n).T.to(self.device))
+        rows = {arm: slice(i * n, (i + 1) * n) for i, arm in enumerate(ARMS)}
+        return {
+            arm: {
+                "rollouts": rollouts[part],
+                "rewards": scores.total[part],
+                "parts": {name: values[part] for name, values in scores.parts.items()},
+            }
+            for arm, part in rows.items()
+        }
+
+    def on_test_epoch_end(self) -> None:
+        """Log each arm's mean reward; `results` has the intervals."""
+        for arm, estimate in self.scores.compute().items():
+            self.log(f"test/{arm}", estimate.mean, sync_dist=False)
+
+    def results(self) -> dict[str, Any]:
+        """Give the figures of the last test: mean and 95% interval of each arm, and the trained teacher's gains."""
+        gains = {f"trained_vs_{over}": self.scores.gain("trained", over).to_dict() for over in ARMS[:2]}
+        arms = {arm: estimate.to_dict() for arm, estimate in self.scores.compute().items()}
+        return {"n": self.scores.n, "arms": arms, "gain": gains}
+
+    def predict_step(self, queries: list[Query], batch_idx: int) -> list[Rollout]:
+        """Write the greedy instruction for each query and let the student answer under it."""
+        return self.respond(queries, self.teacher.sample(queries, greedy=True))
+
+    # ------------------------------------------------- set-up and checkpoints
+
+    def setup(self, stage: str) -> None:
+        """Make sure that the models are there before any of them is loaded.
+
+        Raises:
+            ModelError: If one is not.
+        """
+        for model in (self.teacher, self.student, self.reward):
+            check = getattr(model, "check", None)
+            if callable(check):
+                check()
+
+    def configure_model(self) -> None:
+        """Load teacher, student and reward onto this process's device. Called in every stage."""
+        device = self.trainer.strategy.root_device
+        self.teacher.load(device)
+        self.student.setup(device)
+        self.reward.setup(device)
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - as Lightning has it
+        """Make the optimizer for what is trained, and the scheduler."""
+        optimizer = self.make_optimizer(self._trainable())
+        if self.make_scheduler is None:
+            return optimizer
+        return [optimizer], [self.make_scheduler(optimizer)]
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Add what every run has: logged rewards, test results and predictions as files."""
+        from wst.callbacks import PredictionWriter, RewardLogging, TestReport
+
+        have = self.trainer.callbacks  # type: ignore[attr-defined]
+        kinds = (RewardLogging, TestReport, PredictionWriter)
+        return [kind() for kind in kinds if not any(isinstance(callback, kind) for callback in have)]
+
+    def _trainable(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def _seed_step(self) -> None:
+        """Make this step's randomness a function of (seed, step), so that a resumed run goes on exactly as before."""
+        if self._seed is None:
+            self._seed = torch.initial_seed() % 2**32
+        key = f"{self._seed}/{self.trained_steps}/{self.global_rank}"
+        step_seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
+        random.seed(step_seed)
+        np.random.seed(step_seed)  # a user's reward may draw from it
+        torch.manual_seed(step_seed)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trained weights and the baseline's state, and leave the frozen base out."""
+        wanted = self._checkpoint_keys()
+        checkpoint["state_dict"] = {key: value for key, value in checkpoint["state_dict"].items() if key in wanted}
+        checkpoint["wst"] = {"trained_steps": self.trained_steps, "seed": self._seed}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the count of steps and the seed."""
+        state = checkpoint.get("wst", {})
+        self.trained_steps, self._seed = state.get("trained_steps", 0), state.get("seed")
+
+    def _checkpoint_keys(self) -> set[str]:
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return trained | {f"baseline.{key}" for key in self.baseline.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = False, assign: bool = False) -> Any:  # noqa: ANN401
+        """Load a checkpoint's weights, which must be all of the trained ones and fit them.
+
+        Raises:
+            ModelError: If they are not, or do not.
+        """
+        wanted = {key for key in self._checkpoint_keys() if not key.startswith("baseline.")}
+        given = {key for key in state_dict if not key.startswith("baseline.")}
+        if wanted != given:
+            different = sorted(wanted ^ given)
+            raise ModelError(
+                f"the checkpoint is of another teacher: {len(different)} weights are only here or only there, "
+                f"{different[0]} among them; give the teacher settings it was trained with"
+            )
+        try:
+            return super().load_state_dict(state_dict, strict=False, assign=assign)
+        except RuntimeError as error:
+            lines = str(error).splitlines()
+            raise ModelError(
+                f"the checkpoint is of another teacher ({lines[-1].strip()}); give the settings it was trained with"
+            ) from error
+
+    def teardown(self, stage: str) -> None:
+        """Let the student give its memory back."""
+        self.student.close()
+
+    def _save_plain_hyperparameters(self) -> None:
+        """Remember the constructor's arguments, for a checkpoint that can rebuild the run.
+
+        The command line has them as class paths and plain values. Objects handed over from Python would be pickled,
+        and such a checkpoint could not be loaded safely: of these only plain values are kept.
+        """
+        if _given_hyperparameters.get() is not None:
+            self.save_hyperparameters()
+            return
+        frame = inspect.currentframe()
+        init = frame.f_back if frame is not None else None
+        values = init.f_locals if init is not None else {}
+        plain = [name for name, value in values.items() if isinstance(value, bool | int | float | str | None)]
+        self.save_hyperparameters(*[name for name in plain if name not in ("self", "__class__")], frame=init)

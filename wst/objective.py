@@ -1,0 +1,117 @@
+"""The policy-gradient objective as pure functions of tensors.
+
+The gradient of the expected reward is estimated as
+
+    grad J = E[ (r - b) grad log pi(z | x) ]                  (REINFORCE with baseline, Williams 1992)
+
+so minimising ``policy_loss`` by gradient descent ascends J. One update is made from each batch of rollouts:
+sampling and updating share the same policy, and no importance ratio is needed.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Normalization = Literal["tokens", "sequences"]
+
+
+def token_log_probs(logits: Tensor, token_ids: Tensor, temperature: float) -> Tensor:
+    """Log-probability of each sampled token under the distribution that it was sampled from.
+
+    Args:
+        logits: [rows, tokens, vocabulary], unscaled.
+        token_ids: [rows, tokens].
+        temperature: The sampling temperature, > 0.
+
+    Returns:
+        [rows, tokens] in float32.
+    """
+    scaled = logits.float() / temperature
+    chosen = scaled.gather(-1, token_ids[..., None]).squeeze(-1)
+    return chosen - scaled.logsumexp(dim=-1)
+
+
+def token_entropy(logits: Tensor, temperature: float) -> Tensor:
+    """Entropy in nats of the sampling distribution at each position, [rows, tokens] in float32."""
+    log_probs = (logits.float() / temperature).log_softmax(dim=-1)
+    return -(log_probs.exp() * log_probs).sum(dim=-1)
+
+
+def sequence_kl(log_probs: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+    """One-sample estimate of KL(pi || pi_ref) for each sampled sequence, in nats.
+
+    It is the log-ratio of the sampled sequence (the "k1" estimator: unbiased, may be negative).
+
+    Args:
+        log_probs: [rows, tokens] of the policy.
+        reference: [rows, tokens] of the reference.
+        mask: [rows, tokens], True where a token was sampled.
+
+    Returns:
+        [rows].
+    """
+    return torch.where(mask, log_probs - reference, 0.0).sum(dim=-1)
+
+
+def whiten(advantages: Tensor, valid: Tensor) -> Tensor:
+    """Divide the valid advantages by their standard deviation (population) after centring them.
+
+    Args:
+        advantages: Any shape.
+        valid: Same shape; False where an advantage is unknown. These stay 0 and do not count.
+
+    Returns:
+        Same shape. Advantages that are all equal become 0.
+    """
+    count = valid.sum().clamp(min=1)
+    mean = torch.where(valid, advantages, 0.0).sum() / count
+    centred = torch.where(valid, advantages - mean, 0.0)
+    std = (centred.square().sum() / count).sqrt()
+    return torch.where(std > 1e-8, centred / std.clamp(min=1e-8), 0.0)
+
+
+def denominator(token_counts: Tensor, normalization: Normalization) -> Tensor:
+    """What the summed loss of a whole rollout batch is divided by.
+
+    Args:
+        token_counts: [rows] of the whole batch, sampled tokens of each row.
+        normalization: "tokens": all sampled tokens of the batch, so a long instruction weighs more;
+            "sequences": the number of instructions, the estimator as Williams writes it.
+
+    Returns:
+        A scalar, at least 1.
+    """
+    total = token_counts.sum() if normalization == "tokens" else torch.tensor(len(token_counts))
+    return total.clamp(min=1)
+
+
+def policy_loss(
+    log_probs: Tensor,
+    mask: Tensor,
+    advantages: Tensor,
+    denominator: Tensor,
+    entropy: Tensor | None = None,
+    entropy_coef: float = 0.0,
+) -> Tensor:
+    """REINFORCE loss of some rows of a rollout batch.
+
+    The denominator is that of the whole batch, so the losses of its micro-batches add up to the batch's loss.
+
+    Args:
+        log_probs: [rows, tokens], with gradient.
+        mask: [rows, tokens], True where a token was sampled.
+        advantages: [rows], without gradient.
+        denominator: Scalar from `denominator`.
+        entropy: [rows, tokens], with gradient; needed where ``entropy_coef`` is not 0.
+        entropy_coef: Weight of the entropy bonus.
+
+    Returns:
+        A scalar to be minimised.
+    """
+    gain = advantages.detach()[:, None] * log_probs
+    if entropy is not None and entropy_coef:
+        gain = gain + entropy_coef * entropy
+    return -torch.where(mask, gain, 0.0).sum() / denominator

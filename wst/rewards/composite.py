@@ -1,0 +1,72 @@
+"""A reward made of other rewards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from wst.errors import ConfigError
+from wst.rewards import base
+from wst.rewards.base import Reward, Scores
+from wst.rollout import Rollout
+
+if TYPE_CHECKING:
+    import torch
+
+
+class WeightedSum(Reward):
+    """The weighted sum of several rewards, each of which is logged under its own name.
+
+    A rollout that a part cannot score (NaN) is not scored at all. A part of weight 0 is measured and logged,
+    but has no say in the sum, not even by NaN.
+
+    Args:
+        parts: The rewards by name. What a part is itself made of is logged as "name/inner name".
+        weights: The weight of each part by name; 1.0 for those not named.
+
+    Raises:
+        ConfigError: If there are no parts, a part's name is empty or holds "/", or a weight is not finite or
+            names no part.
+    """
+
+    def __init__(self, parts: dict[str, Reward], weights: dict[str, float] | None = None) -> None:
+        if not parts:
+            raise ConfigError("WeightedSum: parts is empty; name at least one reward")
+        for name in parts:
+            if not name or "/" in name:  # a nested part's name could not be told from it
+                raise ConfigError(f"WeightedSum: the part name {name!r} is empty or holds '/'; rename the part")
+        for name, weight in (weights or {}).items():
+            if name not in parts:
+                known = ", ".join(map(repr, parts))
+                raise ConfigError(f"WeightedSum: weights names {name!r}, which is no part; the parts are {known}")
+            if not math.isfinite(weight):
+                raise ConfigError(f"WeightedSum: the weight of {name!r} must be finite, got {weight}")
+        self.parts = dict(parts)
+        self.weights = dict.fromkeys(parts, 1.0) | (weights or {})
+
+    def setup(self, device: torch.device) -> None:
+        """Set up every part."""
+        for part in self.parts.values():
+            part.setup(device)
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+        """Give each rollout the weighted sum of its parts."""
+        return self.score_parts(rollouts).total
+
+    def score_parts(self, rollouts: Sequence[Rollout]) -> Scores:
+        """Like `score`, with every part's own reward, unweighted.
+
+        Raises:
+            ContractError: If a part returns what `wst.rewards.base.score` does not allow.
+        """
+        total = [0.0] * len(rollouts)
+        logged: dict[str, list[float]] = {}
+        for name, part in self.parts.items():
+            scores = base.score(part, rollouts, name)
+            logged[name] = scores.total
+            logged |= {f"{name}/{inner}": values for inner, values in scores.parts.items()}
+            weight = self.weights[name]
+            if weight:
+                total = [old + weight * new for old, new in zip(total, scores.total, strict=True)]
+        return Scores(total, logged)

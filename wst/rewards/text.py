@@ -1,0 +1,270 @@
+"""Rewards that read the words alone: no model, no network."""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+import unicodedata
+from collections.abc import Sequence
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, ROUND_UP, Context, Decimal
+from typing import Literal
+
+from wst.errors import ConfigError, DataError
+from wst.rewards.base import Reward
+from wst.rollout import Rollout
+
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b", re.IGNORECASE)
+
+# Every start either fails within a few characters or consumes what it has read, so the search is linear.
+_NUMBER = re.compile(
+    r"(?P<sign>(?<![\w)\]}%\-\u2212])[-+\u2212])?"  # after a word, a bracket or a dash it is a hyphen or an operator
+    r"[$€£¥₹]?"
+    r"(?P<magnitude>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\w.])\.\d+)"
+    r"(?P<exponent>[eE][-+\u2212]?\d+)?"
+)
+
+# Reads any number of digits without rounding; an exponent beyond 10^18 becomes infinity instead of an error.
+_READ = Context(prec=MAX_PREC, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
+# An exact difference of 1e999999999 and 1 would not fit into memory. Rounded away from zero, a difference
+# exceeds a tolerance of at most 40 digits exactly where the exact difference does.
+_SUBTRACT = Context(prec=40, rounding=ROUND_UP, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
+
+
+def normalize(text: str, *, lowercase: bool = True, punctuation: bool = True, articles: bool = False) -> str:
+    r"""Strip a text of what should not count when answers are compared.
+
+    The answer normalisation of SQuAD (Rajpurkar et al. 2016, arXiv 1606.05250), with all of Unicode's
+    punctuation rather than ASCII's alone. Whitespace is always trimmed and collapsed, and characters that
+    can be written in several ways are written in one (NFC).
+
+    Args:
+        text: What to normalise.
+        lowercase: Ignore case.
+        punctuation: Remove punctuation, and the ASCII symbols ``$+<=>^`|~``.
+        articles: Remove the English articles (SQuAD does).
+
+    Example:
+        >>> normalize("  The Eiffel\n Tower. ", articles=True)
+        'eiffel tower'
+    """
+    if lowercase:
+        text = text.casefold()
+    text = unicodedata.normalize("NFC", text)
+    if punctuation:
+        text = "".join(c for c in text if c not in string.punctuation and unicodedata.category(c)[0] != "P")
+    if articles:
+        text = _ARTICLES.sub(" ", text)
+    return " ".join(text.split())
+
+
+def last_number(text: str) -> Decimal | None:
+    """Find the last number of a text in English notation: comma for thousands, point for decimals.
+
+    Currency and percent signs are skipped, so 50% is 50; a fraction such as 3/4 is two numbers.
+
+    Returns:
+        Its exact value; infinite where the exponent is beyond 10^18; None where there is no number.
+
+    Example:
+        >>> last_number("3 boxes at $1,200 make #### -$3,600.50.")
+        Decimal('-3600.50')
+    """
+    last: re.Match[str] | None = None
+    for match in _NUMBER.finditer(text):
+        last = match
+    if last is None:
+        return None
+    literal = (last["sign"] or "") + last["magnitude"] + (last["exponent"] or "")
+    return _READ.create_decimal(literal.replace(",", "").replace("\u2212", "-"))
+
+
+class ExactMatch(Reward):
+    """1.0 where the response is the target, both normalised by `normalize`; else 0.0.
+
+    Args:
+        lowercase: Ignore case.
+        punctuation: Ignore punctuation.
+        articles: Ignore the English articles a, an, the.
+
+    Raises:
+        DataError: If a query has no target, or nothing is left of it once normalised (in ``score``).
+    """
+
+    def __init__(self, lowercase: bool = True, punctuation: bool = True, articles: bool = False) -> None:
+        self.lowercase = lowercase
+        self.punctuation = punctuation
+        self.articles = articles
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+        """Give 1.0 or 0.0 a rollout."""
+        return [float(self._normalize(r.response.text) == self._wanted(r)) for r in rollouts]
+
+    def _normalize(self, text: str) -> str:
+        return normalize(text, lowercase=self.lowercase, punctuation=self.punctuation, articles=self.articles)
+
+    def _wanted(self, rollout: Rollout) -> str:
+        target = _target(self, rollout)
+        wanted = self._normalize(target)
+        if not wanted and target.strip():  # it would match every response that is left empty too
+            raise DataError(
+                f"query {rollout.query.id!r}: nothing is left of the target {target!r:.60} once normalised; "
+                "set punctuation and articles of ExactMatch to false"
+            )
+        return wanted
+
+
+class LabelMatch(Reward):
+    """1.0 where the response names the target label, else 0.0.
+
+    Labels are searched regardless of case, as whole words: no letter, digit or underscore may adjoin them.
+    Where several begin at the same place the longest counts alone, and what it covers is not read again: with
+    the labels "positive" and "not positive", "It is not positive" names the second only.
+
+    Args:
+        labels: All labels of the task.
+        which: "only": the response must name the target and no other label; "first", "last": the first or the
+            last label that it names must be the target.
+
+    Raises:
+        ConfigError: If there are no labels, or one is empty or occurs twice.
+        DataError: If a query has no target, or one that is not a label (in ``score``).
+    """
+
+    def __init__(self, labels: list[str], which: Literal["only", "first", "last"] = "only") -> None:
+        _check_choice("LabelMatch: which", which, ("only", "first", "last"))
+        if not labels:
+            raise ConfigError("LabelMatch: labels is empty; list the labels of the task")
+        folded = [_fold(label) for label in labels]
+        for i, label in enumerate(folded):
+            if not label:
+                raise ConfigError(f"LabelMatch: label {i} of labels is empty; remove it or give it a name")
+            if label in folded[:i]:
+                raise ConfigError(
+                    f"LabelMatch: labels holds {labels[i]!r} twice (case and spacing do not count); remove one"
+                )
+        self.labels = list(labels)
+        self.which = which
+        self._folded = frozenset(folded)
+        longest_first = sorted(folded, key=len, reverse=True)
+        self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+        """Give 1.0 or 0.0 a rollout."""
+        return [float(self._matches(r.response.text, self._wanted(r))) for r in rollouts]
+
+    def _matches(self, text: str, wanted: str) -> bool:
+        found = self._pattern.findall(_fold(text))
+        if self.which == "only":
+            return set(found) == {wanted}
+        return bool(found) and found[0 if self.which == "first" else -1] == wanted
+
+    def _wanted(self, rollout: Rollout) -> str:
+        target = _target(self, rollout)
+        wanted = _fold(target)
+        if wanted not in self._folded:
+            raise DataError(
+                f"query {rollout.query.id!r}: the target {target!r:.60} is not one of the labels of LabelMatch "
+                f"({', '.join(map(repr, self.labels))}); add it to the labels or correct the target"
+            )
+        return wanted
+
+
+class LastNumber(Reward):
+    """1.0 where the last number of the response is the last number of the target, else 0.0.
+
+    `last_number` says how numbers are read. A response with no number gets 0.0.
+
+    Args:
+        tolerance: The largest difference that still counts as equal, in the unit of the target.
+
+    Raises:
+        ConfigError: If the tolerance is negative or not finite.
+        DataError: If a query has no target, or one without a number (in ``score``).
+
+    Example:
+        >>> from wst.rollout import Query, Response
+        >>> query = Query("1", "How far?", target="#### 1200")
+        >>> LastNumber(tolerance=0.5).score([Rollout(query, None, Response("About 1,200.4 km."))])
+        [1.0]
+    """
+
+    def __init__(self, tolerance: float = 0.0) -> None:
+        if not 0.0 <= tolerance < math.inf:
+            raise ConfigError(f"LastNumber: tolerance must be a finite number of at least 0, got {tolerance}")
+        self.tolerance = tolerance
+        self._tolerance = Decimal(repr(float(tolerance)))  # 0.1 as it is written, not its binary neighbour
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+        """Give 1.0 or 0.0 a rollout."""
+        return [float(self._matches(r.response.text, self._wanted(r))) for r in rollouts]
+
+    def _matches(self, text: str, wanted: Decimal) -> bool:
+        number = last_number(text)
+        if number is None or not (number.is_finite() and wanted.is_finite()):
+            return False
+        return _SUBTRACT.subtract(number, wanted).copy_abs() <= self._tolerance
+
+    def _wanted(self, rollout: Rollout) -> Decimal:
+        target = _target(self, rollout)
+        number = last_number(target)
+        if number is None:
+            raise DataError(
+                f"query {rollout.query.id!r}: the target {target!r:.60} holds no number, which LastNumber needs; "
+                "correct the target or use ExactMatch"
+            )
+        return number
+
+
+class Length(Reward):
+    """1.0 up to a limit, then falling linearly to 0.0 at twice the limit.
+
+    Args:
+        limit: The greatest length that costs nothing, in ``unit``.
+        unit: "words" (divided by whitespace) or "characters".
+        of: What is measured. With "instruction", a student on its own has length 0.
+
+    Raises:
+        ConfigError: If the limit is below 1.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        unit: Literal["words", "characters"] = "words",
+        of: Literal["response", "instruction"] = "response",
+    ) -> None:
+        if limit < 1:
+            raise ConfigError(f"Length: limit must be at least 1, got {limit}")
+        _check_choice("Length: unit", unit, ("words", "characters"))
+        _check_choice("Length: of", of, ("response", "instruction"))
+        self.limit = limit
+        self.unit = unit
+        self.of = of
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+        """Give each rollout a number from 0.0 to 1.0."""
+        return [min(1.0, max(0.0, 2.0 - self._length(r) / self.limit)) for r in rollouts]
+
+    def _length(self, rollout: Rollout) -> int:
+        part = rollout.response if self.of == "response" else rollout.instruction
+        text = "" if part is None else part.text
+        return len(text.split()) if self.unit == "words" else len(text)
+
+
+def _target(reward: Reward, rollout: Rollout) -> str:
+    if rollout.query.target is None:
+        raise DataError(
+            f"query {rollout.query.id!r}: it has no target, which {type(reward).__name__} needs; "
+            "map a target field of the data, or use a reward that needs none"
+        )
+    return rollout.query.target
+
+
+def _fold(text: str) -> str:
+    return normalize(text, punctuation=False)
+
+
+def _check_choice(option: str, got: str, choices: tuple[str, ...]) -> None:
+    if got not in choices:
+        raise ConfigError(f"{option} must be one of {', '.join(map(repr, choices))}, got {got!r}")

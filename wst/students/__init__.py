@@ -1,0 +1,19 @@
+"""Students: the frozen models that answer."""
+
+from typing import TYPE_CHECKING, Any
+
+from wst.students.base import Student
+
+if TYPE_CHECKING:
+    from wst.students.local import LocalStudent
+
+__all__ = ["LocalStudent", "Student"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
+    # LocalStudent brings torch and transformers: loaded when it is used.
+    if name == "LocalStudent":
+        from wst.students.local import LocalStudent
+
+        return LocalStudent
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

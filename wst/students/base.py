@@ -1,0 +1,63 @@
+"""What a student is, and the check that every student's answers pass through."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from wst.errors import ContractError
+from wst.rollout import Prompt, Response
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Student(ABC):
+    """A frozen model that answers prompts. Subclass it and write ``respond``.
+
+    A student is a plain class: it must not be a ``torch.nn.Module``, so that its weights never reach a
+    checkpoint, an optimizer or a distributed strategy.
+    """
+
+    #: Whether the same prompt always gets the same answer; what is deterministic is asked only once.
+    deterministic: bool = False
+
+    def setup(self, device: torch.device) -> None:
+        """Load what answering needs, once; called again at every stage, so it must be idempotent."""
+
+    @abstractmethod
+    def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
+        """Answer a batch of prompts.
+
+        Args:
+            prompts: A batch of any size above 0. The student divides it as its memory asks.
+
+        Returns:
+            One response a prompt, in order. A call that failed for good is a `Response` with ``error`` set.
+        """
+
+    def close(self) -> None:
+        """Give back what `setup` took."""
+
+
+def respond(student: Student, prompts: Sequence[Prompt]) -> list[Response]:
+    """Let the student answer, and check what it returns.
+
+    Raises:
+        ContractError: If it returns the wrong count, or something else than responses.
+    """
+    responses = student.respond(prompts) if prompts else []
+    name = type(student).__name__
+    if not isinstance(responses, list) or len(responses) != len(prompts):
+        got = len(responses) if isinstance(responses, list) else f"a {type(responses).__name__}"
+        raise ContractError(
+            f"student {name}: expected a list of {len(prompts)} responses, one a prompt, got {got}; "
+            "let respond() return one Response for each prompt, in order"
+        )
+    for response in responses:
+        if not isinstance(response, Response):
+            raise ContractError(
+                f"student {name}: expected wst.Response objects, got {response!r:.60}; return Response(text=...)"
+            )
+    return responses

@@ -1,0 +1,191 @@
+"""A student whose weights are on this machine: unquantized, or in 4 or 8 bits."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from wst import models
+from wst.errors import ConfigError
+from wst.rollout import Message, Prompt, Response
+from wst.students.base import Student
+
+
+class LocalStudent(Student):
+    """A frozen causal language model that answers in batches.
+
+    Args:
+        model: Name of the model; see `wst.models`.
+        quantization: "nf4" (4 bits) or "int8" by bitsandbytes, or "none".
+        dtype: Number format of what is not quantized.
+        max_new_tokens: Length limit of an answer.
+        temperature: 0 answers greedily; above 0 samples.
+        stop: Texts that end an answer; they are not part of it.
+        batch_size: Prompts answered at once. Prompts are sorted by length first, so that little is padding. On
+            CUDA out-of-memory it is halved and the work goes on.
+        max_prompt_tokens: Length limit of a prompt; a longer one's last turn is cut at its end, with a warning.
+        revision: Branch, tag or commit on the hub.
+        trust_remote_code: Whether Python code that comes with the model may run.
+        chat_template_options: Further arguments for the tokenizer's chat template.
+
+    Raises:
+        ConfigError: If a setting is impossible.
+        ModelError: If the model named is not there.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        quantization: models.Quantization = "none",
+        dtype: models.DType = "auto",
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        stop: list[str] | None = None,
+        batch_size: int = 32,
+        max_prompt_tokens: int = 2048,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        chat_template_options: dict[str, Any] | None = None,
+    ) -> None:
+        for option, value in (
+            ("max_new_tokens", max_new_tokens),
+            ("batch_size", batch_size),
+            ("max_prompt_tokens", max_prompt_tokens),
+        ):
+            if value < 1:
+                raise ConfigError(f"LocalStudent: {option} must be at least 1, got {value}")
+        if temperature < 0:
+            raise ConfigError(f"LocalStudent: temperature must not be below 0, got {temperature}")
+        if any(not text for text in stop or []):
+            raise ConfigError("LocalStudent: stop holds an empty text, which would end every answer; take it out")
+        models.locate(model)
+        self.source = model
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.stop = list(stop or [])
+        self.batch_size = batch_size
+        self.max_prompt_tokens = max_prompt_tokens
+        self.chat_template_options = chat_template_options
+        self.deterministic = temperature == 0
+        self.shortened = 0  #: prompts cut to fit so far
+        self._loading: dict[str, Any] = {
+            "quantization": quantization,
+            "dtype": dtype,
+            "revision": revision,
+            "trust_remote_code": trust_remote_code,
+        }
+        self._model: PreTrainedModel | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    def check(self) -> None:
+        """Make sure that the model is there, reading its configuration alone.
+
+        Raises:
+            ModelError: If it is not.
+        """
+        models.check(self.source, self._loading["revision"], self._loading["trust_remote_code"])
+
+    def setup(self, device: torch.device) -> None:
+        """Load the weights onto the device; does nothing when called again."""
+        if self._model is None:
+            self._model, self._tokenizer = models.load_causal_lm(self.source, device=device, **self._loading)
+
+    def close(self) -> None:
+        """Give the memory back; `setup` loads again."""
+        self._model = self._tokenizer = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that the weights take."""
+        return int(self._loaded[0].get_memory_footprint())
+
+    @property
+    def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        if self._model is None or self._tokenizer is None:
+            raise RuntimeError("LocalStudent: call setup(device) first")
+        return self._model, self._tokenizer
+
+    @torch.no_grad()
+    def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
+        """Answer the prompts, longest first, in batches of at most ``batch_size``."""
+        encoded = [self._encode(prompt) for prompt in prompts]
+        todo = sorted(range(len(prompts)), key=lambda i: len(encoded[i]), reverse=True)
+        responses: dict[int, Response] = {}
+        while todo:
+            batch = todo[: self.batch_size]
+            answers = None
+            try:
+                answers = self._generate([encoded[i] for i in batch])
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+            if answers is None:
+                self._halve(len(batch))
+                continue
+            responses.update(zip(batch, answers, strict=True))
+            todo = todo[len(batch) :]
+        return [responses[i] for i in range(len(prompts))]
+
+    def _halve(self, tried: int) -> None:
+        # Not inside the except block: the exception's traceback would keep the batch's memory alive.
+        torch.cuda.empty_cache()
+        self.batch_size = tried // 2
+        warnings.warn(
+            f"student {self.source!r}: out of memory with {tried} prompts at once; going on with {self.batch_size} "
+            f"(set batch_size: {self.batch_size} to start with that)",
+            stacklevel=3,
+        )
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        _, tokenizer = self._loaded
+        *before, last = prompt.messages
+
+        def prompt_ids(text: str) -> list[int]:
+            return models.encode_chat(tokenizer, [*before, Message(last.role, text)], self.chat_template_options)
+
+        ids, cut = models.encode_within(tokenizer, prompt_ids, last.content, self.max_prompt_tokens)
+        if cut:
+            self.shortened += 1
+            warnings.warn(
+                f"student {self.source!r}: a prompt was cut to fit max_prompt_tokens={self.max_prompt_tokens} "
+                f"({self.shortened} so far)",
+                stacklevel=3,
+            )
+        return ids
+
+    def _generate(self, rows: list[list[int]]) -> list[Response]:
+        model, tokenizer = self._loaded
+        pad_id = int(tokenizer.pad_token_id)
+        ids, mask = models.pad_left(rows, pad_id, model.device)
+        ends = model.generation_config.eos_token_id
+        sampled = self.temperature > 0
+        settings = GenerationConfig(
+            do_sample=sampled,
+            temperature=self.temperature if sampled else None,
+            top_k=0 if sampled else None,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=ends,
+            pad_token_id=pad_id,
+            stop_strings=self.stop or None,
+        )
+        options = {"tokenizer": tokenizer} if self.stop else {}
+        output = cast(Any, model).generate(input_ids=ids, attention_mask=mask, generation_config=settings, **options)
+        return [self._response(tokenizer, row, ends, pad_id) for row in output[:, ids.shape[1] :].tolist()]
+
+    def _response(self, tokenizer: PreTrainedTokenizerBase, row: list[int], ends: list[int], pad_id: int) -> Response:
+        end = next((i for i, token in enumerate(row) if token in ends), None)
+        text = str(tokenizer.decode(row if end is None else row[:end], skip_special_tokens=True))
+        cuts = [found for stop in self.stop if (found := text.find(stop)) >= 0]
+        if cuts:
+            text = text[: min(cuts)]
+        generated = row if end is None else row[: end + 1]
+        if cuts:  # what follows is padding, which is an end token for most tokenizers
+            while generated[-1] == pad_id:
+                generated = generated[:-1]
+        return Response(text.strip(), len(generated), truncated=end is None and not cuts)

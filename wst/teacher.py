@@ -1,0 +1,438 @@
+"""The teacher: the policy that writes instructions, and the only model whose weights change."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from wst import models
+from wst.errors import ConfigError, ModelError
+from wst.objective import token_entropy, token_log_probs
+from wst.prompts import TeacherPrompt
+from wst.rollout import Instruction, Query
+
+_TRAINED, _REFERENCE = "default", "reference"
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Shape of the low-rank adapter (Hu et al. 2021, arXiv 2106.09685). It has no dropout; see `Teacher`.
+
+    Args:
+        r: Rank.
+        alpha: Scale; the adapter's output is multiplied by alpha / r.
+        target_modules: Names of the layers that get one, or "all-linear".
+    """
+
+    r: int = 16
+    alpha: int = 32
+    target_modules: str | list[str] = "all-linear"
+
+
+@dataclass(frozen=True)
+class LogProbs:
+    """Log-probabilities of instructions; all [rows, tokens] in float32, padded on the right.
+
+    Attributes:
+        values: Log-probability of each sampled token.
+        mask: True where a token was sampled.
+        entropy: Entropy of the distribution it was sampled from, in nats; None unless asked for.
+    """
+
+    values: Tensor
+    mask: Tensor
+    entropy: Tensor | None = None
+
+
+class Teacher(nn.Module):
+    """A causal language model that samples instructions and says how probable they were.
+
+    The weights are loaded by `load`, not by the constructor. There is no dropout, neither in sampling nor in the
+    loss: both must see the same policy.
+
+    Args:
+        model: Name of the model; see `wst.models`.
+        prompt: What it reads when it is to write an instruction.
+        lora: Shape of the adapter to be trained; None trains all weights.
+        adapter: Folder of an adapter to start from. Its own shape then counts instead of ``lora``, and it is also
+            the reference that the KL is measured against.
+        quantization: "nf4" or "int8" for an adapter on a quantized base.
+        dtype: Number format of the base; adapters are always float32.
+        temperature: Of sampling. There is no top-p or top-k, under which log-probabilities would be biased.
+        max_new_tokens: Length limit of an instruction.
+        max_prompt_tokens: Length limit of the prompt; a longer query is cut at its end, with a warning.
+        sample_batch_size: Queries that are sampled for at once; None: all of a batch.
+        revision: Branch, tag or commit on the hub.
+        trust_remote_code: Whether Python code that comes with the model may run.
+        chat_template_options: Further arguments for the tokenizer's chat template.
+
+    Raises:
+        ConfigError: If a setting is impossible.
+        ModelError: If the model or adapter named is not there.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        prompt: TeacherPrompt | None = None,
+        lora: LoRA | None = LoRA(),
+        adapter: str | None = None,
+        quantization: models.Quantization = "none",
+        dtype: models.DType = "auto",
+        temperature: float = 1.0,
+        max_new_tokens: int = 48,
+        max_prompt_tokens: int = 1024,
+        sample_batch_size: int | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        chat_template_options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ConfigError(f"Teacher: temperature must be above 0 to sample, got {temperature}")
+        for option, value in (
+            ("max_new_tokens", max_new_tokens),
+            ("max_prompt_tokens", max_prompt_tokens),
+            ("sample_batch_size", sample_batch_size),
+        ):
+            if value is not None and value < 1:
+                raise ConfigError(f"Teacher: {option} must be at least 1, got {value}")
+        if quantization != "none" and lora is None and adapter is None:
+            raise ConfigError("Teacher: quantized weights cannot be trained; set lora, or quantization: none")
+        models.locate(model)
+        if adapter is not None:
+            _check_adapter(adapter)
+        self.source = model
+        self.prompt = prompt or TeacherPrompt()
+        self.lora = lora
+        self.adapter = adapter
+        self.temperature = temperature
+        self.max_new_tokens = max_new_tokens
+        self.max_prompt_tokens = max_prompt_tokens
+        self.sample_batch_size = sample_batch_size
+        self.chat_template_options = chat_template_options
+        self.shortened = 0  #: queries cut to fit so far
+        self._loading: dict[str, Any] = {
+            "quantization": quantization,
+            "dtype": dtype,
+            "revision": revision,
+            "trust_remote_code": trust_remote_code,
+        }
+        self.network: PreTrainedModel | PeftModel | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        # In a list, lest nn.Module take it for a part: the frozen copy must not reach state_dict or optimizer.
+        self._frozen_copy: list[PreTrainedModel] = []
+
+    # ---------------------------------------------------------------- loading
+
+    @property
+    def full_finetuning(self) -> bool:
+        """Whether all weights are trained rather than an adapter."""
+        return self.lora is None and self.adapter is None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer; there once `load` was called."""
+        if self._tokenizer is None:
+            raise RuntimeError("Teacher: call load() first")
+        return self._tokenizer
+
+    @property
+    def policy(self) -> PreTrainedModel | PeftModel:
+        """The network; there once `load` was called."""
+        if self.network is None:
+            raise RuntimeError("Teacher: call load() first")
+        return self.network
+
+    def check(self) -> None:
+        """Make sure that the model is there, reading its configuration alone.
+
+        Raises:
+            ModelError: If it is not.
+        """
+        models.check(self.source, self._loading["revision"], self._loading["trust_remote_code"])
+
+    def load(self, device: torch.device) -> None:
+        """Load the weights and put the adapter on; does nothing when called again.
+
+        Raises:
+            ModelError: If the model or the adapter cannot be loaded.
+        """
+        if self.network is not None:
+            return
+        base, self._tokenizer = models.load_causal_lm(self.source, device=device, **self._loading)
+        self.network = self._trainable(base)
+        self.train()
+
+    def _trainable(self, base: PreTrainedModel) -> PreTrainedModel | PeftModel:
+        _switch_off_dropout(base)
+        _keep_quantized_weights_differentiable(base)
+        if self.adapter is not None:
+            try:
+                policy = PeftModel.from_pretrained(base, self.adapter, adapter_name=_TRAINED, is_trainable=True)
+                policy.load_adapter(self.adapter, adapter_name=_REFERENCE, is_trainable=False)
+            except models.LOADING_ERRORS as error:
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise ModelError(f"adapter {self.adapter!r} does not fit model {self.source!r} ({reason})") from error
+            policy.set_adapter(_TRAINED)
+        elif self.lora is not None:
+            targets = self.lora.target_modules
+            config = LoraConfig(
+                r=self.lora.r, lora_alpha=self.lora.alpha, target_modules=targets, task_type="CAUSAL_LM"
+            )
+            try:
+                policy = get_peft_model(base, config, adapter_name=_TRAINED)
+            except ValueError as error:
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise ConfigError(f"Teacher: lora does not fit model {self.source!r} ({reason})") from error
+        else:
+            return base.requires_grad_(True)
+        _switch_off_dropout(policy)
+        policy.peft_config[_TRAINED].base_model_name_or_path = self.source
+        return policy
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stay in eval mode whatever is asked: sampling and loss must see the same policy."""
+        del mode
+        return super().train(False)
+
+    # --------------------------------------------------------------- sampling
+
+    def encode(self, query: Query) -> tuple[int, ...]:
+        """Token ids of the prompt for a query, at most ``max_prompt_tokens``."""
+
+        def prompt_ids(text: str) -> list[int]:
+            shortened = Query(query.id, text, history=query.history)
+            return models.encode_chat(self.tokenizer, self.prompt(shortened).messages, self.chat_template_options)
+
+        ids, cut = models.encode_within(self.tokenizer, prompt_ids, query.text, self.max_prompt_tokens)
+        if cut:
+            self.shortened += 1
+            warnings.warn(
+                f"query {query.id!r} was cut to fit the teacher's max_prompt_tokens={self.max_prompt_tokens} "
+                f"({self.shortened} so far)",
+                stacklevel=2,
+            )
+        return tuple(ids)
+
+    @torch.no_grad()
+    def sample(self, queries: Sequence[Query], samples: int = 1, greedy: bool = False) -> list[Instruction]:
+        """Write instructions.
+
+        Args:
+            queries: Any number.
+            samples: Instructions a query, K.
+            greedy: Whether to take the most probable token each time instead of sampling.
+
+        Returns:
+            ``len(queries) * samples`` instructions; the K of a query stand together.
+        """
+        size = self.sample_batch_size or len(queries)
+        prompts = [self.encode(query) for query in queries]
+        batches = (prompts[start : start + size] for start in range(0, len(prompts), max(size, 1)))
+        return [instruction for batch in batches for instruction in self._sample_batch(batch, samples, greedy)]
+
+    def _sample_batch(self, prompts: list[tuple[int, ...]], samples: int, greedy: bool) -> list[Instruction]:
+        ids, mask = models.pad_left(prompts, self._pad_id, self.policy.device)
+        width = ids.shape[1]
+        settings = GenerationConfig(
+            do_sample=not greedy,
+            temperature=None if greedy else self.temperature,
+            top_k=None if greedy else 0,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=self.end_ids,
+            pad_token_id=self._pad_id,
+        )
+        options: dict[str, Any] = {}
+        if width > 1:
+            # The prompt is read once a query; its cache then serves all K samples. generate() wants at least one
+            # token that is not in the cache.
+            options["past_key_values"] = self._prefix_cache(ids[:, :-1], mask[:, :-1], samples)
+        output = cast(Any, self.policy).generate(
+            input_ids=ids.repeat_interleave(samples, dim=0),
+            attention_mask=mask.repeat_interleave(samples, dim=0),
+            generation_config=settings,
+            **options,
+        )
+        rows = output[:, width:].tolist()
+        return [self._instruction(prompts[i // samples], row) for i, row in enumerate(rows)]
+
+    def _prefix_cache(self, ids: Tensor, mask: Tensor, samples: int) -> Any:  # noqa: ANN401 - transformers' Cache
+        cache = self._forward(ids, mask, _positions(mask), keep=1).past_key_values
+        cache.batch_repeat_interleave(samples)
+        return cache
+
+    def _instruction(self, prompt: tuple[int, ...], row: list[int]) -> Instruction:
+        end = next((i for i, token in enumerate(row) if token in self.end_ids), None)
+        tokens = row if end is None else row[: end + 1]
+        text = str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+        return Instruction(text, prompt, tuple(tokens), truncated=end is None)
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Token ids that end an instruction."""
+        ends = self.policy.generation_config.eos_token_id
+        return list(ends) if isinstance(ends, list) else [ends]
+
+    @property
+    def _pad_id(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    # ------------------------------------------------------- log-probabilities
+
+    def log_probs(self, instructions: Sequence[Instruction], entropy: bool = False) -> LogProbs:
+        """Log-probabilities of the sampled tokens, end token included, at the sampling temperature.
+
+        Each distinct prompt is read once, and its keys and values serve all instructions sampled from it;
+        gradients flow back through them. Padding changes nothing.
+
+        Args:
+            instructions: From `sample`, in any order.
+            entropy: Whether to give the entropies too.
+        """
+        return self._log_probs(self.policy, instructions, entropy)
+
+    @torch.no_grad()
+    def reference_log_probs(self, instructions: Sequence[Instruction]) -> LogProbs:
+        """Like `log_probs`, of the policy that training started from, and without gradient."""
+        with self.reference() as network:
+            return self._log_probs(network, instructions, entropy=False)
+
+    def _log_probs(self, network: nn.Module, instructions: Sequence[Instruction], entropy: bool) -> LogProbs:
+        device = self.policy.device
+        prompts = list(dict.fromkeys(instruction.prompt_ids for instruction in instructions))
+        order = {prompt: i for i, prompt in enumerate(prompts)}
+        row_prompt = torch.tensor([order[instruction.prompt_ids] for instruction in instructions], device=device)
+        prefix, prefix_mask = models.pad_left([prompt[:-1] for prompt in prompts], self._pad_id, device)
+        # [rows, tokens], padded on the right; the input is shifted by one and starts with the prompt's last token
+        lengths = torch.tensor([len(instruction.token_ids) for instruction in instructions], device=device)
+        width = int(lengths.max())
+        mask = torch.arange(width, device=device) < lengths[:, None]
+        targets = torch.tensor([_padded(i.token_ids, width, self._pad_id) for i in instructions], device=device)
+        first = torch.tensor([[instruction.prompt_ids[-1]] for instruction in instructions], device=device)
+        cache = None
+        if prefix.shape[1]:
+            cache = self._forward(prefix, prefix_mask, _positions(prefix_mask), keep=1, network=network).past_key_values
+            cache.batch_select_indices(row_prompt)
+        seen = prefix_mask[row_prompt]
+        logits = self._forward(
+            torch.cat([first, targets[:, :-1]], dim=1),
+            torch.cat([seen, mask.to(seen)], dim=1),
+            seen.sum(dim=1, keepdim=True) + torch.arange(width, device=device),
+            cache=cache,
+            network=network,
+        ).logits
+        return LogProbs(
+            token_log_probs(logits, targets, self.temperature),
+            mask,
+            token_entropy(logits, self.temperature) if entropy else None,
+        )
+
+    def _forward(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        *,
+        keep: int = 0,
+        cache: Any = None,  # noqa: ANN401 - transformers' Cache
+        network: nn.Module | None = None,
+    ) -> Any:  # noqa: ANN401 - transformers' ModelOutput
+        return (network or self.policy)(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=keep,
+        )
+
+    # ------------------------------------------------------ other policies
+
+    @contextmanager
+    def reference(self) -> Iterator[nn.Module]:
+        """Give the network as it was when training started: the adapter started from, or the bare base."""
+        if self.adapter is None:
+            with self.untrained() as network:
+                yield network
+            return
+        policy = self.policy
+        policy.set_adapter(_REFERENCE, inference_mode=True)  # type: ignore[call-arg]
+        try:
+            yield policy
+        finally:
+            policy.set_adapter(_TRAINED)
+
+    @contextmanager
+    def untrained(self) -> Iterator[nn.Module]:
+        """Let the teacher be, for a while, the base model as it was before any training; `sample` follows it."""
+        if isinstance(self.network, PeftModel):
+            with self.network.disable_adapter():
+                yield self.network
+            return
+        if not self._frozen_copy:
+            copy, _ = models.load_causal_lm(self.source, device=self.policy.device, **self._loading)
+            self._frozen_copy.append(copy)
+        trained, self.network = self.network, self._frozen_copy[0]
+        try:
+            yield self.network
+        finally:
+            self.network = trained
+
+    # ----------------------------------------------------------------- export
+
+    def save(self, folder: Path) -> None:
+        """Write the trained adapter (or, without one, the whole model) and the tokenizer, weights as safetensors."""
+        if isinstance(self.policy, PeftModel):
+            self.policy.save_pretrained(str(folder), selected_adapters=[_TRAINED], save_embedding_layers=False)
+        else:
+            self.policy.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def _padded(row: tuple[int, ...], width: int, pad_id: int) -> list[int]:
+    return [*row, *[pad_id] * (width - len(row))]
+
+
+def _positions(mask: Tensor) -> Tensor:
+    """Position ids that count real tokens only, [rows, tokens]."""
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _switch_off_dropout(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            cast(Any, module).p = 0.0
+
+
+def _keep_quantized_weights_differentiable(base: nn.Module) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights for inference.
+
+    On a CPU with AVX-512 BF16 a layer in eval mode would do so at its first call without gradient (sampling), for
+    good; no gradient passes through a layer once repacked, and nothing would say so.
+    """
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            cast(Any, module).support_avx512bf16_for_cpu = False
+
+
+def _check_adapter(folder: str) -> None:
+    path = Path(folder)
+    if not (path / "adapter_config.json").is_file():
+        raise ModelError(f"adapter {folder!r}: no adapter_config.json there; give a folder that PEFT saved")
+    if not (path / "adapter_model.safetensors").is_file():
+        raise ModelError(f"adapter {folder!r}: no adapter_model.safetensors; adapters are read from safetensors alone")
+    try:
+        json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"adapter {folder!r}: adapter_config.json is not JSON ({error})") from error
