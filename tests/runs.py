@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import os
-import signal
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -129,36 +124,15 @@ def _child(args: list[str], folder: str, out: str, err: str) -> None:
     os._exit(code)
 
 
-def start(args: list[str], folder: Path, name: str = "run") -> tuple[BaseProcess, Path, Path]:
-    """Start the command line with the folder as current directory."""
+def wst(args: list[str], folder: Path, timeout: float = 240) -> Outcome:
+    """Run the command line to its end, with the folder as current directory."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["wst.cli"])
-    out, err = folder / f"{name}.out", folder / f"{name}.err"
+    out, err = folder / "run.out", folder / "run.err"
     process = context.Process(target=_child, args=(args, str(folder), str(out), str(err)))
     process.start()
-    return process, out, err
-
-
-def wst(args: list[str], folder: Path, timeout: float = 240) -> Outcome:
-    """Run the command line to its end."""
-    process, out, err = start(args, folder)
     process.join(timeout)
     if process.exitcode is None:
         process.kill()
         raise AssertionError(f"{args} did not end: {err.read_text()}")
     return Outcome(process.exitcode, out.read_text(), err.read_text())
-
-
-def kill_when(args: list[str], folder: Path, ready: Callable[[], bool], timeout: float = 240) -> bool:
-    """Run the command line and SIGKILL it as soon as ``ready``; give whether it was still running."""
-    process, _, err = start(args, folder, "killed")
-    end = time.monotonic() + timeout
-    while time.monotonic() < end and process.is_alive() and not ready():
-        time.sleep(0.001)
-    alive = process.is_alive()
-    if alive and process.pid is not None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
-    process.join(30)
-    assert alive or process.exitcode == 0, err.read_text()
-    return alive

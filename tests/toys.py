@@ -1,9 +1,13 @@
 """Students and rewards small enough to follow by hand; tests name them in configs too (`toys.Parrot`)."""
 
 import math
+import os
+import signal
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from lightning import Callback, Trainer
 
 from wst import Prompt, Response, Reward, Rollout, Student
 
@@ -64,3 +68,15 @@ class OneTooMany(Reward):
 
 class Network(torch.nn.Module):
     """Stands for a student that someone made a module of."""
+
+
+class KillAt(Callback):
+    """Kills its own process with SIGKILL in a hook, once so many steps were made."""
+
+    def __init__(self, step: int, hook: str) -> None:
+        self.step = step
+        setattr(self, hook, self._kill)
+
+    def _kill(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
