@@ -88,3 +88,9 @@ def tiny_plain_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a tiny causal language model that has neither a chat template nor a padding token."""
     folder = tmp_path_factory.mktemp("models") / "tiny-plain"
     return write_tiny_model(folder, chat_template=None, pad_token=None, eos_token="<|endoftext|>")
+
+
+@pytest.fixture(autouse=True)
+def own_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Give each test an answer cache of its own; converted models are shared."""
+    monkeypatch.setattr("wst.students.cache.cache_dir", lambda: tmp_path / "answers")

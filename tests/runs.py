@@ -105,6 +105,7 @@ def _child(args: list[str], folder: str, out: str, err: str) -> None:
         stream.flush()
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
     sys.argv = ["wst", *args]
+    os.environ["WST_CACHE"] = str(Path(folder) / "cache")  # what other tests asked is not known here
     import torch
 
     torch.set_num_threads(1)

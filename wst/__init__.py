@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wst.baselines import Baseline, GroupMean, LeaveOneOut, MovingAverage, Unaided
-    from wst.callbacks import InstructionSamples, RewardLogging, TeacherExport
+    from wst.callbacks import CallAccounts, InstructionSamples, RewardLogging, TeacherExport
     from wst.data import FieldMap, QueryDataModule
     from wst.module import WeakToStrong
     from wst.prompts import StudentPrompt, TeacherPrompt
     from wst.rewards import ExactMatch, LabelMatch, LastNumber, Length, Reward, Scores, WeightedSum
     from wst.rollout import Instruction, Message, Prompt, Query, Response, Rollout
-    from wst.students import LocalStudent, Student
+    from wst.students import AnswerCache, Budget, EndpointStudent, LocalStudent, Prices, Student
     from wst.teacher import LoRA, Teacher
 
 __version__ = "0.1.0"
@@ -19,19 +19,23 @@ __version__ = "0.1.0"
 # Where each public name lives. They are imported when first asked for, so that `import wst` stays light.
 _HOMES = {
     "wst.baselines": ("Baseline", "GroupMean", "LeaveOneOut", "MovingAverage", "Unaided"),
-    "wst.callbacks": ("InstructionSamples", "RewardLogging", "TeacherExport"),
+    "wst.callbacks": ("CallAccounts", "InstructionSamples", "RewardLogging", "TeacherExport"),
     "wst.data": ("FieldMap", "QueryDataModule"),
     "wst.module": ("WeakToStrong",),
     "wst.prompts": ("StudentPrompt", "TeacherPrompt"),
     "wst.rewards": ("ExactMatch", "LabelMatch", "LastNumber", "Length", "Reward", "Scores", "WeightedSum"),
     "wst.rollout": ("Instruction", "Message", "Prompt", "Query", "Response", "Rollout"),
-    "wst.students": ("LocalStudent", "Student"),
+    "wst.students": ("AnswerCache", "Budget", "EndpointStudent", "LocalStudent", "Prices", "Student"),
     "wst.teacher": ("LoRA", "Teacher"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AnswerCache",
     "Baseline",
+    "Budget",
+    "CallAccounts",
+    "EndpointStudent",
     "ExactMatch",
     "FieldMap",
     "GroupMean",
@@ -45,6 +49,7 @@ __all__ = [
     "LocalStudent",
     "Message",
     "MovingAverage",
+    "Prices",
     "Prompt",
     "Query",
     "QueryDataModule",

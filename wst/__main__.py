@@ -6,12 +6,16 @@ import sys
 
 
 def main() -> int:
-    """Run the command line and give its exit code. Nothing heavy is imported for ``--version``."""
+    """Run the command line and give its exit code. Nothing heavy is imported for ``--version`` and ``cache``."""
     if sys.argv[1:] == ["--version"]:
         from wst import __version__
 
         print(f"wst {__version__}")
         return 0
+    if sys.argv[1:2] == ["cache"]:
+        from wst.cache_command import run as run_cache
+
+        return run_cache(sys.argv[2:])
     import logging
     import os
 

@@ -23,3 +23,11 @@ class ModelError(WSTError):
 
 class ContractError(WSTError, RuntimeError):
     """A student, reward or baseline returned what its interface does not allow."""
+
+
+class StudentStopped(WSTError):
+    """No further call can succeed, or may be made: the run ends here, and can be resumed."""
+
+
+class CacheError(WSTError):
+    """The file of the answer cache cannot be used: the disk is full, it is locked, or not this version's."""

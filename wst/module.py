@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -24,11 +24,12 @@ from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from wst.baselines import Baseline, LeaveOneOut
-from wst.errors import ConfigError, ModelError
+from wst.errors import ConfigError, ModelError, StudentStopped
 from wst.metrics import PairedRewards, nan_mean
 from wst.objective import Normalization, denominator, policy_loss, sequence_kl, whiten
 from wst.prompts import StudentPrompt
@@ -55,6 +56,7 @@ class StepRecord:
         loss: The loss; NaN if no rollout had an advantage.
         grad_norm: Norm of the gradient before clipping.
         seconds: Seconds by phase.
+        skipped: Whether so many answers failed that no update was made.
     """
 
     rollouts: list[Rollout]
@@ -67,6 +69,7 @@ class StepRecord:
     loss: float = math.nan
     grad_norm: float = 0.0
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    skipped: bool = False
 
     @contextmanager
     def clock(self, phase: str) -> Iterator[None]:
@@ -93,6 +96,8 @@ class WeakToStrong(LightningModule):
         kl_coef: Weight of the KL to the reference teacher, taken off the reward. At 0 there is no reference pass.
         entropy_coef: Weight of the entropy bonus.
         whiten_advantages: Whether to centre and scale the advantages of a step.
+        max_failed: Largest share of answers that may fail in a step; with more, the step makes no update.
+        max_skips: So many steps without an update in a row end the run.
         gradient_clip: Largest norm of the gradient; None: not clipped.
         optimizer: Makes the optimizer from the trainable parameters.
         lr_scheduler: Makes the scheduler, which moves once a step; None: constant.
@@ -114,6 +119,8 @@ class WeakToStrong(LightningModule):
         kl_coef: float = 0.0,
         entropy_coef: float = 0.0,
         whiten_advantages: bool = False,
+        max_failed: float = 0.5,
+        max_skips: int = 5,
         gradient_clip: float | None = 1.0,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -133,12 +140,15 @@ class WeakToStrong(LightningModule):
         self.kl_coef = kl_coef
         self.entropy_coef = entropy_coef
         self.whiten_advantages = whiten_advantages
+        self.max_failed = max_failed
+        self.max_skips = max_skips
         self.gradient_clip = gradient_clip
         self.make_optimizer = optimizer
         self.make_scheduler = lr_scheduler
         self.scores = PairedRewards(ARMS)
         self.trained_steps = 0  #: updates that the weights have behind them, over all resumes
         self._seed: int | None = None
+        self._skips = 0
         self._unaided: dict[str, float] = {}
         self._check_settings()
 
@@ -162,6 +172,10 @@ class WeakToStrong(LightningModule):
                 raise ConfigError(f"{name} must be a finite number of at least 0, got {value}")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ConfigError(f"gradient_clip must be above 0, or null for no clipping, got {self.gradient_clip}")
+        if not 0 <= self.max_failed <= 1:
+            raise ConfigError(f"max_failed is a share, from 0 to 1, got {self.max_failed}")
+        if self.max_skips < 1:
+            raise ConfigError(f"max_skips must be at least 1, got {self.max_skips}")
         if self.normalization not in ("tokens", "sequences"):
             raise ConfigError(f"normalization must be tokens or sequences, got {self.normalization!r}")
 
@@ -172,9 +186,11 @@ class WeakToStrong(LightningModule):
         self._seed_step()
         record = StepRecord([], torch.empty(0), {}, torch.empty(0))
         with record.clock("sample"):
-            instructions = self.teacher.sample(queries, self.samples_per_query)
+            instructions = self.instruct(queries, self.samples_per_query)
         with record.clock("respond"):
-            record.rollouts = self.respond(self._per_sample(queries), instructions)
+            record.rollouts = self.respond(self._per_sample(queries), instructions, self._draws(len(queries)))
+        if self._too_many_failed(record):
+            return {"record": record}
         with record.clock("score"):
             scores = score(self.reward, record.rollouts)
             record.rewards = self._table(scores.total)
@@ -216,9 +232,54 @@ class WeakToStrong(LightningModule):
         if self.make_scheduler is not None:
             cast(LRScheduler, self.lr_schedulers()).step()
 
-    def respond(self, queries: Sequence[Query], instructions: Sequence[Instruction | None]) -> list[Rollout]:
-        """Let the student answer each query under its instruction (None: on its own)."""
-        prompts = [self.student_prompt(query, z) for query, z in zip(queries, instructions, strict=True)]
+    def _too_many_failed(self, record: StepRecord) -> bool:
+        """Say whether this step must go without an update.
+
+        Raises:
+            StudentStopped: If it is one of too many in a row.
+        """
+        errors = [rollout.response.error for rollout in record.rollouts if rollout.response.error is not None]
+        record.skipped = len(errors) > self.max_failed * len(record.rollouts)
+        self._skips = self._skips + 1 if record.skipped else 0
+        if record.skipped:
+            record.rewards = self._table([math.nan] * len(record.rollouts))
+            record.advantages = torch.zeros_like(record.rewards)
+            failed = f"{len(errors)} of {len(record.rollouts)} answers failed ({errors[0]})"
+            if self._skips >= self.max_skips:
+                raise StudentStopped(f"{failed}, in step {self._skips} in a row; see to the student, then resume")
+            rank_zero_warn(f"{failed}: more than max_failed={self.max_failed}, so this step makes no update")
+        return record.skipped
+
+    def instruct(self, queries: Sequence[Query], samples: int = 1, greedy: bool = False) -> list[Instruction]:
+        """Let the teacher write; a student that works in the background answers the first ones meanwhile."""
+        draws = [0] * len(queries) if greedy else self._draws(len(queries))
+
+        def done(place: int, instruction: Instruction) -> None:
+            prompt = self.student_prompt(queries[place // samples], instruction)
+            self.student.prefetch(replace(prompt, sample=draws[place]))
+
+        if self.baseline.needs_unaided and not greedy:
+            for query in queries:
+                if query.id not in self._unaided:
+                    self.student.prefetch(self.student_prompt(query, None))
+        return self.teacher.sample(queries, samples, greedy, on_done=done)
+
+    def _draws(self, queries: int) -> list[int]:
+        """Number of each draw [queries * samples] of this step: a resumed step asks a sampled student for the same."""
+        first = 1 + self.trained_steps * self.samples_per_query
+        return [first + k for _ in range(queries) for k in range(self.samples_per_query)]
+
+    def respond(
+        self,
+        queries: Sequence[Query],
+        instructions: Sequence[Instruction | None],
+        draws: Sequence[int] | None = None,
+    ) -> list[Rollout]:
+        """Let the student answer each query under its instruction (None: on its own); see `Prompt.sample` for draws."""
+        prompts = [
+            replace(self.student_prompt(query, z), sample=draw)
+            for query, z, draw in zip(queries, instructions, draws or [0] * len(queries), strict=True)
+        ]
         responses = respond(self.student, prompts)
         return [Rollout(*row) for row in zip(queries, instructions, responses, strict=True)]
 
@@ -257,7 +318,7 @@ class WeakToStrong(LightningModule):
 
     def validation_step(self, queries: list[Query], batch_idx: int) -> dict[str, list[Rollout]]:
         """Score the greedy instruction of each query, and the student on its own."""
-        rollouts = self.respond(queries, self.teacher.sample(queries, greedy=True))
+        rollouts = self.respond(queries, self.instruct(queries, greedy=True))
         scores = score(self.reward, rollouts)
         rewards, unaided = torch.tensor(scores.total), self.unaided_rewards(queries)
         figures = {"reward": rewards, "unaided": unaided, "gain": rewards - unaided}
@@ -284,8 +345,8 @@ class WeakToStrong(LightningModule):
     def test_step(self, queries: list[Query], batch_idx: int) -> dict[str, dict[str, Any]]:
         """Answer each query unaided, under the untrained and under the trained teacher, all greedy."""
         with self.teacher.untrained():
-            untrained: list[Instruction | None] = [*self.teacher.sample(queries, greedy=True)]
-        trained = self.teacher.sample(queries, greedy=True)
+            untrained: list[Instruction | None] = [*self.instruct(queries, greedy=True)]
+        trained = self.instruct(queries, greedy=True)
         # One call for all arms, in the order of ARMS: the student fills its batches better.
         rollouts = self.respond(queries * len(ARMS), [None] * len(queries) + untrained + [*trained])
         scores = score(self.reward, rollouts)
@@ -314,7 +375,7 @@ class WeakToStrong(LightningModule):
 
     def predict_step(self, queries: list[Query], batch_idx: int) -> list[Rollout]:
         """Write the greedy instruction for each query and let the student answer under it."""
-        return self.respond(queries, self.teacher.sample(queries, greedy=True))
+        return self.respond(queries, self.instruct(queries, greedy=True))
 
     # ------------------------------------------------- set-up and checkpoints
 
@@ -345,10 +406,10 @@ class WeakToStrong(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Add what every run has: logged rewards, test results and predictions as files."""
-        from wst.callbacks import PredictionWriter, RewardLogging, TestReport
+        from wst.callbacks import CallAccounts, CheckpointOnStop, PredictionWriter, RewardLogging, TestReport
 
         have = self.trainer.callbacks  # type: ignore[attr-defined]
-        kinds = (RewardLogging, TestReport, PredictionWriter)
+        kinds = (RewardLogging, CallAccounts, CheckpointOnStop, TestReport, PredictionWriter)
         return [kind() for kind in kinds if not any(isinstance(callback, kind) for callback in have)]
 
     def _trainable(self) -> list[nn.Parameter]:

@@ -68,9 +68,16 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a student is given: a chat that ends with the turn to be answered."""
+    """What a student is given: a chat that ends with the turn to be answered.
+
+    Attributes:
+        messages: The turns.
+        sample: Which of several draws is asked for. It tells a sampled student's answers to the same messages
+            apart; one that always answers alike ignores it.
+    """
 
     messages: tuple[Message, ...]
+    sample: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +88,16 @@ class Response:
         text: The answer, without the prompt and without special tokens.
         tokens: Number of tokens generated; 0 where the student cannot tell.
         truncated: Whether the student's token limit cut the answer off.
+        prompt_tokens: Number of tokens read; 0 where the student cannot tell.
+        refused: Whether the student, or a filter before it, declined to answer. It is an answer all the same.
         error: Why there is no answer, or None. A failed response is never scored: its reward is NaN.
     """
 
     text: str
     tokens: int = 0
     truncated: bool = False
+    prompt_tokens: int = 0
+    refused: bool = False
     error: str | None = None
 
 

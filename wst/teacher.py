@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,13 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from wst import models
 from wst.errors import ConfigError, ModelError
@@ -52,6 +58,39 @@ class LogProbs:
     values: Tensor
     mask: Tensor
     entropy: Tensor | None = None
+
+
+class _Rows(StoppingCriteria):
+    """Watches a batch being generated, and hands each row over once it has ended. It stops nothing.
+
+    Args:
+        first: Place of the first row among all that are sampled.
+        ends: Token ids that end a row.
+        done: Told of a row's place and its tokens, without prompt and padding.
+    """
+
+    def __init__(self, first: int, ends: list[int], done: Callable[[int, list[int]], None]) -> None:
+        self.first = first
+        self.width = 0  #: tokens of the prompt, padding included
+        self._ends = set(ends)
+        self._done = done
+        self._open: set[int] | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # noqa: ANN401
+        """Look at the tokens just sampled, [rows, tokens so far]."""
+        self._hand_over(input_ids, [i for i, token in enumerate(input_ids[:, -1].tolist()) if token in self._ends])
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    def finish(self, output: Tensor) -> None:
+        """Hand over what the token limit ended."""
+        self._hand_over(output, range(len(output)))
+
+    def _hand_over(self, ids: Tensor, ended: Iterable[int]) -> None:
+        still = self._open if self._open is not None else set(range(len(ids)))
+        for row in ended:
+            if row in still:
+                self._done(self.first + row, ids[row, self.width :].tolist())
+        self._open = still.difference(ended)
 
 
 class Teacher(nn.Module):
@@ -226,25 +265,43 @@ class Teacher(nn.Module):
         return tuple(ids)
 
     @torch.no_grad()
-    def sample(self, queries: Sequence[Query], samples: int = 1, greedy: bool = False) -> list[Instruction]:
+    def sample(
+        self,
+        queries: Sequence[Query],
+        samples: int = 1,
+        greedy: bool = False,
+        on_done: Callable[[int, Instruction], None] | None = None,
+    ) -> list[Instruction]:
         """Write instructions.
 
         Args:
             queries: Any number.
             samples: Instructions a query, K.
             greedy: Whether to take the most probable token each time instead of sampling.
+            on_done: Told of each instruction, with its place in the list, as soon as it has ended; others of its
+                batch may still be sampled.
 
         Returns:
             ``len(queries) * samples`` instructions; the K of a query stand together.
         """
         size = self.sample_batch_size or len(queries)
         prompts = [self.encode(query) for query in queries]
-        batches = (prompts[start : start + size] for start in range(0, len(prompts), max(size, 1)))
-        return [instruction for batch in batches for instruction in self._sample_batch(batch, samples, greedy)]
+        written: dict[int, Instruction] = {}
 
-    def _sample_batch(self, prompts: list[tuple[int, ...]], samples: int, greedy: bool) -> list[Instruction]:
-        ids, mask = models.pad_left(prompts, self._pad_id, self.policy.device)
-        width = ids.shape[1]
+        def done(place: int, row: list[int]) -> None:
+            written[place] = self._instruction(prompts[place // samples], row)
+            if on_done is not None:
+                on_done(place, written[place])
+
+        for start in range(0, len(prompts), max(size, 1)):
+            rows = _Rows(start * samples, self.end_ids, done)
+            self._sample_batch(prompts[start : start + size], samples, greedy, rows)
+        return [written[place] for place in range(len(prompts) * samples)]
+
+    def _sample_batch(self, prompts: list[tuple[int, ...]], samples: int, greedy: bool, sampled: _Rows) -> None:
+        shared = models.common_prefix(self.policy, prompts)
+        ids, mask = models.pad_left(prompts, self._pad_id, self.policy.device, shared)
+        width = sampled.width = ids.shape[1]
         settings = GenerationConfig(
             do_sample=not greedy,
             temperature=None if greedy else self.temperature,
@@ -257,20 +314,24 @@ class Teacher(nn.Module):
         if width > 1:
             # The prompt is read once a query; its cache then serves all K samples. generate() wants at least one
             # token that is not in the cache.
-            options["past_key_values"] = self._prefix_cache(ids[:, :-1], mask[:, :-1], samples)
+            options["past_key_values"] = cache = self._read(self.policy, ids[:, :-1], mask[:, :-1], shared)
+            cache.batch_repeat_interleave(samples)
         output = cast(Any, self.policy).generate(
             input_ids=ids.repeat_interleave(samples, dim=0),
             attention_mask=mask.repeat_interleave(samples, dim=0),
             generation_config=settings,
+            stopping_criteria=StoppingCriteriaList([sampled]),
             **options,
         )
-        rows = output[:, width:].tolist()
-        return [self._instruction(prompts[i // samples], row) for i, row in enumerate(rows)]
+        sampled.finish(output)
 
-    def _prefix_cache(self, ids: Tensor, mask: Tensor, samples: int) -> Any:  # noqa: ANN401 - transformers' Cache
-        cache = self._forward(ids, mask, _positions(mask), keep=1).past_key_values
-        cache.batch_repeat_interleave(samples)
-        return cache
+    def _read(self, network: nn.Module, ids: Tensor, mask: Tensor, shared: int) -> Any:  # noqa: ANN401
+        """Keys and values (transformers' Cache) of prompts [rows, tokens], whose shared head is read once."""
+        cache = models.read_prefix(network, ids[0, :shared].tolist(), len(ids), ids.device) if shared else None
+        rest = ids[:, shared:]
+        if not rest.shape[1]:
+            return cache
+        return self._forward(rest, mask, models.positions(mask)[:, shared:], cache, network, keep=1).past_key_values
 
     def _instruction(self, prompt: tuple[int, ...], row: list[int]) -> Instruction:
         end = next((i for i, token in enumerate(row) if token in self.end_ids), None)
@@ -313,7 +374,8 @@ class Teacher(nn.Module):
         prompts = list(dict.fromkeys(instruction.prompt_ids for instruction in instructions))
         order = {prompt: i for i, prompt in enumerate(prompts)}
         row_prompt = torch.tensor([order[instruction.prompt_ids] for instruction in instructions], device=device)
-        prefix, prefix_mask = models.pad_left([prompt[:-1] for prompt in prompts], self._pad_id, device)
+        shared = models.common_prefix(network, prompts)
+        prefix, prefix_mask = models.pad_left([prompt[:-1] for prompt in prompts], self._pad_id, device, shared)
         # [rows, tokens], padded on the right; the input is shifted by one and starts with the prompt's last token
         lengths = torch.tensor([len(instruction.token_ids) for instruction in instructions], device=device)
         width = int(lengths.max())
@@ -322,15 +384,15 @@ class Teacher(nn.Module):
         first = torch.tensor([[instruction.prompt_ids[-1]] for instruction in instructions], device=device)
         cache = None
         if prefix.shape[1]:
-            cache = self._forward(prefix, prefix_mask, _positions(prefix_mask), keep=1, network=network).past_key_values
+            cache = self._read(network, prefix, prefix_mask, shared)
             cache.batch_select_indices(row_prompt)
         seen = prefix_mask[row_prompt]
         logits = self._forward(
             torch.cat([first, targets[:, :-1]], dim=1),
             torch.cat([seen, mask.to(seen)], dim=1),
             seen.sum(dim=1, keepdim=True) + torch.arange(width, device=device),
-            cache=cache,
-            network=network,
+            cache,
+            network,
         ).logits
         return LogProbs(
             token_log_probs(logits, targets, self.temperature),
@@ -343,12 +405,11 @@ class Teacher(nn.Module):
         ids: Tensor,
         mask: Tensor,
         positions: Tensor,
-        *,
+        cache: Any,  # noqa: ANN401 - transformers' Cache
+        network: nn.Module,
         keep: int = 0,
-        cache: Any = None,  # noqa: ANN401 - transformers' Cache
-        network: nn.Module | None = None,
     ) -> Any:  # noqa: ANN401 - transformers' ModelOutput
-        return (network or self.policy)(
+        return network(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
@@ -402,11 +463,6 @@ class Teacher(nn.Module):
 
 def _padded(row: tuple[int, ...], width: int, pad_id: int) -> list[int]:
     return [*row, *[pad_id] * (width - len(row))]
-
-
-def _positions(mask: Tensor) -> Tensor:
-    """Position ids that count real tokens only, [rows, tokens]."""
-    return (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
 def _switch_off_dropout(network: nn.Module) -> None:

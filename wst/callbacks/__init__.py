@@ -1,8 +1,17 @@
 """Callbacks: what a person sees of a run, and what is left of it."""
 
+from wst.callbacks.calls import CallAccounts, CheckpointOnStop
 from wst.callbacks.export import TeacherExport
 from wst.callbacks.report import PredictionWriter, TestReport
 from wst.callbacks.rewards import RewardLogging
 from wst.callbacks.samples import InstructionSamples
 
-__all__ = ["InstructionSamples", "PredictionWriter", "RewardLogging", "TeacherExport", "TestReport"]
+__all__ = [
+    "CallAccounts",
+    "CheckpointOnStop",
+    "InstructionSamples",
+    "PredictionWriter",
+    "RewardLogging",
+    "TeacherExport",
+    "TestReport",
+]

@@ -30,7 +30,9 @@ class TestReport(Callback):
 
     ``results.json``: ``{"n": int, "arms": {ARM: FIGURE}, "gain": {"trained_vs_unaided": FIGURE,
     "trained_vs_untrained": FIGURE}}`` with arms unaided, untrained and trained, and figures
-    ``{"mean": float, "ci95": [low, high]}``; null stands for what cannot be computed.
+    ``{"mean": float, "ci95": [low, high]}``; null stands for what cannot be computed. A student that keeps accounts
+    adds ``"student": {"test": {...}, "run": {STAGE: {...}}}``: what this test has taken (calls, cache hits, failed,
+    tokens, cost, seconds a call), and the sums over all that was done in this log folder.
     """
 
     __test__ = False  # not a test class, whatever its name looks like
@@ -60,6 +62,9 @@ class TestReport(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the files and print the table."""
         results = cast(Any, pl_module).results()
+        accounts = cast(Any, pl_module).student.accounts
+        if accounts is not None:
+            results["student"] = {"test": accounts.take(), "run": accounts.run()}
         folder = log_folder(trainer)
         write_whole(folder / "test_rows.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self._rows))
         write_whole(folder / "results.json", json.dumps(results, indent=2) + "\n")

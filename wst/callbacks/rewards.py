@@ -29,6 +29,8 @@ class RewardLogging(Callback):
     ``train/instruction_tokens``  mean length
     ``train/instruction_cut``     share cut off by the token limit
     ``train/response_cut``        share of answers cut off by the student's token limit
+    ``train/skipped``             1 for a step that made no update, because too many answers failed
+    ``student/failed``            answers that failed for good; their rewards are unknown
     ``seconds/PHASE``             sample, respond, score, update
     ``tokens_per_second/PHASE``   sample, respond, update
     ============================  =====================================================================
@@ -72,6 +74,8 @@ def step_figures(record: StepRecord) -> dict[str, float]:
         "train/instruction_cut": sum(z.truncated for z in instructions) / len(instructions),
         "train/response_cut": sum(response.truncated for response in responses) / len(responses),
     }
+    figures["train/skipped"] = float(record.skipped)
+    figures["student/failed"] = float(sum(response.error is not None for response in responses))
     figures |= {f"train/reward/{name}": float(nan_mean(values)) for name, values in record.parts.items()}
     if record.unaided is not None:
         figures["train/gain"] = float(nan_mean(rewards - record.unaided[:, None]))

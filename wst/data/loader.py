@@ -115,6 +115,10 @@ class QueryLoader(DataLoader[Query]):
             self._epoch, self._batches = epoch, number
             yield batch
 
+    def put_back(self) -> None:
+        """Count the last batch as not handed out: nothing was learnt from it."""
+        self._batches = max(0, self._batches - 1)
+
     def state_dict(self) -> dict[str, Any]:
         """Give how far it came, and what that counts."""
         return {"epoch": self._epoch, "batches": self._batches, **self._identity()}

@@ -2,12 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
+from wst.students.accounts import Budget, Prices
 from wst.students.base import Student
+from wst.students.cache import AnswerCache
+from wst.students.endpoint import EndpointStudent
 
 if TYPE_CHECKING:
     from wst.students.local import LocalStudent
 
-__all__ = ["LocalStudent", "Student"]
+__all__ = ["AnswerCache", "Budget", "EndpointStudent", "LocalStudent", "Prices", "Student"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for

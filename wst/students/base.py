@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from wst.errors import ContractError
@@ -11,6 +11,8 @@ from wst.rollout import Prompt, Response
 
 if TYPE_CHECKING:
     import torch
+
+    from wst.students.accounts import Accounts
 
 
 class Student(ABC):
@@ -22,9 +24,16 @@ class Student(ABC):
 
     #: Whether the same prompt always gets the same answer; what is deterministic is asked only once.
     deterministic: bool = False
+    #: What its calls have cost, for students that keep accounts.
+    accounts: Accounts | None = None
+    #: Told of answers that are there and of all asked for, while ``respond`` waits; for students that can tell.
+    on_progress: Callable[[int, int], None] | None = None
 
     def setup(self, device: torch.device) -> None:
         """Load what answering needs, once; called again at every stage, so it must be idempotent."""
+
+    def prefetch(self, prompt: Prompt) -> None:
+        """Learn of a prompt that `respond` will soon be asked. A student that works in the background starts now."""
 
     @abstractmethod
     def respond(self, prompts: Sequence[Prompt]) -> list[Response]:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+import transformers
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from wst import models
 from wst.errors import ConfigError
 from wst.rollout import Message, Prompt, Response
 from wst.students.base import Student
+from wst.students.cache import AnswerCache, answer_key, open_cache
 
 
 class LocalStudent(Student):
@@ -31,6 +33,8 @@ class LocalStudent(Student):
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Whether Python code that comes with the model may run.
         chat_template_options: Further arguments for the tokenizer's chat template.
+        cache: Where greedy answers are kept for other runs; true: in the user's cache folder; false: nowhere.
+            Sampled ones are not kept: they come from the run's own random numbers.
 
     Raises:
         ConfigError: If a setting is impossible.
@@ -50,6 +54,7 @@ class LocalStudent(Student):
         revision: str | None = None,
         trust_remote_code: bool = False,
         chat_template_options: dict[str, Any] | None = None,
+        cache: AnswerCache | bool = True,
     ) -> None:
         for option, value in (
             ("max_new_tokens", max_new_tokens),
@@ -71,6 +76,7 @@ class LocalStudent(Student):
         self.max_prompt_tokens = max_prompt_tokens
         self.chat_template_options = chat_template_options
         self.deterministic = temperature == 0
+        self.cache = open_cache(cache) if temperature == 0 else None
         self.shortened = 0  #: prompts cut to fit so far
         self._loading: dict[str, Any] = {
             "quantization": quantization,
@@ -97,6 +103,8 @@ class LocalStudent(Student):
     def close(self) -> None:
         """Give the memory back; `setup` loads again."""
         self._model = self._tokenizer = None
+        if self.cache is not None:
+            self.cache.close()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -113,24 +121,49 @@ class LocalStudent(Student):
 
     @torch.no_grad()
     def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
-        """Answer the prompts, longest first, in batches of at most ``batch_size``."""
-        encoded = [self._encode(prompt) for prompt in prompts]
-        todo = sorted(range(len(prompts)), key=lambda i: len(encoded[i]), reverse=True)
-        responses: dict[int, Response] = {}
+        """Answer the prompts, longest first, in batches of at most ``batch_size``.
+
+        Greedy answers that are cached are not generated again, and equal prompts are answered once.
+        """
+        identity = self._identity() if self.deterministic else {}
+        keys = [
+            answer_key(identity, prompt, sampled=False) if self.deterministic else str(place)
+            for place, prompt in enumerate(prompts)
+        ]
+        answers = self.cache.get(keys) if self.cache is not None else {}
+        encoded = {key: self._encode(prompt) for key, prompt in zip(keys, prompts, strict=True) if key not in answers}
+        todo = sorted(encoded, key=lambda key: len(encoded[key]), reverse=True)
         while todo:
             batch = todo[: self.batch_size]
-            answers = None
+            responses = None
             try:
-                answers = self._generate([encoded[i] for i in batch])
+                responses = self._generate([encoded[key] for key in batch])
             except torch.OutOfMemoryError:
                 if len(batch) == 1:
                     raise
-            if answers is None:
+            if responses is None:
                 self._halve(len(batch))
                 continue
-            responses.update(zip(batch, answers, strict=True))
+            new = dict(zip(batch, responses, strict=True))
+            if self.cache is not None:
+                self.cache.put(new, self.source)
+            answers |= new
             todo = todo[len(batch) :]
-        return [responses[i] for i in range(len(prompts))]
+        return [answers[key] for key in keys]
+
+    def _identity(self) -> dict[str, Any]:
+        """What determines a greedy answer besides the prompt."""
+        model, tokenizer = self._loaded
+        return {
+            "local": models.fingerprint(self.source, model),
+            "quantization": self._loading["quantization"],
+            "dtype": str(model.dtype),
+            "device": model.device.type,
+            "limits": [self.max_new_tokens, self.max_prompt_tokens],
+            "stop": self.stop,
+            "template": [tokenizer.chat_template, self.chat_template_options],
+            "libraries": [torch.__version__, transformers.__version__],
+        }
 
     def _halve(self, tried: int) -> None:
         # Not inside the except block: the exception's traceback would keep the batch's memory alive.
@@ -162,7 +195,8 @@ class LocalStudent(Student):
     def _generate(self, rows: list[list[int]]) -> list[Response]:
         model, tokenizer = self._loaded
         pad_id = int(tokenizer.pad_token_id)
-        ids, mask = models.pad_left(rows, pad_id, model.device)
+        shared = models.common_prefix(model, rows)
+        ids, mask = models.pad_left(rows, pad_id, model.device, shared)
         ends = model.generation_config.eos_token_id
         sampled = self.temperature > 0
         settings = GenerationConfig(
@@ -174,7 +208,9 @@ class LocalStudent(Student):
             pad_token_id=pad_id,
             stop_strings=self.stop or None,
         )
-        options = {"tokenizer": tokenizer} if self.stop else {}
+        options: dict[str, Any] = {"tokenizer": tokenizer} if self.stop else {}
+        if shared:
+            options["past_key_values"] = models.read_prefix(model, rows[0][:shared], len(rows), model.device)
         output = cast(Any, model).generate(input_ids=ids, attention_mask=mask, generation_config=settings, **options)
         return [self._response(tokenizer, row, ends, pad_id) for row in output[:, ids.shape[1] :].tolist()]
 
