@@ -609,17 +609,17 @@ threading.Event().wait()
 
 
 @contextlib.contextmanager
-def _process(code: str, arguments: list[str], address: str, health: str, timeout: float) -> Iterator[str]:
+def _process(code: str, arguments: list[str], address: str, timeout: float, threads: int = 1) -> Iterator[str]:
     """Run Python code that serves, and give its root URL once it answers.
 
     Args:
         code: The program.
         arguments: Its arguments.
         address: Regular expression that finds the root URL in what it writes.
-        health: Path that answers with status 200 when it can be used.
         timeout: Seconds it may take until then.
+        threads: Of its arithmetic.
     """
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
     with tempfile.NamedTemporaryFile("w+b", suffix=".log") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", _WATCH + code, *arguments],
@@ -638,7 +638,7 @@ def _process(code: str, arguments: list[str], address: str, health: str, timeout
             deadline = time.monotonic() + timeout
             while True:
                 found = re.search(address, written())
-                if found and _answers(found[1] + health):
+                if found and _answers(found[1] + "/health"):
                     break
                 if process.poll() is not None or time.monotonic() > deadline:
                     state = f"ended with {process.returncode}" if process.returncode is not None else "does not answer"
@@ -664,13 +664,14 @@ def _answers(url: str) -> bool:
 
 @contextlib.contextmanager
 def transformers_server(
-    model_folder: str | os.PathLike[str], continuous_batching: bool = False, timeout: float = 120
+    model_folder: str | os.PathLike[str], continuous_batching: bool = False, threads: int = 1, timeout: float = 120
 ) -> Iterator[tuple[str, str]]:
     """Serve a folder of ``save_pretrained`` in float32 on the CPU with ``transformers serve``.
 
     Args:
         model_folder: The folder.
         continuous_batching: Whether requests are answered together; otherwise one after the other.
+        threads: Of the arithmetic; see `llama_server`.
         timeout: Seconds it may take to start.
 
     Yields:
@@ -680,7 +681,7 @@ def transformers_server(
     options = ["--host", "127.0.0.1", "--port", "0", "--device", "cpu", "--dtype", "float32"]
     options += ["--continuous-batching"] if continuous_batching else []
     running = r"Uvicorn running on (http://[\d.]+:\d+)"
-    with _process(_TRANSFORMERS, ["serve", name, *options], running, "/health", timeout) as root:
+    with _process(_TRANSFORMERS, ["serve", name, *options], running, timeout, threads) as root:
         yield f"{root}/v1", name
 
 
@@ -706,5 +707,5 @@ def llama_server(
         ``base_url``, and the model's name, which it does not look at.
     """
     arguments = [os.fspath(gguf_path), str(slots), str(context), str(threads)]
-    with _process(_LLAMA, arguments, r"LISTENING (http://\S+)", "/health", timeout) as root:
+    with _process(_LLAMA, arguments, r"LISTENING (http://\S+)", timeout, threads) as root:
         yield f"{root}/v1", os.path.basename(arguments[0]).removesuffix(".gguf")

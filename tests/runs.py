@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ class Outcome:
     err: str
 
 
-def _child(args: list[str], folder: str, out: str, err: str) -> None:
+def _child(args: list[str], folder: str, out: str, err: str, environment: dict[str, str]) -> None:
     os.chdir(folder)
     sys.path.insert(0, str(TESTS))
     for stream, path in ((sys.stdout, out), (sys.stderr, err)):
@@ -106,6 +107,7 @@ def _child(args: list[str], folder: str, out: str, err: str) -> None:
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
     sys.argv = ["wst", *args]
     os.environ["WST_CACHE"] = str(Path(folder) / "cache")  # what other tests asked is not known here
+    os.environ.update(environment)
     import torch
 
     torch.set_num_threads(1)
@@ -125,14 +127,21 @@ def _child(args: list[str], folder: str, out: str, err: str) -> None:
     os._exit(code)
 
 
-def wst(args: list[str], folder: Path, timeout: float = 240) -> Outcome:
-    """Run the command line to its end, with the folder as current directory."""
+def start(args: list[str], folder: Path, environment: dict[str, str] | None = None) -> BaseProcess:
+    """Start the command line, with the folder as current directory."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["wst.cli"])
-    out, err = folder / "run.out", folder / "run.err"
-    process = context.Process(target=_child, args=(args, str(folder), str(out), str(err)))
+    files = str(folder / "run.out"), str(folder / "run.err")
+    process = context.Process(target=_child, args=(args, str(folder), *files, environment or {}))
     process.start()
+    return process
+
+
+def wst(args: list[str], folder: Path, timeout: float = 240, environment: dict[str, str] | None = None) -> Outcome:
+    """Run the command line to its end, with the folder as current directory."""
+    process = start(args, folder, environment)
     process.join(timeout)
+    out, err = folder / "run.out", folder / "run.err"
     if process.exitcode is None:
         process.kill()
         raise AssertionError(f"{args} did not end: {err.read_text()}")

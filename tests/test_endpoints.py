@@ -327,13 +327,13 @@ server.serve_forever()
 
 
 def test_a_server_process_is_gone_after_its_block() -> None:
-    with endpoints._process(SLEEPER, [], r"AT (http://\S+)", "/", 20) as root:
+    with endpoints._process(SLEEPER, [], r"AT (http://\S+)", 20) as root:
         assert endpoints._answers(root)
     assert not endpoints._answers(root)
 
 
 def test_a_server_process_that_fails_shows_why() -> None:
-    broken = endpoints._process("raise SystemExit('no such model')", [], r"AT (http://\S+)", "/", 20)
+    broken = endpoints._process("raise SystemExit('no such model')", [], r"AT (http://\S+)", 20)
     with pytest.raises(RuntimeError, match="no such model"):
         broken.__enter__()
 
@@ -342,7 +342,7 @@ def test_a_server_process_ends_with_a_killed_parent(tmp_path: Path) -> None:
     parent = (
         f"import sys, time; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
         "import endpoints\n"
-        f"with endpoints._process({SLEEPER!r}, [], r'AT (http://\\S+)', '/', 20) as root:\n"
+        f"with endpoints._process({SLEEPER!r}, [], r'AT (http://\\S+)', 20) as root:\n"
         "    print(root, flush=True)\n"
         "    time.sleep(60)\n"
     )

@@ -260,8 +260,9 @@ class EndpointStudent(Student):
                     return known[key]
             async with self._slots:
                 response = await self._call(prompt)
-            if self.cache is not None and response.error is None:
-                await asyncio.to_thread(self.cache.put, {key: response}, self.label)
+                # In the slot: no more answers can be lost in a crash than calls may be in flight.
+                if self.cache is not None and response.error is None:
+                    await asyncio.to_thread(self.cache.put, {key: response}, self.label)
         except StudentStopped as stop:
             self._stopped = self._stopped or stop
             return Response("", error=str(stop))
@@ -282,6 +283,7 @@ class EndpointStudent(Student):
             stop=stop_after_attempt(self.retries + 1),
             reraise=True,
         )
+        stop = None
         try:
             async for attempt in tries:
                 with attempt:
@@ -292,16 +294,16 @@ class EndpointStudent(Student):
             if _refused(error):
                 self.accounts.count("refused")
                 return Response("", refused=True)
-            reason = f"HTTP {error.status_code}: {self._clean(error)}"
+            reason = self._clean(error)
             if error.status_code in _FATAL or error.code == "insufficient_quota":
                 what = _FATAL.get(error.status_code, "the quota is spent")
-                raise StudentStopped(
-                    f"student {self.label}: {what} ({reason}); {self._remedy(error.status_code)}"
-                ) from None
+                stop = f"student {self.label}: {what} ({reason}); {self._remedy(error.status_code)}"
         except TimeoutError:
             reason = f"no answer within {self.timeout:g} s"
         except (APIConnectionError, APIResponseValidationError, _Unusable, ValueError) as error:
             reason = f"{type(error).__name__.strip('_')}: {self._clean(error.__cause__ or error)}"
+        if stop is not None:  # not raised above, where it would carry the error with it, and the key that may be in it
+            raise StudentStopped(stop)
         self.accounts.count("failed")
         return Response("", error=reason)
 
@@ -393,6 +395,8 @@ class EndpointStudent(Student):
 
     def _remedy(self, status: int) -> str:
         if status in (401, 403):
+            if self.api_key_env is None:
+                return "name the environment variable with the key in api_key_env, then resume"
             return f"check the key in {self.api_key_env} and what it may use, then resume"
         if status == 404:
             return f"check model {self.source!r} and base_url {self.base_url}, then resume"

@@ -1,0 +1,328 @@
+"""The endpoint student against an endpoint whose every answer is known, and one that breaks them."""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from endpoints import ALL, FakeServer, FaultProxy
+
+from wst import AnswerCache, Budget, EndpointStudent, Message, Prices, Prompt
+from wst.errors import ConfigError, StudentStopped
+
+CPU = torch.device("cpu")
+
+
+def prompt(text: str, sample: int = 0) -> Prompt:
+    return Prompt((Message("user", text),), sample)
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer() as fake:
+        yield fake
+
+
+@pytest.fixture
+def student(server: FakeServer, tmp_path: Path) -> Iterator[Any]:
+    """Makes students of the server; all are closed in the end."""
+    made: list[EndpointStudent] = []
+
+    def make(**options: Any) -> EndpointStudent:
+        defaults = {"base_url": server.url, "api_key_env": None, "timeout": 2.0, "retries": 2, "backoff": 0.01}
+        made.append(EndpointStudent("fake", **defaults | {"cache": False} | options))
+        made[-1].setup(CPU)
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_answers_are_in_order_with_their_tokens(student: Any) -> None:
+    answers = student().respond([prompt(f"say {word}") for word in "abcdefgh"])
+    assert [answer.text for answer in answers] == [f"SAY {word}" for word in "ABCDEFGH"]
+    assert {(answer.prompt_tokens, answer.tokens, answer.error) for answer in answers} == {(2, 2, None)}
+
+
+def test_the_request_is_what_the_config_says(student: Any, server: FakeServer) -> None:
+    student(temperature=0.5, top_p=0.9, max_new_tokens=7, stop=["\n"], extra_body={"seed": 3, "min_p": 0.1}).respond(
+        [Prompt((Message("system", "be brief"), Message("user", "hello")))]
+    )
+    student(temperature=None, token_limit_field="max_completion_tokens").respond([prompt("hello")])
+    first, second = (request.body for request in server.requests)
+    assert first == {
+        "model": "fake",
+        "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}],
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "max_tokens": 7,
+        "stop": ["\n"],
+        "seed": 3,
+        "min_p": 0.1,
+    }
+    assert set(second) == {"model", "messages", "max_completion_tokens"}
+
+
+def test_no_more_calls_than_allowed_at_once(student: Any, server: FakeServer) -> None:
+    server.delay = 0.05
+    student(concurrency=3).respond([prompt(f"{i}") for i in range(12)])
+    assert server.peak == 3
+
+
+def test_equal_prompts_are_one_call_and_draws_are_not(student: Any, server: FakeServer) -> None:
+    greedy = student()
+    assert len({answer.text for answer in greedy.respond([prompt("same", i) for i in range(5)])}) == 1
+    assert len(server.requests) == 1
+    student(temperature=1.0).respond([prompt("same", i) for i in (1, 2, 2, 3)])
+    assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("marker", "text", "refused", "cut", "counted"),
+    [
+        ("[refuse]", "I cannot help with that.", True, False, "refused"),
+        ("[filter]", "", True, False, "refused"),
+        ("[null]", "", False, False, "empty"),
+        ("[empty]", "", False, False, "empty"),
+        ("[cut]", "SAY [CUT]", False, True, "cut"),
+    ],
+)
+def test_no_answer_is_an_answer(student: Any, marker: str, text: str, refused: bool, cut: bool, counted: str) -> None:
+    one = student()
+    (answer,) = one.respond([prompt(f"say {marker}")])
+    assert (answer.text, answer.refused, answer.truncated, answer.error) == (text, refused, cut, None)
+    assert one.accounts.take()[counted] == 1
+
+
+@pytest.mark.parametrize(
+    ("marker", "tries", "reason"),
+    [
+        ("[status 429]", 3, "429"),
+        ("[status 500]", 3, "500"),
+        ("[status 503]", 3, "503"),
+        ("[status 400]", 1, "400"),
+        ("[status 422]", 1, "422"),
+        ("[hang]", 3, "no answer within"),
+    ],
+)
+def test_a_call_that_fails_for_good_is_unknown(
+    student: Any, server: FakeServer, tmp_path: Path, marker: str, tries: int, reason: str
+) -> None:
+    one = student(timeout=0.3, cache=AnswerCache(str(tmp_path / "answers.sqlite")))
+    bad, good = one.respond([prompt(marker), prompt("fine")])
+    assert reason in bad.error
+    assert good.text == "FINE"
+    assert sum(marker in str(request.body) for request in server.requests) == tries
+    taken = one.accounts.take()
+    assert (taken["failed"], taken.get("retries", 0), taken["calls"]) == (1, tries - 1, tries + 1)
+    one.respond([prompt(marker), prompt("fine")])  # what failed is asked again, what was answered is not
+    assert sum(marker in str(request.body) for request in server.requests) == 2 * tries
+    assert sum("fine" in str(request.body) for request in server.requests) == 1
+
+
+def test_no_server_is_a_failure_and_costs_nothing(student: Any) -> None:
+    one = student(base_url="http://127.0.0.1:9/v1", prices=Prices(1e6, 1e6))
+    (answer,) = one.respond([prompt("hello")])
+    assert "Connect" in answer.error
+    assert one.accounts.take()["cost"] == 0
+
+
+def test_retry_after_is_honoured(student: Any, server: FakeServer) -> None:
+    server.capacity, server.retry_after, server.delay = 1, 0.6, 0.3
+    start = time.monotonic()
+    answers = student(retries=9).respond([prompt("a"), prompt("b")])
+    assert [answer.text for answer in answers] == ["A", "B"]
+    again = [request for request in server.requests if request.status == 429]
+    assert len(again) == 1
+    assert server.requests[-1].arrived - again[0].arrived >= 0.6
+    assert time.monotonic() - start < 2.5
+
+
+@pytest.mark.parametrize(("status", "word"), [(401, "key"), (403, "access"), (404, "model")])
+def test_a_refused_key_or_model_ends_the_run(student: Any, server: FakeServer, status: int, word: str) -> None:
+    one = student()
+    server.status = status
+    with pytest.raises(StudentStopped, match=word) as stop:
+        one.respond([prompt("hello")])
+    assert "\n" not in str(stop.value)
+    assert len(server.requests) == 1
+
+
+def test_a_spent_quota_is_not_waited_for(student: Any, server: FakeServer) -> None:
+    one = student()
+    server.status, server.code = 429, "insufficient_quota"
+    with pytest.raises(StudentStopped, match="quota"):
+        one.respond([prompt("hello")])
+    assert len(server.requests) == 1
+
+
+def test_what_was_on_its_way_when_the_run_ends_is_kept(student: Any, server: FakeServer, tmp_path: Path) -> None:
+    cache = AnswerCache(str(tmp_path / "answers.sqlite"))
+    one = student(cache=cache, concurrency=2)
+    server.delay = 0.3
+    with pytest.raises(StudentStopped):
+        one.respond([prompt("[status 401]"), prompt("paid"), *[prompt(f"later {i}") for i in range(6)]])
+    assert len(server.requests) <= 3
+    server.requests.clear()
+    again = student(cache=cache)
+    assert again.respond([prompt("paid")])[0].text == "PAID"
+    assert server.requests == []
+
+
+def test_the_key_is_sent_and_never_shown(
+    student: Any, server: FakeServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-very-secret-1234")
+    server.key = "another"
+    caplog.set_level("DEBUG")
+    with pytest.raises(StudentStopped) as stop:
+        student(api_key_env="MY_KEY").respond([prompt("hello")])
+    assert server.requests[0].key == "sk-very-secret-1234"
+    assert "[key]" in str(stop.value)  # the server repeated it
+    assert "sk-very" not in str(stop.value) + caplog.text + repr(stop.value.__context__)
+
+
+def test_a_budget_of_calls_is_kept_over_resumes(student: Any, server: FakeServer, tmp_path: Path) -> None:
+    for resume, limit in enumerate((5, 5, 8)):
+        one = student(budget=Budget(calls=limit), concurrency=4)
+        one.accounts.open(tmp_path, "fit")
+        with pytest.raises(StudentStopped, match=rf"budget.calls: {limit} of {limit}"):
+            one.respond([prompt(f"{resume} {i}") for i in range(20)])
+        assert len(server.requests) == limit
+        one.close()
+
+
+def test_a_budget_of_cost_is_not_exceeded(student: Any, server: FakeServer, tmp_path: Path) -> None:
+    # 2 tokens read and 2 written cost 4; bounds are far above that, so calls in flight hold others up.
+    one = student(prices=Prices(1e6, 1e6), budget=Budget(cost=100), max_new_tokens=30, concurrency=8)
+    one.accounts.open(tmp_path, "fit")
+    server.delay = 0.02
+    with pytest.raises(StudentStopped, match=r"budget\.cost"):
+        one.respond([prompt(f"say {i:02}") for i in range(40)])
+    spent = one.accounts.run()["fit"]["cost"]
+    bound = 30 + len("say 00") + 8
+    assert 100 - bound < spent <= 100
+    assert spent == 4 * len(server.requests)
+
+
+def test_a_call_whose_end_nobody_saw_stays_booked(student: Any, tmp_path: Path) -> None:
+    one = student(prices=Prices(1e6, 1e6), budget=Budget(cost=10))
+    one.accounts.open(tmp_path, "fit")
+    one.accounts.begin(6.0)  # and the process is killed
+    one.accounts.close()
+    other = student(prices=Prices(1e6, 1e6), budget=Budget(cost=10), max_new_tokens=1)
+    other.accounts.open(tmp_path, "fit")
+    with pytest.raises(StudentStopped, match="6 of 10"):
+        other.respond([prompt("hello")])
+
+
+def test_usage_that_is_not_told_is_booked_at_its_most(student: Any, tmp_path: Path) -> None:
+    one = student(prices=Prices(1e6, 2e6), max_new_tokens=5)
+    with pytest.warns(UserWarning, match="does not say how many tokens"):
+        one.respond([prompt("[no-usage]")])
+    assert one.accounts.take()["cost"] == len("[no-usage]") + 8 + 2 * 5
+
+
+def test_answers_begin_before_they_are_asked_for(student: Any, server: FakeServer) -> None:
+    server.delay = 0.3
+    one = student()
+    one.prefetch(prompt("early"))
+    time.sleep(0.5)
+    start = time.monotonic()
+    assert one.respond([prompt("early")])[0].text == "EARLY"
+    assert time.monotonic() - start < 0.25
+    assert len(server.requests) == 1
+
+
+def test_requests_a_minute_are_limited(student: Any, server: FakeServer) -> None:
+    # 240 a minute: 240 may go at once, and four a second after that.
+    one = student(requests_per_minute=240, concurrency=64)
+    start = time.monotonic()
+    one.respond([prompt(f"{i}") for i in range(246)])
+    assert 1.2 < time.monotonic() - start < 6
+
+
+def test_progress_is_told(student: Any, server: FakeServer) -> None:
+    server.delay = 0.3
+    one = student(concurrency=2)
+    told: list[tuple[int, int]] = []
+    one.on_progress = lambda done, total: told.append((done, total))
+    one.respond([prompt(f"{i}") for i in range(4)])
+    assert {total for _, total in told} == {4}
+    assert told[0][0] < 4
+    assert told[-1] == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"base_url": "127.0.0.1:8000"}, "base_url"),
+        ({"base_url": "https://me:pass@host/v1"}, "password"),
+        ({"base_url": "https://host/v1?key=1"}, "base_url"),
+        ({"api_key_env": "sk-proj-123"}, "api_key_env"),
+        ({"concurrency": 0}, "concurrency"),
+        ({"timeout": 0}, "timeout"),
+        ({"temperature": -1}, "temperature"),
+        ({"budget": Budget(cost=1)}, "prices"),
+    ],
+)
+def test_impossible_settings(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as error:
+        EndpointStudent("fake", **options)
+    assert "sk-proj" not in str(error.value)
+    assert ":pass" not in str(error.value)
+
+
+def test_a_missing_key_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
+        EndpointStudent("gpt").check()
+
+
+@pytest.mark.parametrize("calls", [200, pytest.param(2000, marks=pytest.mark.long)])
+def test_a_fifth_of_the_answers_is_spoilt(student: Any, server: FakeServer, tmp_path: Path, calls: int) -> None:
+    """Every fault there is: what can be answered is, what cannot is unknown, and it takes at most twice as long."""
+    server.delay = 0.2
+    prompts = [prompt(f"number {i}") for i in range(calls)]
+    options = {"concurrency": 32, "retries": 8, "timeout": 1.5, "backoff": 0.1}
+    start = time.monotonic()
+    plain = student(**options).respond(prompts)
+    undisturbed = time.monotonic() - start
+    server.requests.clear()
+    with FaultProxy(server.url, share=0.2, retry_after=0.5) as proxy:
+        one = student(base_url=proxy.url, cache=AnswerCache(str(tmp_path / "answers.sqlite")), **options)
+        start = time.monotonic()
+        answers = one.respond(prompts)
+        disturbed = time.monotonic() - start
+        faults = {}  # of each prompt, in order
+        for entry in proxy.log:
+            faults.setdefault(entry.messages[-1]["content"], []).append(entry.fault)
+    # Garbage with status 200 is not tried again: it may have been paid for. Null content is an empty answer.
+    hopeless = {"malformed", "html", "no-choices"}
+    for asked, answer, right in zip(prompts, answers, plain, strict=True):
+        *before, last = faults[asked.messages[0].content]
+        assert not {*before} & {*hopeless, None, "null"}
+        if last is None:
+            assert answer == right
+        elif last == "null":
+            assert (answer.text, answer.error) == ("", None)
+        else:
+            assert last in hopeless
+            assert answer.error is not None
+    if calls >= 2000:
+        assert set(proxy.counts) == set(ALL)
+    failed = sum(answer.error is not None for answer in answers)
+    print(
+        f"\n{calls} calls: {sum(proxy.counts.values())} faults {dict(sorted(proxy.counts.items()))}, "
+        f"{len(proxy.log) - calls} retries, {failed} unknown, {undisturbed:.1f} s without and {disturbed:.1f} s with"
+    )
+    assert disturbed <= 2 * undisturbed + 1.5 * (calls < 2000)  # one hanging call is as long as all 200
+    assert one.accounts.take()["failed"] == failed
+    server.requests.clear()
+    one.respond([p for p, a in zip(prompts, answers, strict=True) if a.error is None])
+    assert server.requests == []  # all are cached, nothing that failed is
+    assert re.search("malformed|html|no-choices", str(faults))

@@ -1,0 +1,203 @@
+"""Runs of the real command line against an endpoint: nothing is paid for twice, nothing is lost, nothing is told."""
+
+import json
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from endpoints import FakeServer, last_user_text
+from runs import start, write_config, wst
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toys import Lowercase
+
+from wst import EndpointStudent, LoRA, Query, StudentPrompt, Teacher, TeacherPrompt, WeakToStrong
+
+RUN = Path("runs/tiny/version_0")
+FIT = ["fit", "--config", "config.yaml"]
+RESUME = [*FIT, "--ckpt_path", "last"]
+KEY = "sk-secret-0123456789abcdef"
+
+
+def write_endpoint_config(
+    folder: Path, model: str, server: FakeServer, changes: dict[str, Any] | None = None, **student: Any
+) -> Path:
+    """Write a config whose student is the server."""
+    options = {"model": "fake", "base_url": server.url, "api_key_env": None, "backoff": 0.02, **student}
+    config = {
+        "model.init_args.student": {"class_path": "wst.EndpointStudent", "init_args": options},
+        "model.init_args.student_prompt": {"placement": "before"},
+    }
+    return write_config(folder, model, **config | (changes or {}))
+
+
+def adapter(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / RUN / "teacher/last/adapter_model.safetensors")
+
+
+def scalars(folder: Path, name: str) -> list[float]:
+    log = EventAccumulator(str(folder / RUN))
+    log.Reload()
+    return [event.value for event in log.Scalars(name)]
+
+
+def test_accounts_in_the_log_and_in_the_results(tmp_path: Path, tiny_model: str) -> None:
+    with FakeServer(answer=last_user_text) as server:
+        write_endpoint_config(tmp_path, tiny_model, server, prices={"prompt": 1.0, "completion": 2.0})
+        assert wst(FIT, tmp_path).code == 0
+        fitted = len(server.requests)
+        done = wst(["test", "--config", "config.yaml", "--ckpt_path", "last"], tmp_path)
+        assert done.code == 0, done.err
+        tested = len(server.requests) - fitted
+    calls, validated = scalars(tmp_path, "student/calls"), scalars(tmp_path, "val/student/calls")
+    assert len(calls) == 6
+    assert sum(calls) + sum(validated) == fitted
+    assert scalars(tmp_path, "student/failed") == [0] * 6
+    assert min(scalars(tmp_path, "student/cost")) > 0
+    assert min(scalars(tmp_path, "student/seconds_p95")) > 0
+    results = json.loads((tmp_path / RUN / "results.json").read_text())
+    assert results["student"]["test"]["calls"] == tested
+    assert results["student"]["test"]["cache_hits"] >= 4  # the four of validation were asked unaided before
+    run = results["student"]["run"]
+    assert run["fit"]["calls"] == fitted
+    assert run["test"]["calls"] == tested
+    tokens = run["fit"]["prompt_tokens"] + 2 * run["fit"]["completion_tokens"]
+    assert run["fit"]["cost"] == pytest.approx(tokens / 1e6)
+
+
+def test_the_key_stands_nowhere(tmp_path: Path, tiny_model: str) -> None:
+    """Not in configs, checkpoints, hparams, TensorBoard, cache, ledger, samples, results, or on the terminal."""
+    environment = {"MY_KEY": KEY, "OPENAI_LOG": "debug"}
+    with FakeServer(key=KEY, answer=lambda body: f"{last_user_text(body)} {KEY}") as server:  # it even repeats it
+        write_endpoint_config(tmp_path, tiny_model, server, api_key_env="MY_KEY")
+        for args in (FIT, *([stage, *FIT[1:], "--ckpt_path", "last"] for stage in ("test", "predict"))):
+            done = wst(args, tmp_path, environment=environment)
+            assert done.code == 0, done.err
+            assert KEY not in done.out + done.err
+        assert server.requests[0].key == KEY
+        server.key = "another"
+        config = tmp_path / "config.yaml"
+        config.write_text(config.read_text().replace("name: tiny", "name: refused"))
+        done = wst([*FIT, "--model.init_args.student.init_args.revision=new"], tmp_path, environment=environment)
+        assert done.code == 2
+        assert "MY_KEY" in done.err
+        assert KEY not in done.out + done.err
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    kinds = {path.name.split(".")[0] for path in files} | {path.suffix for path in files}
+    assert {"last", "answers", "calls", "config", "hparams", "instructions", "predictions", "results"} <= kinds
+    assert [str(path) for path in files if KEY.encode() in path.read_bytes()] == []
+
+
+def test_a_refused_key_stops_after_a_checkpoint(tmp_path: Path, tiny_model: str) -> None:
+    with FakeServer(answer=last_user_text) as server:
+        write_endpoint_config(tmp_path, tiny_model, server, {"trainer.val_check_interval": 100})
+        assert wst(FIT, tmp_path).code == 0
+        whole, asked = adapter(tmp_path), len(server.requests)
+        (tmp_path / "again").mkdir()
+        again = tmp_path / "again"
+        changes = {"trainer.val_check_interval": 100, "trainer.callbacks": [{"class_path": "wst.TeacherExport"}]}
+        write_endpoint_config(again, tiny_model, server, changes, budget={"calls": asked // 2})
+        done = wst(FIT, again)
+        assert done.code == 2
+        assert [line for line in done.err.splitlines() if "budget.calls" in line and line.startswith("wst: error:")]
+        assert "Traceback" not in done.err
+        last = torch.load(again / RUN / "checkpoints/last.ckpt", weights_only=True)
+        assert 0 < last["global_step"] < 6
+        paid = len(server.requests) - asked
+        assert paid == asked // 2
+        # the step that was interrupted is made after all, and nothing of it is paid for again
+        done = wst([*RESUME, f"--model.init_args.student.init_args.budget.calls={asked}"], again)
+        assert done.code == 0, done.err
+        assert len(server.requests) == 2 * asked
+    resumed = adapter(again)
+    assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
+
+
+def test_too_many_failures_make_no_update(tmp_path: Path, tiny_model: str) -> None:
+    with FakeServer() as server:
+        server.status = 500
+        write_endpoint_config(tmp_path, tiny_model, server, {"model.init_args.max_skips": 3}, retries=1)
+        done = wst(FIT, tmp_path)
+    assert done.code == 2
+    assert "12 of 12 answers failed" in done.err
+    assert "makes no update" in done.err
+    assert "3 in a row" in done.err.splitlines()[-1]
+    assert scalars(tmp_path, "train/skipped") == [1, 1]
+    assert scalars(tmp_path, "student/failed")[0] == 12
+    last = torch.load(tmp_path / RUN / "checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 0
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
+def test_nothing_is_paid_for_twice_however_often_it_is_killed(tmp_path: Path, tiny_model: str, kills: int) -> None:
+    chance = random.Random(kills)
+    with FakeServer(delay=0.1, answer=last_user_text) as server:
+        changes = {"trainer.max_steps": 2 * kills, "trainer.val_check_interval": 3}
+        write_endpoint_config(tmp_path, tiny_model, server, changes, concurrency=4)
+        killed: list[tuple[int, float]] = []  # requests by then, and when
+        while len(killed) < kills:
+            before = len(server.requests)
+            process = start(RESUME, tmp_path)
+            while process.is_alive() and len(server.requests) == before:
+                time.sleep(0.01)
+            process.join(chance.uniform(0.0, 1.0))
+            process.kill()
+            killed.append((len(server.requests), time.monotonic()))
+            process.join()
+            assert process.exitcode == -signal.SIGKILL  # or it ended too early to be killed: raise max_steps
+        done = wst(RESUME, tmp_path)
+        assert done.code == 0, done.err
+        requests = list(server.requests)
+    answered = Counter(str(request.body["messages"]) for request in requests if request.sent)
+    assert len(answered) > 10 * kills
+    # Whoever was killed may have had so many calls in flight: answered by the server's count, not yet by its own.
+    start_of_life, twice = 0, 0
+    for end, moment in killed:
+        lost = [r for r in requests[start_of_life:end] if r.sent and answered[str(r.body["messages"])] > 1]
+        lost = [r for r in lost if str(r.body["messages"]) in {str(n.body["messages"]) for n in requests[end:]}]
+        assert len(lost) <= 4
+        assert all(r.finished is not None and r.finished > moment - 0.5 for r in lost)
+        start_of_life, twice = end, twice + len(lost)
+    assert sum(answered.values()) - len(answered) == twice
+    print(f"\n{kills} kills: {len(answered)} answers, {twice} of them in flight at a kill and answered again")
+
+
+class SlowTeacher(Teacher):
+    """Takes a while for each batch it samples."""
+
+    pause = 0.0
+
+    def _sample_batch(self, *args: Any) -> None:
+        time.sleep(self.pause)
+        super()._sample_batch(*args)
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.6])
+def test_sampling_and_answering_overlap(tiny_model: str, pause: float) -> None:
+    """64 answers of a second each, 32 at once: two seconds, or hardly more than sampling takes."""
+    queries = [Query(f"q{i}", f"query {i}") for i in range(8)]
+    with FakeServer(delay=1.0, answer=last_user_text) as server:
+        student = EndpointStudent("fake", server.url, None, concurrency=32, cache=False)
+        teacher = SlowTeacher(tiny_model, TeacherPrompt("{query}"), LoRA(4), max_new_tokens=8, sample_batch_size=1)
+        teacher.pause = pause
+        module = WeakToStrong(
+            teacher, student, Lowercase(), student_prompt=StudentPrompt("before"), samples_per_query=8
+        )
+        teacher.load(torch.device("cpu"))
+        student.setup(torch.device("cpu"))
+        module.instruct(queries[:1])  # warm
+        start_time = time.monotonic()
+        instructions = module.instruct(queries, 8)
+        sampled = time.monotonic() - start_time
+        module.respond([query for query in queries for _ in range(8)], instructions, module._draws(8))
+        took = time.monotonic() - start_time
+        distinct = len(server.requests) - 1
+        student.close()
+    print(f"\n{distinct} answers of 1 s: sampling {sampled:.2f} s, together {took:.2f} s")
+    assert distinct >= 60
+    assert took <= 1.3 * max(sampled, 2.0)
