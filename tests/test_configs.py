@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from endpoints import FakeServer
 from runs import TESTS, wst
 
 ROOT = TESTS.parent
 CONFIGS = sorted((ROOT / "lightning_configs").glob("*.yaml"))
+OVERLAYS = sorted((ROOT / "lightning_configs" / "overlays").glob("*.yaml"))
 
 
 def test_there_are_configs() -> None:
@@ -38,3 +40,23 @@ def test_two_steps_and_a_test(config: Path, tmp_path: Path, tiny_model: str) -> 
     assert json.loads(results.read_text())["n"] == 6
     (saved,) = results.parent.glob("config.yaml")
     assert yaml.safe_load(saved.read_text())["model"]["init_args"]["teacher"]["init_args"]["model"] == tiny_model
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+def test_an_overlay_on_the_quickstart(overlay: Path, tmp_path: Path, tiny_model: str) -> None:
+    os.symlink(ROOT / "data", tmp_path / "data")
+    configs = ["--config", str(ROOT / "lightning_configs" / "quickstart.yaml"), "--config", str(overlay)]
+    with FakeServer(key="sk-test") as server:
+        options = [
+            f"--model.init_args.teacher.init_args.model={tiny_model}",
+            "--model.init_args.teacher.init_args.max_new_tokens=4",
+            f"--model.init_args.student.init_args.base_url={server.url}",
+            "--data.init_args.limit_val=4",
+            "--trainer.accelerator=cpu",
+            "--trainer.max_steps=2",
+        ]
+        done = wst(["fit", *configs, *options], tmp_path, environment={"OPENAI_API_KEY": "sk-test"})
+        assert done.code == 0, done.err
+        asked = [request.body for request in server.requests]
+    assert {body["model"] for body in asked} == {"gpt-4o-mini"}
+    assert next((tmp_path / "runs" / "endpoint").rglob("adapter_model.safetensors"))

@@ -157,6 +157,7 @@ def run(args: list[str] | None = None) -> int:
             save_config_callback=_SaveConfig,
             save_config_kwargs={"overwrite": True},
             parser_class=_Parser,
+            parser_kwargs={"epilog": "`wst cache --help`: the answers that are kept on disk."},
             trainer_defaults={"plugins": [{"class_path": "wst.files.AtomicCheckpointIO"}]},
             auto_configure_optimizers=False,
             args=args,

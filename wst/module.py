@@ -186,6 +186,8 @@ class WeakToStrong(LightningModule):
         self._seed_step()
         record = StepRecord([], torch.empty(0), {}, torch.empty(0))
         with record.clock("sample"):
+            if self.baseline.needs_unaided:
+                self._prefetch_unaided(queries)
             instructions = self.instruct(queries, self.samples_per_query)
         with record.clock("respond"):
             record.rollouts = self.respond(self._per_sample(queries), instructions, self._draws(len(queries)))
@@ -258,11 +260,12 @@ class WeakToStrong(LightningModule):
             prompt = self.student_prompt(queries[place // samples], instruction)
             self.student.prefetch(replace(prompt, sample=draws[place]))
 
-        if self.baseline.needs_unaided and not greedy:
-            for query in queries:
-                if query.id not in self._unaided:
-                    self.student.prefetch(self.student_prompt(query, None))
         return self.teacher.sample(queries, samples, greedy, on_done=done)
+
+    def _prefetch_unaided(self, queries: Sequence[Query]) -> None:
+        for query in queries:
+            if query.id not in self._unaided:
+                self.student.prefetch(self.student_prompt(query, None))
 
     def _draws(self, queries: int) -> list[int]:
         """Number of each draw [queries * samples] of this step: a resumed step asks a sampled student for the same."""
@@ -318,6 +321,7 @@ class WeakToStrong(LightningModule):
 
     def validation_step(self, queries: list[Query], batch_idx: int) -> dict[str, list[Rollout]]:
         """Score the greedy instruction of each query, and the student on its own."""
+        self._prefetch_unaided(queries)
         rollouts = self.respond(queries, self.instruct(queries, greedy=True))
         scores = score(self.reward, rollouts)
         rewards, unaided = torch.tensor(scores.total), self.unaided_rewards(queries)
@@ -344,6 +348,7 @@ class WeakToStrong(LightningModule):
 
     def test_step(self, queries: list[Query], batch_idx: int) -> dict[str, dict[str, Any]]:
         """Answer each query unaided, under the untrained and under the trained teacher, all greedy."""
+        self._prefetch_unaided(queries)
         with self.teacher.untrained():
             untrained: list[Instruction | None] = [*self.instruct(queries, greedy=True)]
         trained = self.instruct(queries, greedy=True)

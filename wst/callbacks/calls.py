@@ -50,12 +50,6 @@ class CallAccounts(Callback):
         """Log the step's figures."""
         self._log(pl_module, "student/", len(batch))
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew: what a train step paid is logged by then."""
-        accounts = cast(Any, pl_module).student.accounts
-        if accounts is not None and trainer.state.fn == "fit":
-            accounts.take()
-
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the validation's figures."""
         self._log(pl_module, "val/student/", 1)

@@ -142,6 +142,7 @@ class EndpointStudent(Student):
         for name, setting in (("temperature", temperature), ("top_p", top_p), ("stop", stop)):
             if setting is not None:
                 self._request[name] = setting
+        self._stop = list(stop or [])
         self._extra_body = dict(extra_body or {})
         self._identity = {
             "endpoint": self.base_url,
@@ -204,7 +205,7 @@ class EndpointStudent(Student):
         loop, self._loop = self._loop, None
         self._asked = {}
         if loop is not None and self._pid == os.getpid():
-            asyncio.run_coroutine_threadsafe(self._disconnect(), loop).result()
+            asyncio.run_coroutine_threadsafe(self._disconnect(), loop).result(timeout=30)
             loop.call_soon_threadsafe(loop.stop)
         self.accounts.close()
         if self.cache is not None:
@@ -326,7 +327,7 @@ class EndpointStudent(Student):
                 completion = await self._client.chat.completions.create(
                     messages=messages, **self._request, extra_body=self._extra_body
                 )
-            response = _read(completion)
+            response = _read(completion, self._stop)
             tokens = (response.prompt_tokens, response.tokens)
             outcome = "answered"
             cost = self.accounts.bound(*tokens) if any(tokens) else self._unknown_cost(bound)
@@ -391,7 +392,10 @@ class EndpointStudent(Student):
 
     def _clean(self, error: BaseException) -> str:
         """One short line of what the endpoint said, without the key."""
-        return " ".join(self._without_key(str(error)).split())[:300] or type(error).__name__
+        said, body = str(error), getattr(error, "body", None)
+        if isinstance(body, dict) and "detail" in body:  # servers on FastAPI; the client's own text leaves it out
+            said = f"{said}: {body['detail']}"
+        return " ".join(self._without_key(said).split())[:300] or type(error).__name__
 
     def _remedy(self, status: int) -> str:
         if status in (401, 403):
@@ -450,8 +454,8 @@ def _retry_after(error: BaseException | None) -> float | None:
     return max(0.0, (date - datetime.now(UTC)).total_seconds())
 
 
-def _read(completion: Any) -> Response:  # noqa: ANN401 - whatever the endpoint sent
-    """Read a chat completion.
+def _read(completion: Any, stop: Sequence[str] = ()) -> Response:  # noqa: ANN401 - whatever the endpoint sent
+    """Read a chat completion. Some servers leave the stop text that ended it in: it is cut off.
 
     Raises:
         _Unusable: If it is none.
@@ -465,7 +469,9 @@ def _read(completion: Any) -> Response:  # noqa: ANN401 - whatever the endpoint 
         raise _Unusable(f"no message in {choice!r:.200}")
     refusal = getattr(message, "refusal", None)
     finish = getattr(choice, "finish_reason", None)
-    text = message.content if isinstance(message.content, str) else ""
+    content = getattr(message, "content", None)
+    text = content if isinstance(content, str) else ""
+    text = min((text.split(end, 1)[0] for end in stop), key=len, default=text)
     usage = getattr(completion, "usage", None)
     return Response(
         (text or refusal or "").strip(),
