@@ -228,6 +228,7 @@ class EndpointStudent(Student):
             self._client: AsyncOpenAI = AsyncOpenAI(base_url=self.base_url, **options)
         else:
             self._client = AsyncAzureOpenAI(azure_endpoint=self.base_url, api_version=self.azure_api_version, **options)
+        _ = self._client.chat.completions  # imported at its first use, which takes long: not in the first step
         self._slots = asyncio.Semaphore(self.concurrency)
         self._limiters: dict[str, AsyncLimiter] = {
             what: AsyncLimiter(rate, 60) for what, rate in self.rates.items() if rate is not None
