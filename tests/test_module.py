@@ -17,6 +17,7 @@ from wst import (
     LocalStudent,
     LoRA,
     MovingAverage,
+    Prompt,
     Query,
     QueryDataModule,
     StudentPrompt,
@@ -27,8 +28,8 @@ from wst import (
     WeightedSum,
 )
 from wst.callbacks.rewards import step_figures
-from wst.errors import ConfigError, ContractError, ModelError
-from wst.module import StepRecord
+from wst.errors import ConfigError, ContractError, ModelError, StudentStopped
+from wst.record import StepRecord
 
 CPU = torch.device("cpu")
 
@@ -175,6 +176,32 @@ def test_a_failed_answer_is_unknown_not_wrong(tiny_model: str) -> None:
     # leave-one-out over the two that were answered: opposite and equal
     assert torch.allclose(record.advantages.sum(dim=1), torch.zeros(4), atol=1e-6)
     assert not record.advantages.isnan().any()
+
+
+@pytest.mark.parametrize("needs_unaided", [False, True])
+def test_the_student_learns_early_of_what_it_will_be_asked(tiny_model: str, needs_unaided: bool) -> None:
+    student = Parrot()
+    early: list[Prompt] = []
+    student.prefetch = early.append  # type: ignore[method-assign]
+    record = one_step(make(tiny_model, student, baseline=Unaided() if needs_unaided else None))
+    assert sorted(early, key=repr) == sorted(student.asked, key=repr)
+    draws = [prompt.sample for prompt in student.asked[: len(record.rollouts)]]
+    assert draws == [1, 2, 3, 4] * 4  # a resumed step asks for the same draws, the next step for others
+
+
+def test_a_step_most_of_whose_answers_failed_makes_no_update(tiny_model: str, tmp_path: Path) -> None:
+    module = make(tiny_model, FailingParrot(), max_failed=0.4, max_skips=2)
+    module.teacher.load(torch.device("cpu"))
+    before = adapter(module)
+    with pytest.warns(UserWarning, match="8 of 16 answers failed"):
+        record = one_step(make(tiny_model, FailingParrot(), max_failed=0.4, max_skips=2))
+    assert record.skipped
+    assert step_figures(record)["train/skipped"] == 1
+    assert step_figures(record)["student/failed"] == 8
+    with pytest.raises(StudentStopped, match="2 in a row"):
+        fit(module, data(tmp_path), tmp_path)
+    assert all(torch.equal(value, before[name]) for name, value in adapter(module).items())
+    assert module.trained_steps == 0
 
 
 def test_no_reference_pass_without_a_coefficient(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -313,6 +313,23 @@ def test_the_samples_of_a_query_stand_together(tiny_model: str, batch_size: int 
     assert [i.token_ids for i in greedy] == [teacher.sample([q], greedy=True)[0].token_ids for q in QUERIES]
 
 
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_each_instruction_is_told_as_soon_as_it_has_ended(tiny_model: str, batch_size: int | None) -> None:
+    teacher = make(tiny_model, sample_batch_size=batch_size)
+    told: list[tuple[int, Instruction]] = []
+    torch.manual_seed(0)
+    instructions = teacher.sample(QUERIES, 4, on_done=lambda place, z: told.append((place, z)))
+    assert sorted(place for place, _ in told) == list(range(len(instructions)))
+    assert all(instructions[place] is z for place, z in told)
+    size = 4 * (batch_size or len(QUERIES))
+    for start in range(0, len(told), size):
+        lengths = [len(z.token_ids) for _, z in told[start : start + size]]
+        assert lengths == sorted(lengths)  # the short ones of a batch did not wait for the long ones
+        assert len(set(lengths)) > 1
+    torch.manual_seed(0)
+    assert teacher.sample(QUERIES, 4) == instructions
+
+
 def test_no_queries_get_no_instructions(teacher: Teacher) -> None:
     assert teacher.sample([], 4) == []
 

@@ -10,11 +10,8 @@ import hashlib
 import inspect
 import math
 import random
-import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -33,50 +30,11 @@ from wst.errors import ConfigError, ModelError, StudentStopped
 from wst.metrics import PairedRewards, nan_mean
 from wst.objective import Normalization, denominator, policy_loss, sequence_kl, whiten
 from wst.prompts import StudentPrompt
+from wst.record import ARMS, StepRecord
 from wst.rewards.base import Reward, score
 from wst.rollout import Instruction, Query, Rollout
 from wst.students.base import Student, respond
 from wst.teacher import Teacher
-
-ARMS = ("unaided", "untrained", "trained")
-
-
-@dataclass
-class StepRecord:
-    """What happened in a training step, for callbacks.
-
-    Attributes:
-        rollouts: queries x samples rollouts; those of a query stand together.
-        rewards: [queries, samples] without KL; NaN where a rollout could not be scored.
-        parts: The parts of a composite reward, each [queries, samples].
-        advantages: [queries, samples] as they went into the loss.
-        unaided: [queries] rewards of the student on its own, where the baseline needs them.
-        kl: [queries, samples] in nats, where the KL has a coefficient.
-        entropy: Mean entropy in nats over the tokens that had a gradient; NaN if none had.
-        loss: The loss; NaN if no rollout had an advantage.
-        grad_norm: Norm of the gradient before clipping.
-        seconds: Seconds by phase.
-        skipped: Whether so many answers failed that no update was made.
-    """
-
-    rollouts: list[Rollout]
-    rewards: Tensor
-    parts: dict[str, Tensor]
-    advantages: Tensor
-    unaided: Tensor | None = None
-    kl: Tensor | None = None
-    entropy: float = math.nan
-    loss: float = math.nan
-    grad_norm: float = 0.0
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    skipped: bool = False
-
-    @contextmanager
-    def clock(self, phase: str) -> Iterator[None]:
-        """Add the time that passes inside to a phase."""
-        start = time.perf_counter()
-        yield
-        self.seconds[phase] += time.perf_counter() - start
 
 
 class WeakToStrong(LightningModule):

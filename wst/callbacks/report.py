@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wst.files import append_lines, log_folder, rollout_row, write_whole
-from wst.module import ARMS
+from wst.record import ARMS
 
 _NAMES = {
     "unaided": "no instruction",

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from wst.metrics import nan_mean
-from wst.module import StepRecord
+from wst.record import StepRecord
 
 
 class RewardLogging(Callback):

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from wst.errors import ConfigError
 from wst.files import append_lines, log_folder, rollout_row
-from wst.module import StepRecord
+from wst.record import StepRecord
 from wst.rollout import Rollout
 
 

@@ -1,0 +1,54 @@
+"""What the module tells the callbacks: the arms of a test, and the record of a training step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from wst.rollout import Rollout
+
+ARMS = ("unaided", "untrained", "trained")
+
+
+@dataclass
+class StepRecord:
+    """What happened in a training step, for callbacks.
+
+    Attributes:
+        rollouts: queries x samples rollouts; those of a query stand together.
+        rewards: [queries, samples] without KL; NaN where a rollout could not be scored.
+        parts: The parts of a composite reward, each [queries, samples].
+        advantages: [queries, samples] as they went into the loss.
+        unaided: [queries] rewards of the student on its own, where the baseline needs them.
+        kl: [queries, samples] in nats, where the KL has a coefficient.
+        entropy: Mean entropy in nats over the tokens that had a gradient; NaN if none had.
+        loss: The loss; NaN if no rollout had an advantage.
+        grad_norm: Norm of the gradient before clipping.
+        seconds: Seconds by phase.
+        skipped: Whether so many answers failed that no update was made.
+    """
+
+    rollouts: list[Rollout]
+    rewards: Tensor
+    parts: dict[str, Tensor]
+    advantages: Tensor
+    unaided: Tensor | None = None
+    kl: Tensor | None = None
+    entropy: float = math.nan
+    loss: float = math.nan
+    grad_norm: float = 0.0
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    skipped: bool = False
+
+    @contextmanager
+    def clock(self, phase: str) -> Iterator[None]:
+        """Add the time that passes inside to a phase."""
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - start
