@@ -48,12 +48,16 @@ def scalars(folder: Path, name: str) -> list[float]:
 
 def test_accounts_in_the_log_and_in_the_results(tmp_path: Path, tiny_model: str) -> None:
     with FakeServer(answer=last_user_text) as server:
-        write_endpoint_config(tmp_path, tiny_model, server, prices={"prompt": 1.0, "completion": 2.0})
-        assert wst(FIT, tmp_path).code == 0
+        shown = {"trainer.enable_progress_bar": True}
+        write_endpoint_config(tmp_path, tiny_model, server, shown, prices={"prompt": 1.0, "completion": 2.0})
+        done = wst([*FIT, "--trainer.num_sanity_val_steps=1"], tmp_path)
+        assert done.code == 0, done.err
         fitted = len(server.requests)
         done = wst(["test", "--config", "config.yaml", "--ckpt_path", "last"], tmp_path)
         assert done.code == 0, done.err
         tested = len(server.requests) - fitted
+        assert wst(["predict", *FIT[1:], "--ckpt_path", "last"], tmp_path).code == 0
+        assert len(server.requests) == fitted + tested  # the test has asked all that already
     calls, validated = scalars(tmp_path, "student/calls"), scalars(tmp_path, "val/student/calls")
     assert len(calls) == 6
     assert sum(calls) + sum(validated) == fitted

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import re
 import shutil
 import struct
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -351,7 +353,13 @@ def common_prefix(network: nn.Module, rows: Sequence[Sequence[int]]) -> int:
     At least one token of each row stays out. It is 0 where sharing would save next to nothing, and for models whose
     layers look back a fixed number of places: the padding behind a shared prefix would take up some of them.
     """
-    config = cast(Any, network).config.get_text_config()
+    base = network.get_base_model() if isinstance(network, PeftModel) else network
+    takes = inspect.signature(base.forward).parameters
+    if "position_ids" not in takes or "logits_to_keep" not in takes:  # recurrent, or places by the cache's own count
+        return 0
+    config = cast(Any, base).config.get_text_config()
+    if getattr(config, "attention_types", None):  # GPT-Neo's word for layers with a window
+        return 0
     kinds = set(getattr(config, "layer_types", None) or ())
     if len(rows) < 2 or kinds - {"full_attention"} or (not kinds and getattr(config, "sliding_window", None)):
         return 0

@@ -107,6 +107,7 @@ class WeakToStrong(LightningModule):
         self.trained_steps = 0  #: updates that the weights have behind them, over all resumes
         self._seed: int | None = None
         self._skips = 0
+        self._validated = False
         self._unaided: dict[str, float] = {}
         self._check_settings()
 
@@ -289,7 +290,17 @@ class WeakToStrong(LightningModule):
             known = int((~values.isnan()).sum())
             if known:
                 self.log(f"val/{name}", nan_mean(values), batch_size=known, prog_bar=name == "reward", sync_dist=True)
+                self._validated |= name == "reward"
         return {"rollouts": rollouts}
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        self._validated = False
+
+    def on_validation_epoch_end(self) -> None:
+        """Say so where nothing could be scored: the reward before would otherwise pass for this one's."""
+        if not self._validated:
+            self.log("val/reward", math.nan)
 
     def on_test_start(self) -> None:
         """Refuse to report an untrained teacher as a trained one.

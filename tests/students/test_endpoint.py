@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 from endpoints import ALL, FakeServer, FaultProxy
 
 from wst import AnswerCache, Budget, EndpointStudent, Message, Prices, Prompt
-from wst.errors import ConfigError, StudentStopped
+from wst.errors import CacheError, ConfigError, StudentStopped
+from wst.students.endpoint import _read
 
 CPU = torch.device("cpu")
 
@@ -173,6 +175,60 @@ def test_what_was_on_its_way_when_the_run_ends_is_kept(student: Any, server: Fak
     assert server.requests == []
 
 
+def test_a_stopped_student_is_set_up_anew(student: Any, server: FakeServer) -> None:
+    one = student()
+    server.status = 403
+    with pytest.raises(StudentStopped):
+        one.respond([prompt("hello")])
+    server.status = None
+    one.setup(CPU)
+    assert one.respond([prompt("hello")])[0].text == "HELLO"
+
+
+def test_a_call_that_failed_early_is_made_again(student: Any, server: FakeServer) -> None:
+    one = student(retries=0)
+    server.status = 500
+    one.prefetch(prompt("hello"))
+    while not one._asked or not all(future.done() for future in one._asked.values()):
+        time.sleep(0.01)
+    server.status = None
+    assert one.respond([prompt("hello")])[0].text == "HELLO"
+
+
+def test_a_ledger_that_fails_ends_the_run_and_loses_no_answer(
+    student: Any, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = AnswerCache(str(tmp_path / "answers.sqlite"))
+    one = student(cache=cache, prices=Prices(1, 1), budget=Budget(cost=1))
+
+    def full(*_: Any) -> None:
+        raise CacheError("ledger: the disk is full")
+
+    monkeypatch.setattr(one.accounts, "end", full)
+    with pytest.raises(CacheError, match="full"):
+        one.respond([prompt("hello")])
+    assert student(cache=cache).respond([prompt("hello")])[0].text == "HELLO"
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("usage", [{"completion_tokens": {}}, {"completion_tokens": float("inf")}, {}])
+def test_an_answer_that_is_none_is_unusable_however_odd(usage: dict[str, Any]) -> None:
+    message = SimpleNamespace(content="hello", refusal={} if not usage else None)
+    choice = SimpleNamespace(message=message, finish_reason="stop")
+    odd = SimpleNamespace(choices=[choice], usage=SimpleNamespace(**usage))
+    if usage:
+        with pytest.raises((TypeError, OverflowError)):
+            _read(odd)
+    else:
+        assert _read(odd).text == "hello"
+
+
+def test_a_stop_text_that_is_left_in_is_cut_off() -> None:
+    message = SimpleNamespace(content="yes\nand no. more", refusal=None)
+    completion = SimpleNamespace(choices=[SimpleNamespace(message=message, finish_reason="stop")], usage=None)
+    assert _read(completion, [".", "\n"]).text == "yes"
+
+
 def test_the_key_is_sent_and_never_shown(
     student: Any, server: FakeServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -264,6 +320,9 @@ def test_progress_is_told(student: Any, server: FakeServer) -> None:
         ({"base_url": "https://me:pass@host/v1"}, "password"),
         ({"base_url": "https://host/v1?key=1"}, "base_url"),
         ({"api_key_env": "sk-proj-123"}, "api_key_env"),
+        ({"api_key_env": "gsk_abc123"}, "api_key_env"),
+        ({"stop": [""]}, "stop"),
+        ({"extra_body": {"n": 4}}, "extra_body holds n"),
         ({"concurrency": 0}, "concurrency"),
         ({"timeout": 0}, "timeout"),
         ({"temperature": -1}, "temperature"),

@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 
 from wst.data.loader import QueryLoader
-from wst.errors import StudentStopped
+from wst.errors import CacheError, StudentStopped
 from wst.files import log_folder
 
 
@@ -65,7 +65,9 @@ class CallAccounts(Callback):
 def show_progress(trainer: Trainer, done: int, total: int) -> None:
     """Show in the progress bar how many of the answers asked for are there."""
     bar = trainer.progress_bar_callback
-    name = "train" if trainer.training else "val" if trainer.validating else "test" if trainer.testing else "predict"
+    name = "train" if trainer.training else "val" if trainer.validating else "test" if trainer.testing else None
+    if name is None:  # sanity checks and predictions
+        return
     text = f"answers {done}/{total}"
     if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
         task = getattr(bar, f"{name}_progress_bar")
@@ -77,15 +79,21 @@ def show_progress(trainer: Trainer, done: int, total: int) -> None:
 
 
 class CheckpointOnStop(Callback):
-    """Saves ``last.ckpt`` when a student's calls must end (key refused, budget spent), so that nothing is lost.
+    """Saves ``last.ckpt`` when a student's calls must end (key refused, budget spent, cache unusable).
 
     The step that could not be finished is not in it: a resumed run begins with that step.
     """
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save, unless the last step is saved already."""
-        if not isinstance(exception, StudentStopped) or trainer.state.fn != "fit":
-            return
+        """Save, unless the last step is saved already; after any exception, close the student.
+
+        Lightning calls no teardown then, and the student may have answers on their way that are paid for.
+        """
+        if isinstance(exception, StudentStopped | CacheError) and trainer.state.fn == "fit":
+            self._save(trainer)
+        cast(Any, pl_module).student.close()
+
+    def _save(self, trainer: Trainer) -> None:
         checkpoints = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
         folder = next((Path(c.dirpath) for c in checkpoints if c.dirpath), log_folder(trainer) / "checkpoints")
         target = folder / "last.ckpt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ class TeacherExport(Callback):
         if figure is None:
             return
         value = float(figure)
+        if math.isnan(value):  # nothing could be scored
+            return
         better = self.best is None or (value > self.best if self.mode == "max" else value < self.best)
         if better:
             self.best, self.best_step = value, trainer.global_step

@@ -8,6 +8,8 @@ import statistics
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,8 @@ class Accounts:
     def close(self) -> None:
         """Close the ledger's file."""
         with self._lock:
+            if self._path == ":memory:" and self._pid == os.getpid():
+                return  # it would be forgotten
             if self._connection is not None and self._pid == os.getpid():
                 self._connection.close()
             self._connection = None
@@ -143,32 +147,37 @@ class Accounts:
             StudentStopped: If the budget does not hold it.
         """
         limits = {"student": self.student, "bound": bound, "calls": self.budget.calls, "cost": self.budget.cost}
-        with self._lock, self._database() as ledger:
-            ledger.execute("INSERT OR IGNORE INTO spent VALUES (?, 0, 0)", (self.student,))
-            booked = ledger.execute(
-                "UPDATE spent SET calls = calls + 1, cost = cost + :bound WHERE student = :student "
-                "AND (:calls IS NULL OR calls < :calls) AND (:cost IS NULL OR cost + :bound <= :cost)",
-                limits,
-            ).rowcount
-            if not booked:
-                calls, cost = ledger.execute(
-                    "SELECT calls, cost FROM spent WHERE student = ?", (self.student,)
-                ).fetchone()
-                spent_calls = self.budget.calls is not None and calls >= self.budget.calls
-                if self.in_flight and not spent_calls:
-                    return None
-                what = f"budget.calls: {calls} of {self.budget.calls} calls are made"
-                if not spent_calls:
-                    of = f"{cost:.6g} of {self.budget.cost:.6g} is spent"
-                    what = f"budget.cost: {of}, and the next call may cost {bound:.6g}"
-                raise StudentStopped(f"student {self.student}: {what}; raise it and resume to go on")
-            row = ledger.execute(
-                "INSERT INTO calls (student, stage, sent, bound) VALUES (?, ?, ?, ?)",
-                (self.student, self._stage, time.time(), bound),
-            )
-            self.in_flight += 1
-            self._counts["calls"] += 1
-            return row.lastrowid
+        with self._lock:
+            with self._transaction() as ledger:
+                number = self._book(ledger, limits)
+            if number is not None:
+                self.in_flight += 1
+                self._counts["calls"] += 1
+            return number
+
+    def _book(self, ledger: sqlite3.Connection, limits: dict[str, Any]) -> int | None:
+        bound: float = limits["bound"]
+        ledger.execute("INSERT OR IGNORE INTO spent VALUES (?, 0, 0)", (self.student,))
+        booked = ledger.execute(
+            "UPDATE spent SET calls = calls + 1, cost = cost + :bound WHERE student = :student "
+            "AND (:calls IS NULL OR calls < :calls) AND (:cost IS NULL OR cost + :bound <= :cost)",
+            limits,
+        ).rowcount
+        if not booked:
+            calls, cost = ledger.execute("SELECT calls, cost FROM spent WHERE student = ?", (self.student,)).fetchone()
+            spent_calls = self.budget.calls is not None and calls >= self.budget.calls
+            if self.in_flight and not spent_calls:
+                return None
+            what = f"budget.calls: {calls} of {self.budget.calls} calls are made"
+            if not spent_calls:
+                of = f"{cost:.6g} of {self.budget.cost:.6g} is spent"
+                what = f"budget.cost: {of}, and the next call may cost {bound:.6g}"
+            raise StudentStopped(f"student {self.student}: {what}; raise it and resume to go on")
+        row = ledger.execute(
+            "INSERT INTO calls (student, stage, sent, bound) VALUES (?, ?, ?, ?)",
+            (self.student, self._stage, time.time(), bound),
+        )
+        return row.lastrowid
 
     def end(
         self, call: int, outcome: str, seconds: float, tokens: tuple[int, int] = (0, 0), cost: float | None = None
@@ -183,17 +192,18 @@ class Accounts:
             cost: What it cost; None: what the tokens cost.
         """
         cost = self.bound(*tokens) if cost is None else cost
-        with self._lock, self._database() as ledger:
-            ledger.execute(
-                "UPDATE spent SET cost = cost + ? - (SELECT bound FROM calls WHERE id = ?) WHERE student = ?",
-                (cost, call, self.student),
-            )
-            ledger.execute(
-                "UPDATE calls SET outcome = ?, prompt_tokens = ?, completion_tokens = ?, cost = ?, seconds = ? "
-                "WHERE id = ?",
-                (outcome, *tokens, cost, seconds, call),
-            )
-            self.in_flight -= 1
+        with self._lock:
+            self.in_flight -= 1  # whatever the ledger says: others wait for it
+            with self._transaction() as ledger:
+                ledger.execute(
+                    "UPDATE spent SET cost = cost + ? - (SELECT bound FROM calls WHERE id = ?) WHERE student = ?",
+                    (cost, call, self.student),
+                )
+                ledger.execute(
+                    "UPDATE calls SET outcome = ?, prompt_tokens = ?, completion_tokens = ?, cost = ?, seconds = ? "
+                    "WHERE id = ?",
+                    (outcome, *tokens, cost, seconds, call),
+                )
             self._counts["prompt_tokens"] += tokens[0]
             self._counts["completion_tokens"] += tokens[1]
             self._cost += cost
@@ -240,6 +250,16 @@ class Accounts:
                 )
                 figures |= _latency([row[0] for row in seconds.fetchall()])
         return sums
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._database() as ledger:
+                yield ledger
+        except sqlite3.Error as error:
+            raise CacheError(
+                f"ledger {self._path}: cannot be written ({error}); see to the disk, then resume"
+            ) from error
 
     def _database(self) -> sqlite3.Connection:
         if self._connection is None or self._pid != os.getpid():  # a connection must not cross a fork

@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from wst.errors import ConfigError, StudentStopped
+from wst.errors import CacheError, ConfigError, StudentStopped
 from wst.rollout import Prompt, Response
 from wst.students.accounts import Accounts, Budget, Prices
 from wst.students.base import Student
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _FATAL = {401: "the key is refused", 403: "access is refused", 404: "no such model or address"}
+_OURS = {"model", "messages", "n", "stream", "max_tokens", "max_completion_tokens", "temperature", "top_p", "stop"}
 _LONGEST_WAIT = 120.0  #: seconds; a server that asks for a longer one is not waited for
 
 
@@ -103,11 +104,11 @@ class EndpointStudent(Student):
         cache: AnswerCache | bool = True,
     ) -> None:
         _check_address(base_url)
-        if api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", api_key_env):
+        if api_key_env is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", api_key_env):
             # What came is not repeated: it may be the key.
             raise ConfigError(
-                "EndpointStudent: api_key_env is not the name of an environment variable; put the key into a variable, "
-                "and the variable's name here"
+                "EndpointStudent: api_key_env is not the name of an environment variable in capitals; put the key into "
+                "a variable, and the variable's name here"
             )
         for option, value, least in (
             ("max_new_tokens", max_new_tokens, 1),
@@ -121,6 +122,13 @@ class EndpointStudent(Student):
         for option, number in (("timeout", timeout), ("backoff", backoff)):
             if not number > 0:
                 raise ConfigError(f"EndpointStudent: {option} must be above 0 seconds, got {number}")
+        if any(not text for text in stop or []):
+            raise ConfigError("EndpointStudent: stop holds an empty text, which would end every answer; take it out")
+        if fixed := sorted(_OURS & set(extra_body or {})):
+            raise ConfigError(
+                f"EndpointStudent: extra_body holds {', '.join(fixed)}, which the student itself sends, or which would "
+                "change what a call costs; take it out"
+            )
         if temperature is not None and temperature < 0:
             raise ConfigError(f"EndpointStudent: temperature must not be below 0, got {temperature}")
         self.source = model
@@ -151,7 +159,8 @@ class EndpointStudent(Student):
             "request": self._request | {"extra_body": self._extra_body},
         }
         self._asked: dict[str, Future[Response]] = {}
-        self._stopped: StudentStopped | None = None
+        self._stopped: StudentStopped | CacheError | None = None
+        self._secret = ""
         self._warned: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
@@ -168,10 +177,13 @@ class EndpointStudent(Student):
         self._key()
 
     def setup(self, device: torch.device) -> None:
-        """Start what makes the calls; does nothing when called again."""
+        """Start what makes the calls; does nothing when called again, unless the calls were stopped."""
         if self._loop is not None and self._pid == os.getpid():
-            return
+            if self._stopped is None:
+                return
+            self.close()
         key = self._key()
+        self._secret = "" if self.api_key_env is None else key
         self._pid, self._asked, self._stopped = os.getpid(), {}, None
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="wst-endpoint", daemon=True).start()
@@ -185,8 +197,9 @@ class EndpointStudent(Student):
         """Wait for the answers, of which some may be there already. Equal prompts are one call.
 
         Raises:
-            StudentStopped: If the endpoint refuses us, or the budget is spent. Answers that were on their way by then
-                are waited for, and kept.
+            StudentStopped: If the endpoint refuses us, or the budget is spent. All answers that were on their way by
+                then are waited for, and kept.
+            CacheError: If an answer cannot be kept, or a call not be booked.
         """
         keys, futures = zip(*(self._ask(prompt) for prompt in prompts), strict=True)
         waiting = set(futures)
@@ -197,6 +210,7 @@ class EndpointStudent(Student):
         for key in keys:
             self._asked.pop(key, None)
         if self._stopped is not None:
+            wait(self._asked.values())  # what was only prefetched is paid for too
             raise self._stopped
         return [future.result() for future in futures]
 
@@ -248,7 +262,8 @@ class EndpointStudent(Student):
 
     def _ask(self, prompt: Prompt) -> tuple[str, Future[Response]]:
         key = answer_key(self._identity, prompt, sampled=not self.deterministic)
-        if key not in self._asked:
+        known = self._asked.get(key)
+        if known is None or (known.done() and (known.cancelled() or known.exception() or known.result().error)):
             self._asked[key] = self._run(self._answer(key, prompt))
         return key, self._asked[key]
 
@@ -264,8 +279,9 @@ class EndpointStudent(Student):
                 response = await self._call(prompt)
                 # In the slot: no more answers can be lost in a crash than calls may be in flight.
                 if self.cache is not None and response.error is None:
-                    await asyncio.to_thread(self.cache.put, {key: response}, self.label)
-        except StudentStopped as stop:
+                    # Shielded: an answer that is there is kept, even if the student is closed now.
+                    await asyncio.shield(asyncio.to_thread(self.cache.put, {key: response}, self.label))
+        except (StudentStopped, CacheError) as stop:
             self._stopped = self._stopped or stop
             return Response("", error=str(stop))
         return response
@@ -328,12 +344,17 @@ class EndpointStudent(Student):
                 completion = await self._client.chat.completions.create(
                     messages=messages, **self._request, extra_body=self._extra_body
                 )
-            response = _read(completion, self._stop)
+            try:
+                response = _read(completion, self._stop)
+            except Exception as error:  # the client does not check what it was sent
+                raise _Unusable(f"no chat completion: {completion!r:.200}") from error
             tokens = (response.prompt_tokens, response.tokens)
             outcome = "answered"
             cost = self.accounts.bound(*tokens) if any(tokens) else self._unknown_cost(bound)
         except APIStatusError as error:
-            outcome, cost = f"HTTP {error.status_code}", 0.0
+            outcome = f"HTTP {error.status_code}"
+            if error.status_code < 500 or error.status_code == 503:
+                cost = 0.0  # a gateway's other errors may come after the answer was made, and charged for
             raise
         except APIConnectionError as error:
             outcome = "connection"
@@ -344,7 +365,10 @@ class EndpointStudent(Student):
             outcome = "timeout"
             raise
         finally:
-            self.accounts.end(call, outcome, time.perf_counter() - start, tokens, cost)
+            try:
+                self.accounts.end(call, outcome, time.perf_counter() - start, tokens, cost)
+            except CacheError as error:  # the answer is kept all the same; then the run ends
+                self._stopped = self._stopped or error
         for what, counted in (("refused", response.refused), ("empty", not response.text), ("cut", response.truncated)):
             if counted:
                 self.accounts.count(what)
@@ -389,7 +413,9 @@ class EndpointStudent(Student):
 
     def _without_key(self, text: str) -> str:
         key = "" if self.api_key_env is None else os.environ.get(self.api_key_env, "").strip()
-        return text.replace(key, "[key]") if key else text
+        for secret in filter(None, (self._secret, key)):
+            text = text.replace(secret, "[key]")
+        return text
 
     def _clean(self, error: BaseException) -> str:
         """One short line of what the endpoint said, without the key."""
@@ -423,10 +449,8 @@ def _passes(error: BaseException) -> bool:
     from openai import APIConnectionError, APIStatusError
 
     if isinstance(error, APIStatusError):
-        if error.status_code == 429:
-            asked = _retry_after(error)
-            return error.code != "insufficient_quota" and (asked is None or asked <= _LONGEST_WAIT)
-        return error.status_code >= 500
+        passes = error.status_code >= 500 or (error.status_code == 429 and error.code != "insufficient_quota")
+        return passes and (_retry_after(error) or 0.0) <= _LONGEST_WAIT
     return isinstance(error, TimeoutError | APIConnectionError)
 
 
@@ -476,8 +500,8 @@ def _read(completion: Any, stop: Sequence[str] = ()) -> Response:  # noqa: ANN40
     usage = getattr(completion, "usage", None)
     return Response(
         (text or refusal or "").strip(),
-        tokens=int(getattr(usage, "completion_tokens", None) or 0),
-        prompt_tokens=int(getattr(usage, "prompt_tokens", None) or 0),
+        tokens=max(0, int(getattr(usage, "completion_tokens", None) or 0)),
+        prompt_tokens=max(0, int(getattr(usage, "prompt_tokens", None) or 0)),
         truncated=finish == "length",
         refused=bool(refusal) or finish == "content_filter",
     )
