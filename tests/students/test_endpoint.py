@@ -211,7 +211,7 @@ def test_a_ledger_that_fails_ends_the_run_and_loses_no_answer(
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("usage", [{"completion_tokens": {}}, {"completion_tokens": float("inf")}, {}])
+@pytest.mark.parametrize("usage", [{"completion_tokens": {"all": 3}}, {"completion_tokens": float("inf")}, {}])
 def test_an_answer_that_is_none_is_unusable_however_odd(usage: dict[str, Any]) -> None:
     message = SimpleNamespace(content="hello", refusal={} if not usage else None)
     choice = SimpleNamespace(message=message, finish_reason="stop")

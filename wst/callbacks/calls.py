@@ -51,8 +51,9 @@ class CallAccounts(Callback):
         self._log(pl_module, "student/", len(batch))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the validation's figures."""
-        self._log(pl_module, "val/student/", 1)
+        """Log the validation's figures; nothing is logged of a sanity check, whose calls count to the first step."""
+        if not trainer.sanity_checking:
+            self._log(pl_module, "val/student/", 1)
 
     def _log(self, pl_module: LightningModule, prefix: str, rows: int) -> None:
         accounts = cast(Any, pl_module).student.accounts
