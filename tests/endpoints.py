@@ -707,5 +707,6 @@ def llama_server(
         ``base_url``, and the model's name, which it does not look at.
     """
     arguments = [os.fspath(gguf_path), str(slots), str(context), str(threads)]
-    with _process(_LLAMA, arguments, r"LISTENING (http://\S+)", timeout, threads) as root:
+    # The server's log runs in between what we print, but names no other address.
+    with _process(_LLAMA, arguments, r"(http://127\.0\.0\.1:\d+)\s", timeout, threads) as root:
         yield f"{root}/v1", os.path.basename(arguments[0]).removesuffix(".gguf")
