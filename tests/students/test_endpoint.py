@@ -302,6 +302,14 @@ def test_requests_a_minute_are_limited(student: Any, server: FakeServer) -> None
     assert 1.2 < time.monotonic() - start < 6
 
 
+def test_tokens_a_minute_are_limited(student: Any) -> None:
+    # Each call may take 109 or 110 tokens: 54 may go at once, and hardly one a second after that.
+    one = student(tokens_per_minute=6000, max_new_tokens=100, concurrency=64)
+    start = time.monotonic()
+    one.respond([prompt(f"{i}") for i in range(57)])
+    assert 1.5 < time.monotonic() - start < 8
+
+
 def test_progress_is_told(student: Any, server: FakeServer) -> None:
     server.delay = 0.3
     one = student(concurrency=2)
