@@ -193,12 +193,10 @@ def test_a_step_most_of_whose_answers_failed_makes_no_update(tiny_model: str, tm
     module = make(tiny_model, FailingParrot(), max_failed=0.4, max_skips=2)
     module.teacher.load(torch.device("cpu"))
     before = adapter(module)
-    with pytest.warns(UserWarning, match="8 of 16 answers failed"):
-        record = one_step(make(tiny_model, FailingParrot(), max_failed=0.4, max_skips=2))
-    assert record.skipped
-    assert step_figures(record)["train/skipped"] == 1
-    assert step_figures(record)["student/failed"] == 8
-    with pytest.raises(StudentStopped, match="2 in a row"):
+    with (
+        pytest.warns(UserWarning, match="8 of 16 answers failed"),
+        pytest.raises(StudentStopped, match="2 in a row"),
+    ):
         fit(module, data(tmp_path), tmp_path)
     assert all(torch.equal(value, before[name]) for name, value in adapter(module).items())
     assert module.trained_steps == 0
