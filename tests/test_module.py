@@ -189,6 +189,23 @@ def test_the_student_learns_early_of_what_it_will_be_asked(tiny_model: str, need
     assert draws == [1, 2, 3, 4] * 4  # a resumed step asks for the same draws, the next step for others
 
 
+class EverySecondUnknown(Lowercase):
+    """Cannot score the first, third, ... of what it is given."""
+
+    def score(self, rollouts: Any) -> list[float]:
+        return [value if i % 2 else math.nan for i, value in enumerate(super().score(rollouts))]
+
+
+def test_what_is_learnt_is_what_the_unfailed_answers_teach(tiny_model: str, tmp_path: Path) -> None:
+    """The adapter is that of a run in which the same answers came but were left out."""
+    failed, left_out = make(tiny_model, FailingParrot()), make(tiny_model, Parrot(), EverySecondUnknown())
+    whole = make(tiny_model, Parrot())
+    for module in (failed, left_out, whole):
+        fit(module, data(tmp_path), tmp_path, steps=3)
+    assert all(torch.equal(value, adapter(left_out)[name]) for name, value in adapter(failed).items())
+    assert any(not torch.equal(value, adapter(whole)[name]) for name, value in adapter(failed).items())
+
+
 def test_a_step_most_of_whose_answers_failed_makes_no_update(tiny_model: str, tmp_path: Path) -> None:
     module = make(tiny_model, FailingParrot(), max_failed=0.4, max_skips=2)
     module.teacher.load(torch.device("cpu"))
