@@ -12,6 +12,7 @@ from runs import TESTS, wst
 ROOT = TESTS.parent
 CONFIGS = sorted((ROOT / "lightning_configs").glob("*.yaml"))
 OVERLAYS = sorted((ROOT / "lightning_configs" / "overlays").glob("*.yaml"))
+COMPARISONS = sorted((ROOT / "lightning_configs" / "compare").glob("*.yaml"))
 
 
 def test_there_are_configs() -> None:
@@ -60,3 +61,29 @@ def test_an_overlay_on_the_quickstart(overlay: Path, tmp_path: Path, tiny_model:
         asked = [request.body for request in server.requests]
     assert {body["model"] for body in asked} == {"gpt-4o-mini"}
     assert next((tmp_path / "runs" / "endpoint").rglob("adapter_model.safetensors"))
+
+
+@pytest.mark.parametrize("config", COMPARISONS, ids=lambda path: path.stem)
+def test_a_comparison(config: Path, tmp_path: Path, tiny_model: str) -> None:
+    os.symlink(ROOT / "data", tmp_path / "data")
+    wanted = yaml.safe_load(config.read_text())
+    tiny = {"class_path": "wst.LocalStudent", "init_args": {"model": tiny_model, "max_new_tokens": 4}}
+    teacher = {"class_path": "wst.Teacher", "init_args": {"model": tiny_model, "max_new_tokens": 4}}
+    overlay = tmp_path / "tiny.yaml"
+    overlay.write_text(
+        yaml.safe_dump(
+            {
+                "students": dict.fromkeys(wanted["students"], tiny),
+                "asked": dict.fromkeys(wanted["asked"], tiny),
+                "teacher": teacher,
+                "trained": {},
+                "run": None,
+                "limit": 4,
+                "resamples": 1000,
+            }
+        )
+    )
+    done = wst(["compare", "--config", str(config), "--config", str(overlay)], tmp_path)
+    assert done.code == 0, done.err
+    (results,) = tmp_path.rglob("results.json")
+    assert set(json.loads(results.read_text())["students"]) == set(wanted["students"])

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from wst.errors import ConfigError
-from wst.metrics import Estimate, PairedRewards, bootstrap_mean, nan_mean
+from wst.metrics import Estimate, HelpHarm, Moves, PairedRewards, bootstrap_mean, holm, nan_mean, paired_p_value
 
 NAN = math.nan
 VALUES = np.array([0.1, 0.4, 0.4, 0.9, 5.3, -0.2, 0.0, 0.7])
@@ -142,3 +142,54 @@ def test_rewards_of_another_shape_are_an_error(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(("values", "expected"), [([1.0, NAN, 3.0], 2.0), ([NAN, NAN], NAN), ([], NAN), ([0.5], 0.5)])
 def test_nan_mean(values: list[float], expected: float) -> None:
     assert nan_mean(torch.tensor(values)).item() == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_p_value_of_right_and_wrong_answers_is_the_exact_binomial_one() -> None:
+    differences = np.array([1.0] * 9 + [-1.0] * 2 + [0.0] * 40 + [NAN])
+    assert paired_p_value(differences) == pytest.approx(stats.binomtest(2, 11).pvalue, abs=1e-12)
+    many = np.array([1.0] * 60 + [-1.0] * 40)
+    assert paired_p_value(many) == pytest.approx(stats.binomtest(40, 100).pvalue, abs=0.01)
+
+
+def test_the_p_value_knows_no_difference_and_no_data() -> None:
+    assert paired_p_value(np.zeros(5)) == 1.0
+    assert paired_p_value(np.array([0.0, 1.0])) == 1.0
+    assert math.isnan(paired_p_value(np.array([NAN])))
+    assert paired_p_value(np.array([2.0, 3.0])) == 0.5  # two rows cannot show more
+
+
+@pytest.mark.slow
+def test_alike_arms_are_told_apart_as_often_as_the_level_says_and_intervals_cover() -> None:
+    """1,000 pairs of arms with the same mean: 5% are rejected, and 95% of the intervals hold the true mean."""
+    generator = np.random.default_rng(0)
+    rejected = covered = 0
+    for number in range(1000):
+        shared = generator.normal(size=100)  # a hard query is hard for both
+        one, two = (shared + generator.exponential(size=100) for _ in range(2))
+        rejected += paired_p_value(one - two, 999, seed=number) < 0.05
+        estimate = bootstrap_mean(one, 999, seed=number)
+        covered += estimate.low <= 1.0 <= estimate.high
+    assert 30 <= rejected <= 70
+    assert 930 <= covered <= 970
+
+
+def test_holm_is_worked_by_hand() -> None:
+    assert holm([0.04, 0.01, NAN, 0.02]) == pytest.approx([0.04, 0.03, NAN, 0.04], nan_ok=True)
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_help_and_harm_count_pairs_alone() -> None:
+    metric = HelpHarm()
+    metric.update(torch.tensor([1.0, 0.0, NAN]), torch.tensor([0.0, 1.0, 0.0]))
+    metric.update(torch.tensor([1.0, 1.0]), torch.tensor([0.0, NAN]))
+    assert metric.compute() == Moves(2 / 3, 1 / 3)
+    metric.reset()
+    assert all(map(math.isnan, metric.compute()))
+
+
+def test_arms_have_p_values_and_moves() -> None:
+    metric = PairedRewards(["a", "b"])
+    metric.update(torch.tensor([[0.0, 1.0]] * 5 + [[1.0, 0.0]]))
+    assert metric.p_value("b", "a") == pytest.approx(stats.binomtest(1, 6).pvalue)
+    assert metric.moves("b", "a") == Moves(5 / 6, 1 / 6)

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wst.baselines import Baseline, GroupMean, LeaveOneOut, MovingAverage, Unaided
     from wst.callbacks import CallAccounts, InstructionSamples, RewardLogging, TeacherExport
+    from wst.comparison import Comparison, compare
     from wst.data import FieldMap, QueryDataModule
     from wst.module import WeakToStrong
     from wst.prompts import StudentPrompt, TeacherPrompt
     from wst.rewards import ExactMatch, LabelMatch, LastNumber, Length, Reward, Scores, WeightedSum
     from wst.rollout import Instruction, Message, Prompt, Query, Response, Rollout
+    from wst.schedule import WarmupLinear
     from wst.students import AnswerCache, Budget, EndpointStudent, LocalStudent, Prices, Student
     from wst.teacher import LoRA, Teacher
 
@@ -20,11 +22,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "wst.baselines": ("Baseline", "GroupMean", "LeaveOneOut", "MovingAverage", "Unaided"),
     "wst.callbacks": ("CallAccounts", "InstructionSamples", "RewardLogging", "TeacherExport"),
+    "wst.comparison": ("Comparison", "compare"),
     "wst.data": ("FieldMap", "QueryDataModule"),
     "wst.module": ("WeakToStrong",),
     "wst.prompts": ("StudentPrompt", "TeacherPrompt"),
     "wst.rewards": ("ExactMatch", "LabelMatch", "LastNumber", "Length", "Reward", "Scores", "WeightedSum"),
     "wst.rollout": ("Instruction", "Message", "Prompt", "Query", "Response", "Rollout"),
+    "wst.schedule": ("WarmupLinear",),
     "wst.students": ("AnswerCache", "Budget", "EndpointStudent", "LocalStudent", "Prices", "Student"),
     "wst.teacher": ("LoRA", "Teacher"),
 }
@@ -35,6 +39,7 @@ __all__ = [
     "Baseline",
     "Budget",
     "CallAccounts",
+    "Comparison",
     "EndpointStudent",
     "ExactMatch",
     "FieldMap",
@@ -64,9 +69,11 @@ __all__ = [
     "TeacherExport",
     "TeacherPrompt",
     "Unaided",
+    "WarmupLinear",
     "WeakToStrong",
     "WeightedSum",
     "__version__",
+    "compare",
 ]
 
 

@@ -23,6 +23,10 @@ def main() -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # at import it advertises optional packages
+    if sys.argv[1:2] == ["compare"]:
+        from wst.comparison.command import run as run_compare
+
+        return run_compare(sys.argv[2:])
     from wst.cli import run
 
     return run(sys.argv[1:])

@@ -25,7 +25,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from wst.errors import ConfigError, WSTError
 from wst.module import WeakToStrong
 
-_DEBUG = os.environ.get("WST_DEBUG", "") not in ("", "0")
+DEBUG = os.environ.get("WST_DEBUG", "") not in ("", "0")
 _HINT = "; see `wst fit --help` for the options"
 
 
@@ -146,7 +146,7 @@ def run(args: list[str] | None = None) -> int:
     A mistake of the user's (`wst.errors.WSTError`) is printed as one line. Whatever else goes wrong keeps its
     traceback.
     """
-    _quieten()
+    quieten()
     try:
         WSTCommandLine(
             WeakToStrong,
@@ -163,15 +163,15 @@ def run(args: list[str] | None = None) -> int:
             args=args,
         )
     except Exception as error:
-        mistake = _mistake(error)
-        if mistake is None or _DEBUG:
+        mistake = mistake_behind(error)
+        if mistake is None or DEBUG:
             raise
         print(f"wst: error: {one_line(str(mistake))}", file=sys.stderr)
         return 2
     return 0
 
 
-def _mistake(error: BaseException | None) -> BaseException | None:
+def mistake_behind(error: BaseException | None) -> BaseException | None:
     """Find the user's mistake behind an error: jsonargparse raises its own from what a constructor raised."""
     while error is not None and not isinstance(error, WSTError | MisconfigurationException):
         error = error.__cause__
@@ -237,7 +237,7 @@ def _logger_folder(config: Any) -> Path | None:  # noqa: ANN401 - jsonargparse's
     return Path(init.save_dir) / (init.get("name") or "lightning_logs")
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Keep what is no news to the user out of the terminal."""
     from transformers.utils import logging as transformers_logging
 

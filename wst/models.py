@@ -250,12 +250,20 @@ def _converted_gguf(path: Path) -> Path:
     return folder
 
 
-def fingerprint(source: str, model: PreTrainedModel) -> list[Any]:
-    """Tell a model's weights from others under the same name: the hub's commit, or names, sizes and times of files."""
+def fingerprint(source: str, model: PreTrainedModel | None = None) -> list[Any]:
+    """Tell a model's weights from others under the same name: the hub's commit, or names, sizes and times of files.
+
+    The hub's commit is known of a loaded model only.
+    """
     located = locate(source)
     if located.kind == "hub":
-        return [located.path, getattr(model.config, "_commit_hash", None)]
-    path = Path(located.path)
+        return [located.path, None if model is None else getattr(model.config, "_commit_hash", None)]
+    return fingerprint_files(located.path)
+
+
+def fingerprint_files(place: str) -> list[Any]:
+    """Give path, names, sizes and times of a file, or of the files of a folder."""
+    path = Path(place)
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     stats = [(file.name, file.stat()) for file in files if file.is_file()]
     return [str(path.resolve()), *([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)]

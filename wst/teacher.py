@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -200,6 +201,34 @@ class Teacher(nn.Module):
             ModelError: If it is not.
         """
         models.check(self.source, self._loading["revision"], self._loading["trust_remote_code"])
+
+    def identity(self) -> dict[str, Any]:
+        """Give the settings that determine what it writes, with its training left out."""
+        adapter = None if self.adapter is None else models.fingerprint_files(self.adapter)
+        return {
+            "model": models.fingerprint(self.source),
+            "adapter": adapter,
+            "loading": self._loading,
+            "prompt": self.prompt,
+            "temperature": self.temperature,
+            "limits": [self.max_new_tokens, self.max_prompt_tokens],
+            "template": self.chat_template_options,
+        }
+
+    def unloaded(self, **changes: Any) -> Teacher:  # noqa: ANN401
+        """Give a teacher with the same settings, or other ones, and nothing loaded.
+
+        Args:
+            changes: ``source``, ``adapter`` or ``lora``.
+        """
+        twin = copy.copy(self)
+        twin.__dict__["_modules"] = {}  # the copy would share them
+        twin.network, twin._tokenizer, twin._frozen_copy, twin.shortened = None, None, [], 0
+        for name, value in changes.items():
+            setattr(twin, name, value)
+        if twin.adapter is not None:
+            _check_adapter(twin.adapter)
+        return twin
 
     def load(self, device: torch.device) -> None:
         """Load the weights and put the adapter on; does nothing when called again.

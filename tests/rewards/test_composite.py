@@ -12,7 +12,7 @@ import pytest
 from wst.errors import ConfigError, ContractError
 from wst.rewards import ExactMatch, LastNumber, Length, Reward, WeightedSum
 from wst.rewards.base import score
-from wst.rollout import Query, Response, Rollout
+from wst.rollout import Instruction, Query, Response, Rollout
 
 if TYPE_CHECKING:
     import torch
@@ -148,3 +148,12 @@ def test_constructible_from_a_configuration() -> None:
     assert isinstance(reward, WeightedSum)
     assert [type(part) for part in reward.parts.values()] == [LastNumber, Length]
     assert score(reward, rollouts(1)).total == [1.25]
+
+
+def test_an_instruction_leaks_if_any_part_says_so() -> None:
+    reward = WeightedSum({"exact": ExactMatch(), "number": LastNumber(), "brief": Length(9)})
+    query = Query("1", "?", target="about 42")
+    texts = ["It is 42.", "It is about 42 or so.", "Count."]
+    told = [Rollout(query, Instruction(text), Response("")) for text in texts]
+    assert reward.leaks(told) == [1.0, 1.0, 0.0]
+    assert all(map(math.isnan, reward.leaks(rollouts(1))))  # no instruction

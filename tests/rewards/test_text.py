@@ -1,5 +1,6 @@
 """Rewards that read the words alone."""
 
+import math
 import time
 from decimal import Decimal
 from typing import Any
@@ -319,3 +320,31 @@ def test_rewards_answer_in_order() -> None:
     rollouts = [Rollout(Query(text, "?", target="2"), None, Response(text)) for text in ("1", "2", "3", "2")]
     for reward in (ExactMatch(), LabelMatch(["1", "2", "3"]), LastNumber()):
         assert reward.score(rollouts) == [0.0, 1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("reward", "instruction", "target", "leaks"),
+    [
+        (LabelMatch(["positive", "negative"]), "This review is Negative.", "negative", 1.0),
+        (LabelMatch(["positive", "negative"]), "This review is positive.", "negative", 0.0),
+        (LabelMatch(["positive", "negative"]), "Say positive or negative.", "negative", 0.0),
+        (LastNumber(), "The sum of 3 and 4 is 7, so say so.", "#### 7", 1.0),
+        (LastNumber(), "Add 3 and 4.", "#### 7", 0.0),
+        (LastNumber(), "Add 3 and 17.", "7", 0.0),
+        (LastNumber(tolerance=0.5), "It is about 7.3.", "#### 7", 1.0),
+        (ExactMatch(), "I think it is the US.", "U.S.", 1.0),
+        (ExactMatch(), "It is in  new\nYORK, I think", "New York", 1.0),
+        (ExactMatch(), "It is in New Yorkshire", "New York", 0.0),
+    ],
+)
+def test_an_instruction_that_holds_the_answer_leaks(
+    reward: Reward, instruction: str, target: str, leaks: float
+) -> None:
+    rollout = Rollout(Query("1", "?", target=target), Instruction(instruction), Response(""))
+    assert reward.leaks([rollout]) == [leaks]
+
+
+def test_a_leak_is_unknown_without_instruction_or_target() -> None:
+    alone = Rollout(Query("1", "?", target="yes"), None, Response(""))
+    open_question = Rollout(Query("1", "?"), Instruction("yes"), Response(""))
+    assert all(map(math.isnan, ExactMatch().leaks([alone, open_question])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -49,6 +50,31 @@ class Reward(ABC):
     def score_parts(self, rollouts: Sequence[Rollout]) -> Scores:
         """Like `score`, with the parts that a composite reward is made of."""
         return Scores(self.score(rollouts))
+
+    def leaks(self, rollouts: Sequence[Rollout]) -> list[float]:
+        """Tell which instructions hold the gold answer already: a teacher that writes them solves the task itself.
+
+        Here the target must stand in the instruction as whole words, in whatever case. Override it where a reward
+        reads answers in another way.
+
+        Args:
+            rollouts: Any number; their responses are not looked at.
+
+        Returns:
+            1.0 or 0.0 a rollout; NaN where there is no instruction or no target.
+        """
+        return [
+            math.nan
+            if rollout.instruction is None or rollout.query.target is None
+            else float(self._leaks(rollout.instruction.text, rollout.query.target))
+            for rollout in rollouts
+        ]
+
+    def _leaks(self, instruction: str, target: str) -> bool:
+        words = " ".join(target.casefold().split())
+        return bool(words) and bool(
+            re.search(rf"(?<!\w){re.escape(words)}(?!\w)", " ".join(instruction.casefold().split()))
+        )
 
 
 def score(reward: Reward, rollouts: Sequence[Rollout], name: str | None = None) -> Scores:

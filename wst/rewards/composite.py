@@ -50,6 +50,12 @@ class WeightedSum(Reward):
         for part in self.parts.values():
             part.setup(device)
 
+    def leaks(self, rollouts: Sequence[Rollout]) -> list[float]:
+        """Tell which instructions hold the gold answer in the eyes of any part."""
+        by_part = [part.leaks(rollouts) for part in self.parts.values()]
+        known = [[leak for leak in column if not math.isnan(leak)] for column in zip(*by_part, strict=True)]
+        return [max(column, default=math.nan) for column in known]
+
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Give each rollout the weighted sum of its parts."""
         return self.score_parts(rollouts).total

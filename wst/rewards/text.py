@@ -73,9 +73,16 @@ def last_number(text: str) -> Decimal | None:
     last: re.Match[str] | None = None
     for match in _NUMBER.finditer(text):
         last = match
-    if last is None:
-        return None
-    literal = (last["sign"] or "") + last["magnitude"] + (last["exponent"] or "")
+    return None if last is None else _decimal(last)
+
+
+def numbers(text: str) -> list[Decimal]:
+    """Find all numbers of a text; see `last_number`."""
+    return [_decimal(match) for match in _NUMBER.finditer(text)]
+
+
+def _decimal(match: re.Match[str]) -> Decimal:
+    literal = (match["sign"] or "") + match["magnitude"] + (match["exponent"] or "")
     return _READ.create_decimal(literal.replace(",", "").replace("\u2212", "-"))
 
 
@@ -99,6 +106,9 @@ class ExactMatch(Reward):
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Give 1.0 or 0.0 a rollout."""
         return [float(self._normalize(r.response.text) == self._wanted(r)) for r in rollouts]
+
+    def _leaks(self, instruction: str, target: str) -> bool:
+        return super()._leaks(self._normalize(instruction), self._normalize(target))
 
     def _normalize(self, text: str) -> str:
         return normalize(text, lowercase=self.lowercase, punctuation=self.punctuation, articles=self.articles)
@@ -153,6 +163,10 @@ class LabelMatch(Reward):
         """Give 1.0 or 0.0 a rollout."""
         return [float(self._matches(r.response.text, self._wanted(r))) for r in rollouts]
 
+    def _leaks(self, instruction: str, target: str) -> bool:
+        # One that names all labels says what the task is, not what the answer is.
+        return set(self._pattern.findall(_fold(instruction))) == {_fold(target)}
+
     def _matches(self, text: str, wanted: str) -> bool:
         found = self._pattern.findall(_fold(text))
         if self.which == "only":
@@ -198,6 +212,13 @@ class LastNumber(Reward):
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Give 1.0 or 0.0 a rollout."""
         return [float(self._matches(r.response.text, self._wanted(r))) for r in rollouts]
+
+    def _leaks(self, instruction: str, target: str) -> bool:
+        wanted = last_number(target)
+        if wanted is None or not wanted.is_finite():
+            return False
+        found = [number for number in numbers(instruction) if number.is_finite()]
+        return any(_SUBTRACT.subtract(number, wanted).copy_abs() <= self._tolerance for number in found)
 
     def _matches(self, text: str, wanted: Decimal) -> bool:
         number = last_number(text)
@@ -245,6 +266,10 @@ class Length(Reward):
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Give each rollout a number from 0.0 to 1.0."""
         return [min(1.0, max(0.0, 2.0 - self._length(r) / self.limit)) for r in rollouts]
+
+    def leaks(self, rollouts: Sequence[Rollout]) -> list[float]:
+        """Give NaN: there is no answer that an instruction could hold."""
+        return [math.nan] * len(rollouts)
 
     def _length(self, rollout: Rollout) -> int:
         part = rollout.response if self.of == "response" else rollout.instruction

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wst.errors import ContractError
+from wst.identity import public_settings
 from wst.rollout import Prompt, Response
 
 if TYPE_CHECKING:
@@ -45,6 +46,13 @@ class Student(ABC):
         Returns:
             One response a prompt, in order. A call that failed for good is a `Response` with ``error`` set.
         """
+
+    def identity(self) -> Any:  # noqa: ANN401 - what JSON knows
+        """Give the settings that determine its answers besides the prompt, to tell them from another student's.
+
+        By default the public attributes that hold plain values.
+        """
+        return public_settings(self)
 
     def close(self) -> None:
         """Give back what `setup` took."""

@@ -176,6 +176,10 @@ class EndpointStudent(Student):
         """
         self._key()
 
+    def identity(self) -> dict[str, Any]:
+        """Give what determines its answers besides the prompt."""
+        return self._identity
+
     def setup(self, device: torch.device) -> None:
         """Start what makes the calls; does nothing when called again, unless the calls were stopped."""
         if self._loop is not None and self._pid == os.getpid():

@@ -95,6 +95,18 @@ class LocalStudent(Student):
         """
         models.check(self.source, self._loading["revision"], self._loading["trust_remote_code"])
 
+    def identity(self) -> dict[str, Any]:
+        """Give what determines its answers besides the prompt, as far as it is known before the model is loaded."""
+        return {
+            "local": models.fingerprint(self.source),
+            "loading": self._loading,
+            "limits": [self.max_new_tokens, self.max_prompt_tokens],
+            "sampling": self.temperature,
+            "stop": self.stop,
+            "template": self.chat_template_options,
+            "libraries": [torch.__version__, transformers.__version__],
+        }
+
     def setup(self, device: torch.device) -> None:
         """Load the weights onto the device; does nothing when called again."""
         if self._model is None:

@@ -1,0 +1,36 @@
+"""The reward curve of a training run, read from its TensorBoard log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wst.errors import ConfigError
+
+
+def training_curve(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Read the reward by step.
+
+    Args:
+        folder: The run's log folder, such as ``runs/quickstart/version_0``.
+
+    Returns:
+        ``{"train": [(step, reward), ...], "val": [...]}``, steps counted from 1.
+
+    Raises:
+        ConfigError: If there is no TensorBoard log with a reward in it.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    if not any(folder.glob("events.out.tfevents.*")):
+        raise ConfigError(f"compare: run {str(folder)!r} holds no TensorBoard log; give a run's version_N folder")
+    log = EventAccumulator(str(folder))
+    log.Reload()
+    known = log.Tags()["scalars"]
+    curve = {
+        name: [(event.step + 1, event.value) for event in log.Scalars(f"{name}/reward")]
+        for name in ("train", "val")
+        if f"{name}/reward" in known
+    }
+    if not curve.get("train"):
+        raise ConfigError(f"compare: the TensorBoard log in run {str(folder)!r} has no train/reward")
+    return curve
