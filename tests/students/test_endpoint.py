@@ -165,7 +165,11 @@ def test_a_spent_quota_is_not_waited_for(student: Any, server: FakeServer) -> No
 def test_what_was_on_its_way_when_the_run_ends_is_kept(student: Any, server: FakeServer, tmp_path: Path) -> None:
     cache = AnswerCache(str(tmp_path / "answers.sqlite"))
     one = student(cache=cache, concurrency=2)
-    server.delay = 0.3
+    server.delay = 1.0
+    one.prefetch(prompt("paid"))
+    while not server.requests:
+        time.sleep(0.01)
+    server.delay = 0.0  # the refusal comes while the first answer is still on its way
     with pytest.raises(StudentStopped):
         one.respond([prompt("[status 401]"), prompt("paid"), *[prompt(f"later {i}") for i in range(6)]])
     assert len(server.requests) <= 3
