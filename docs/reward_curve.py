@@ -10,7 +10,8 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from wst.comparison.curve import training_curve
 
 
 def newest(folder: Path) -> Path:
@@ -21,24 +22,11 @@ def newest(folder: Path) -> Path:
 
 def draw(run: Path, picture: Path) -> None:
     """Draw training and validation reward, and the test arms if ``results.json`` is there."""
-    log = EventAccumulator(str(run))
-    log.Reload()
+    curve = training_curve(run)
     figure, axes = plt.subplots(figsize=(7.2, 3.4), dpi=130)
-    train = log.Scalars("train/reward")
-    axes.plot(
-        [e.step + 1 for e in train],
-        [e.value for e in train],
-        "o-",
-        color="#3b6fb6",
-        lw=1.4,
-        ms=4,
-        label="training batch",
-    )
-    if "val/reward" in log.Tags()["scalars"]:
-        val = log.Scalars("val/reward")
-        axes.plot(
-            [e.step + 1 for e in val], [e.value for e in val], "s", color="#d1662b", ms=8, label="validation, greedy"
-        )
+    axes.plot(*zip(*curve["train"], strict=True), "o-", color="#3b6fb6", lw=1.4, ms=4, label="training batch")
+    if curve.get("val"):
+        axes.plot(*zip(*curve["val"], strict=True), "s", color="#d1662b", ms=8, label="validation, greedy")
     results = run / "results.json"
     if results.is_file():
         arms = json.loads(results.read_text(encoding="utf-8"))["arms"]

@@ -79,15 +79,20 @@ def write_config(folder: Path, model: str, **changes: Any) -> Path:
             },
         },
     }
+    set_keys(config, changes)
+    target = folder / "config.yaml"
+    target.write_text(yaml.safe_dump(config))
+    return target
+
+
+def set_keys(config: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Set dotted keys of a config."""
     for key, value in changes.items():
         *path, last = key.split(".")
         place = config
         for name in path:
             place = place[name]
         place[last] = value
-    target = folder / "config.yaml"
-    target.write_text(yaml.safe_dump(config))
-    return target
 
 
 @dataclass

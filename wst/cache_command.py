@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wst.errors import ConfigError, WSTError
+from wst.errors import ConfigError, WSTError, debugging
 from wst.students.cache import (
     connect,
     decode,
@@ -72,7 +72,7 @@ def run(args: list[str]) -> int:
         except (sqlite3.DatabaseError, OSError) as error:
             raise explained(path, error) from error
     except WSTError as error:
-        if os.environ.get("WST_DEBUG", "") not in ("", "0"):
+        if debugging():
             raise
         print(f"wst: error: {error}", file=sys.stderr)
         return 2

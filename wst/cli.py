@@ -8,11 +8,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +22,29 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from wst.errors import ConfigError, WSTError
+from wst.errors import ConfigError, WSTError, debugging
 from wst.module import WeakToStrong
 
-DEBUG = os.environ.get("WST_DEBUG", "") not in ("", "0")
-_HINT = "; see `wst fit --help` for the options"
+_EPILOG = "`wst compare --help`: compare instructors. `wst cache --help`: the answers that are kept on disk."
 
 
-class _Parser(LightningArgumentParser):
-    """A parser whose errors are one line."""
+class OneLineErrors:
+    """Makes a parser's errors one line."""
 
-    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+    hint = "; see `wst fit --help` for the options"
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:  # noqa: ANN401 - as argparse has it
         """Raise what argparse would print and exit with.
 
         Raises:
             ConfigError: Always.
         """
         # Parsers of nested options hand their errors up through here, one after the other.
-        raise ConfigError(one_line(message).replace(_HINT, "") + _HINT) from ex
+        raise ConfigError(one_line(message).replace(self.hint, "") + self.hint) from ex
+
+
+class _Parser(OneLineErrors, LightningArgumentParser):
+    pass
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -141,13 +146,9 @@ class WSTCommandLine(LightningCLI):
 
 
 def run(args: list[str] | None = None) -> int:
-    """Run the command line and give its exit code.
+    """Run ``wst fit``, ``validate``, ``test`` or ``predict`` and give its exit code."""
 
-    A mistake of the user's (`wst.errors.WSTError`) is printed as one line. Whatever else goes wrong keeps its
-    traceback.
-    """
-    quieten()
-    try:
+    def command() -> int:
         WSTCommandLine(
             WeakToStrong,
             None,
@@ -157,21 +158,34 @@ def run(args: list[str] | None = None) -> int:
             save_config_callback=_SaveConfig,
             save_config_kwargs={"overwrite": True},
             parser_class=_Parser,
-            parser_kwargs={"epilog": "`wst cache --help`: the answers that are kept on disk."},
+            parser_kwargs={"epilog": _EPILOG},
             trainer_defaults={"plugins": [{"class_path": "wst.files.AtomicCheckpointIO"}]},
             auto_configure_optimizers=False,
             args=args,
         )
+        return 0
+
+    return guarded(command)
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command and give its exit code.
+
+    A mistake of the user's (`wst.errors.WSTError`) is printed as one line. Whatever else goes wrong keeps its
+    traceback.
+    """
+    _quieten()
+    try:
+        return command()
     except Exception as error:
-        mistake = mistake_behind(error)
-        if mistake is None or DEBUG:
+        mistake = _mistake(error)
+        if mistake is None or debugging():
             raise
         print(f"wst: error: {one_line(str(mistake))}", file=sys.stderr)
         return 2
-    return 0
 
 
-def mistake_behind(error: BaseException | None) -> BaseException | None:
+def _mistake(error: BaseException | None) -> BaseException | None:
     """Find the user's mistake behind an error: jsonargparse raises its own from what a constructor raised."""
     while error is not None and not isinstance(error, WSTError | MisconfigurationException):
         error = error.__cause__
@@ -237,7 +251,7 @@ def _logger_folder(config: Any) -> Path | None:  # noqa: ANN401 - jsonargparse's
     return Path(init.save_dir) / (init.get("name") or "lightning_logs")
 
 
-def quieten() -> None:
+def _quieten() -> None:
     """Keep what is no news to the user out of the terminal."""
     from transformers.utils import logging as transformers_logging
 

@@ -1,5 +1,12 @@
 """The errors that a user can mend: each is one line that names the place and the remedy."""
 
+import os
+
+
+def debugging() -> bool:
+    """Whether ``WST_DEBUG`` asks for tracebacks."""
+    return os.environ.get("WST_DEBUG", "") not in ("", "0")
+
 
 class WSTError(Exception):
     """Base of all errors that are the user's to mend.

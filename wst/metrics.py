@@ -73,7 +73,7 @@ def paired_p_value(differences: NDArray[np.floating[Any]], resamples: int = 10_0
         seed: Makes the value a function of the differences.
 
     Returns:
-        From 1 / (resamples + 1) to 1; NaN if nothing is left.
+        At least 2 / (resamples + 1) where flips are drawn, at most 1; NaN if nothing is left.
     """
     known = differences[~np.isnan(differences)]
     if len(known) == 0:
@@ -150,6 +150,17 @@ class PairedRewards(Metric):
     def gain(self, arm: str, over: str) -> Estimate:
         """Give the mean difference of two arms over the queries that both have a reward for."""
         return bootstrap_mean(self._column(arm) - self._column(over), self.resamples)
+
+    def relative_gain(self, arm: str, over: str) -> float:
+        """Give the mean gain in units of the other arm's mean, over the queries that both have a reward for.
+
+        NaN if that mean is 0, or there are no such queries.
+        """
+        one, two = self._column(arm), self._column(over)
+        both = ~np.isnan(one - two)
+        if not both.any() or two[both].mean() == 0:
+            return math.nan
+        return float((one[both] - two[both]).mean() / abs(two[both].mean()))
 
     def p_value(self, arm: str, over: str) -> float:
         """Give the p-value of two arms being alike; see `paired_p_value`."""

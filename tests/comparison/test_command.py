@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from runs import wst
+from runs import set_keys, wst
 
 
 def write(folder: Path, model: str, **changes: Any) -> Path:
@@ -30,12 +30,7 @@ def write(folder: Path, model: str, **changes: Any) -> Path:
         "output": str(folder / "out"),
         "resamples": 1000,
     }
-    for key, value in changes.items():
-        *inner, last = key.split(".")
-        place = config
-        for name in inner:
-            place = place[name]
-        place[last] = value
+    set_keys(config, changes)
     path = folder / "compare.yaml"
     path.write_text(yaml.safe_dump(config))
     return path

@@ -9,6 +9,7 @@ import pytest
 from comparison_rows import KINDS, made_rows
 
 from wst.comparison import NONE, rebuild
+from wst.comparison.figures import SCHEMA
 from wst.comparison.run import Comparison
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -31,7 +32,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     folder = tmp_path_factory.mktemp("report")
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     extra = {"curve": {"train": [[1, 0.1], [2, 0.4], [3, 0.8]], "val": [[3, 0.9]]}}
-    (folder / "results.json").write_text(json.dumps({"inputs": extra}))
+    (folder / "results.json").write_text(json.dumps({"schema": SCHEMA, "inputs": extra}))
     return rebuild(str(folder / "rows.jsonl"), resamples=1000)
 
 

@@ -21,7 +21,6 @@ from wst import (
     Length,
     LocalStudent,
     LoRA,
-    Message,
     Prices,
     Prompt,
     QueryDataModule,
@@ -32,8 +31,7 @@ from wst import (
 )
 from wst.comparison import NONE, compare, rebuild
 from wst.comparison.command import show
-from wst.errors import ConfigError
-from wst.identity import identity_of
+from wst.errors import ConfigError, DataError
 
 
 def reviews(folder: Path, count: int = 10) -> QueryDataModule:
@@ -255,16 +253,6 @@ def test_mistakes_are_told_before_anything_is_asked(tmp_path: Path) -> None:
     assert student.asked == []
 
 
-def test_identity_is_of_settings_alone(tiny_model: str) -> None:
-    one = LocalStudent(tiny_model, max_new_tokens=5)
-    two = LocalStudent(tiny_model, max_new_tokens=5, batch_size=2)
-    assert identity_of(one) == identity_of(two)
-    assert identity_of(one) != identity_of(LocalStudent(tiny_model, max_new_tokens=6))
-    assert identity_of(one) != identity_of(LocalStudent(tiny_model, max_new_tokens=5, quantization="nf4"))
-    assert identity_of(tiny_teacher(tiny_model)) == identity_of(tiny_teacher(tiny_model))
-    json.dumps(identity_of(tiny_teacher(tiny_model)))
-
-
 def test_a_loaded_teacher_gives_each_adapter_its_own_arm(tmp_path: Path, tiny_model: str, trained: Path) -> None:
     loaded = tiny_teacher(tiny_model)
     loaded.load(torch.device("cpu"))
@@ -308,18 +296,6 @@ def test_an_endpoint_is_paid_once_and_its_accounts_stay(tmp_path: Path) -> None:
         two = compare(reviews(tmp_path), {"s": student()}, Lowercase(), **arguments)
         assert len(server.requests) == asked
         assert two.results == one.results
-
-
-def test_identity_does_not_change_with_use() -> None:
-    with FakeServer() as server:
-        student = EndpointStudent("fake", base_url=server.url, api_key_env=None, cache=False)
-        before = identity_of(student)
-        student.setup(torch.device("cpu"))
-        student.respond([Prompt((Message("user", "x"),))])
-        assert identity_of(student) == before
-        student.close()
-        other = EndpointStudent("fake", base_url=server.url, api_key_env=None, cache=False, temperature=0.5)
-        assert identity_of(other) != before
 
 
 def test_one_failure_costs_one_row(tmp_path: Path) -> None:
@@ -396,18 +372,9 @@ def test_rows_of_another_name_do_not_overwrite_results(tmp_path: Path) -> None:
     assert (tmp_path / "rows.jsonl").read_text() == whole
 
 
-def test_settings_are_told_apart_and_logs_are_not() -> None:
-    class Named(Parrot):
-        def __init__(self, style: str) -> None:
-            super().__init__()
-            self.style = style
-
-    class Renamed(Parrot):
-        def __init__(self, style: str) -> None:
-            super().__init__()
-            self.manner = style
-
-    used = Named("a")
-    used.respond([Prompt((Message("user", "x"),))])
-    assert identity_of(used) == identity_of(Named("a")) != identity_of(Named("b"))
-    assert identity_of(Renamed("a")) != identity_of(Renamed("b"))
+def test_results_of_something_else_are_not_overwritten(tmp_path: Path) -> None:
+    compare(reviews(tmp_path), {"s": Parrot()}, Lowercase(), fixed=[], output=str(tmp_path), resamples=1000)
+    (tmp_path / "results.json").write_text('{"n": 3}')
+    with pytest.raises(DataError, match=r"results\.json: not the results\.json of `wst compare`"):
+        rebuild(str(tmp_path / "rows.jsonl"))
+    assert (tmp_path / "results.json").read_text() == '{"n": 3}'

@@ -11,39 +11,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wst.cli import DEBUG, mistake_behind, one_line, quieten
+from wst.cli import OneLineErrors, guarded
 from wst.comparison.run import Comparison, compare, rebuild
-from wst.errors import ConfigError
-
-_HINT = "; see `wst compare --help` for the options"
 
 
-class _Parser(ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:  # noqa: ANN401 - as argparse has it
-        """Raise what argparse would print and exit with.
-
-        Raises:
-            ConfigError: Always.
-        """
-        raise ConfigError(one_line(message).replace(_HINT, "") + _HINT) from ex
+class _Parser(OneLineErrors, ArgumentParser):
+    hint = "; see `wst compare --help` for the options"
 
 
 def run(args: list[str]) -> int:
     """Run the command and give its exit code: 1 if an arm or a student could not be run, 2 for a user's mistake."""
-    quieten()
-    try:
-        comparison = _rebuild(args) if any(arg.partition("=")[0] == "--from" for arg in args) else _compare(args)
-    except Exception as error:
-        mistake = mistake_behind(error)
-        if mistake is None or DEBUG:
-            raise
-        print(f"wst: error: {one_line(str(mistake))}", file=sys.stderr)
-        return 2
-    # A pipe has no width: a table cut to 80 columns would be of no use there.
-    show(comparison, Console(width=None if sys.stdout.isatty() else 160))
-    return int(bool(comparison.errors))
+
+    def command() -> int:
+        again = any(arg.partition("=")[0] == "--from" for arg in args)
+        comparison = _rebuild(args) if again else _compare(args)
+        # A pipe has no width: a table cut to 80 columns would be of no use there.
+        show(comparison, Console(width=None if sys.stdout.isatty() else 160))
+        return int(bool(comparison.errors))
+
+    return guarded(command)
 
 
 def _compare(args: list[str]) -> Comparison:

@@ -114,12 +114,9 @@ def _student(
         cells[arm] |= {"mean": _json(estimates[arm].mean), "ci95": estimates[arm].to_dict()["ci95"]}
         cells[arm] |= {"relative_gain": None, "help": None, "harm": None}
         if NONE in arms and arm != NONE:
-            both = table[:, [arms.index(arm), arms.index(NONE)]]
-            mean, unaided = both[~both.isnan().any(dim=1)].mean(dim=0).tolist()
-            if unaided:
-                cells[arm]["relative_gain"] = _json((mean - unaided) / abs(unaided))
             moves = metric.moves(arm, NONE)
             cells[arm] |= {"help": _json(moves.better), "harm": _json(moves.worse)}
+            cells[arm]["relative_gain"] = _json(metric.relative_gain(arm, NONE))
         cells[arm] |= _accounts(told.get("accounts", {}).get(arm))
         cells[arm]["error"] = (told.get("errors") or {}).get(arm)
     for field, over in (("vs_unaided", NONE if NONE in arms else None), ("vs_best_fixed", best_fixed)):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from wst.comparison.journal import as_json
 from wst.files import write_whole
 
 _PLACE = "/*DATA*/null"
@@ -20,10 +20,8 @@ def write_report(path: Path, results: dict[str, Any], rows: Sequence[dict[str, A
     ever read as markup.
     """
     shown = {key: value for key, value in results.items() if key != "inputs"}
-    data = json.dumps({"results": shown, "rows": list(rows)}, ensure_ascii=False)
+    data = as_json({"results": shown, "rows": list(rows)})
     # Within a script element only these could end it, or begin a comment.
     data = data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     template = resources.files("wst.comparison").joinpath("report.html").read_text(encoding="utf-8")
-    # A lone surrogate, which JSON may hold, has no UTF-8.
-    page = template.replace(_PLACE, data).encode("utf-8", "replace").decode("utf-8")
-    write_whole(path, page)
+    write_whole(path, template.replace(_PLACE, data))

@@ -1,0 +1,68 @@
+"""What tells students and teachers apart."""
+
+import json
+import re
+from decimal import Decimal
+from pathlib import Path
+
+import torch
+from endpoints import FakeServer
+from toys import Parrot
+
+from wst import EndpointStudent, LocalStudent, LoRA, Message, Prompt, Teacher, TeacherPrompt
+from wst.identity import identity_of
+
+
+def tiny_teacher(model: str) -> Teacher:
+    return Teacher(model, TeacherPrompt("{query}"), max_new_tokens=5, dtype="float32", lora=LoRA(r=4, alpha=8))
+
+
+def test_identity_is_of_settings_alone(tiny_model: str) -> None:
+    one = LocalStudent(tiny_model, max_new_tokens=5)
+    two = LocalStudent(tiny_model, max_new_tokens=5, batch_size=2)
+    assert identity_of(one) == identity_of(two)
+    assert identity_of(one) != identity_of(LocalStudent(tiny_model, max_new_tokens=6))
+    assert identity_of(one) != identity_of(LocalStudent(tiny_model, max_new_tokens=5, quantization="nf4"))
+    assert identity_of(tiny_teacher(tiny_model)) == identity_of(tiny_teacher(tiny_model))
+    json.dumps(identity_of(tiny_teacher(tiny_model)))
+
+
+def test_identity_does_not_change_with_use() -> None:
+    with FakeServer() as server:
+        student = EndpointStudent("fake", base_url=server.url, api_key_env=None, cache=False)
+        before = identity_of(student)
+        student.setup(torch.device("cpu"))
+        student.respond([Prompt((Message("user", "x"),))])
+        assert identity_of(student) == before
+        student.close()
+        other = EndpointStudent("fake", base_url=server.url, api_key_env=None, cache=False, temperature=0.5)
+        assert identity_of(other) != before
+
+
+def test_settings_are_told_apart_and_logs_are_not() -> None:
+    class Named(Parrot):
+        def __init__(self, style: str) -> None:
+            super().__init__()
+            self.style = style
+
+    class Renamed(Parrot):
+        def __init__(self, style: str) -> None:
+            super().__init__()
+            self.manner = style
+
+    used = Named("a")
+    used.respond([Prompt((Message("user", "x"),))])
+    assert identity_of(used) == identity_of(Named("a")) != identity_of(Named("b"))
+    assert identity_of(Renamed("a")) != identity_of(Renamed("b"))
+
+
+def test_settings_of_other_kinds_count_too() -> None:
+    class Odd(Parrot):
+        def __init__(self, place: object) -> None:
+            super().__init__()
+            self.place = place
+
+    kinds = [Path("a"), Path("b"), Decimal("1.5"), re.compile("x"), re.compile("y"), Parrot, Odd]
+    told = [json.dumps(identity_of(Odd(kind))) for kind in kinds]
+    assert len(set(told)) == len(kinds)
+    assert told == [json.dumps(identity_of(Odd(kind))) for kind in kinds]
