@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
+from runs import write_config, wst
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -88,6 +89,21 @@ def tiny_plain_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a tiny causal language model that has neither a chat template nor a padding token."""
     folder = tmp_path_factory.mktemp("models") / "tiny-plain"
     return write_tiny_model(folder, chat_template=None, pad_token=None, eos_token="<|endoftext|>")
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory: pytest.TempPathFactory, tiny_model: str) -> Path:
+    """Folder with a config, a finished run of the tiny model in runs/tiny/version_0, and what it said in fit.out.
+
+    Nothing but the first run is to be relied on: tests start others there.
+    """
+    folder = tmp_path_factory.mktemp("fitted")
+    write_config(folder, tiny_model)
+    done = wst(["fit", "--config", "config.yaml"], folder)
+    assert done.code == 0, done.err
+    assert "Traceback" not in done.err
+    (folder / "fit.out").write_text(done.out)  # later runs in this folder write their own
+    return folder
 
 
 @pytest.fixture(autouse=True)

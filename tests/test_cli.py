@@ -1,7 +1,6 @@
 """The command line as a user meets it: what it writes, whose word counts, and what it says of mistakes."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 import torch
 from lightning import Trainer
 from peft import PeftModel
-from runs import TESTS, write_config, wst
+from runs import write_config, wst
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toys import Lowercase, Parrot
 
@@ -34,16 +33,9 @@ def test_importing_the_package_is_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: str) -> Path:
-    """Folder with a config and a finished run."""
-    folder = tmp_path_factory.mktemp("trained")
-    write_config(folder, tiny_model)
-    done = wst(["fit", "--config", "config.yaml"], folder)
-    assert done.code == 0, done.err
-    assert "Traceback" not in done.err
-    (folder / "fit.out").write_text(done.out)  # later runs in this folder write their own
-    return folder
+@pytest.fixture
+def trained(fitted: Path) -> Path:
+    return fitted
 
 
 def test_fit_leaves_logs_samples_and_adapter(trained: Path, tiny_model: str) -> None:
@@ -216,12 +208,12 @@ def test_last_without_a_run(tmp_path: Path, tiny_model: str) -> None:
 
 def test_debugging_brings_the_traceback_back(tmp_path: Path, tiny_model: str) -> None:
     write_config(tmp_path, tiny_model)
-    command = [sys.executable, "-m", "wst", "fit", "--config", "config.yaml", "--data.init_args.train=absent.jsonl"]
-    environment = os.environ | {"WST_DEBUG": "1", "PYTHONPATH": str(TESTS)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "Traceback" in done.stderr
-    assert "absent.jsonl" in done.stderr
+    command = ["fit", "--config", "config.yaml", "--data.init_args.train=absent.jsonl"]
+    done = wst(command, tmp_path, environment={"WST_DEBUG": "1"})
+    assert done.code != 0
+    assert "Traceback" in done.err
+    assert "absent.jsonl" in done.err
+    assert "Traceback" not in wst(command, tmp_path).err
 
 
 def test_nf4_student_through_the_command_line(tmp_path: Path, tiny_model: str) -> None:

@@ -61,12 +61,23 @@ class _SaveConfig(SaveConfigCallback):
 class WSTCommandLine(LightningCLI):
     """``wst fit | validate | test | predict``."""
 
+    def __init__(self, *settings: Any, args: ArgsType = None, **named: Any) -> None:  # noqa: ANN401
+        given = sys.argv[1:] if args is None else args
+        self._called = given[0] if isinstance(given, list) and given else ""
+        super().__init__(*settings, args=args, **named)  # type: ignore[misc]
+
     def setup_parser(
         self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
     ) -> None:
         """Set up the subcommands. Lightning's own table of a test would repeat the report's, without intervals."""
         super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
-        self._subcommand_parsers["test"].set_defaults({"verbose": False})
+        if "test" in self._subcommand_parsers:
+            self._subcommand_parsers["test"].set_defaults({"verbose": False})
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Give the subcommand that is called, or all if none is: building a parser for each takes long."""
+        every: dict[str, set[str]] = super().subcommands()
+        return {self._called: every[self._called]} if self._called in every else every
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments on top of what the named checkpoint remembers.
@@ -76,7 +87,8 @@ class WSTCommandLine(LightningCLI):
         """
         args = sys.argv[1:] if args is None else args
         if not isinstance(args, list) or not args or args[0] not in self.subcommands():
-            super().parse_arguments(parser, args)
+            # Told of arguments, Lightning would warn of those in sys.argv, even if they are the same.
+            super().parse_arguments(parser, None if args == sys.argv[1:] else args)
             return
         stage, *rest = args
         said = _option(rest, "ckpt_path")

@@ -12,7 +12,6 @@ import pytest
 import torch
 from endpoints import FakeServer
 from rich.console import Console
-from runs import write_config, wst
 from toys import Lowercase, Parrot
 
 from wst import (
@@ -203,13 +202,9 @@ def test_an_arm_or_student_that_cannot_be_run_stops_no_other(tmp_path: Path, tin
     assert len(down.asked) == 3 * 8  # of ten: no further batch of an arm all of whose first answers failed
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: str) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    write_config(folder, tiny_model)
-    done = wst(["fit", "--config", "config.yaml"], folder)
-    assert done.code == 0, done.err
-    return folder / "runs/tiny/version_0"
+@pytest.fixture
+def trained(fitted: Path) -> Path:
+    return fitted / "runs/tiny/version_0"
 
 
 def test_adapter_and_checkpoint_are_the_same_teacher_and_not_the_untrained_one(

@@ -78,7 +78,7 @@ def test_ten_steps_and_a_test(server: str, request: pytest.FixtureRequest, tmp_p
             "trainer.val_check_interval": 5,
             "model.init_args.student": {"class_path": "wst.EndpointStudent", "init_args": options},
             "model.init_args.samples_per_query": 2,
-            "data.init_args.batch_size": 2,
+            "data.init_args.batch_size": 1,
             "data.init_args.limit_val": 2,
             "data.init_args.limit_test": 4,
         },
