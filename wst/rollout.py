@@ -103,8 +103,16 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Rollout(_Text):
-    """A query, the instruction given with it (None: the student was on its own), and the response."""
+    """What one answer came from.
+
+    Attributes:
+        query: What was asked.
+        instruction: The instruction given with it; None: the student was on its own.
+        response: What the student answered.
+        unaided: What it answers to the query on its own; there for rewards that need it (`Reward.needs_unaided`).
+    """
 
     query: Query
     instruction: Instruction | None
     response: Response
+    unaided: Response | None = None

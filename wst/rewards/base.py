@@ -32,8 +32,14 @@ class Scores:
 class Reward(ABC):
     """Scores what the student answered. Subclass it and write ``score``."""
 
+    #: Whether rollouts must come with what the student answers on its own, `Rollout.unaided`.
+    needs_unaided: bool = False
+
     def setup(self, device: torch.device) -> None:
         """Load what scoring needs, once; called again at every stage, so it must be idempotent."""
+
+    def close(self) -> None:
+        """Give back what `setup` took; `setup` may be called again."""
 
     @abstractmethod
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
