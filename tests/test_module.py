@@ -264,9 +264,9 @@ def test_gradient_is_clipped(tiny_model: str) -> None:
     for clip in (None, 1e-3):
         module = make(tiny_model, gradient_clip=clip, optimizer=lambda params: torch.optim.SGD(params, lr=1.0))
         module.teacher.load(CPU)
-        before = torch.cat([p.detach().clone().flatten() for p in module._trainable()])
+        before = torch.cat([p.detach().clone().flatten() for p in module.trainable()])
         record = one_step(module)
-        after = torch.cat([p.detach().flatten() for p in module._trainable()])
+        after = torch.cat([p.detach().flatten() for p in module.trainable()])
         steps.append(float((after - before).norm()))
         assert record.grad_norm > 1e-3
     assert steps[1] == pytest.approx(1e-3, rel=1e-2)

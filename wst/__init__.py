@@ -5,12 +5,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wst.baselines import Baseline, GroupMean, LeaveOneOut, MovingAverage, Unaided
-    from wst.callbacks import CallAccounts, InstructionSamples, RewardLogging, TeacherExport
+    from wst.callbacks import CallAccounts, InstructionSamples, PreferenceExport, RewardLogging, TeacherExport
     from wst.comparison import Comparison, compare
-    from wst.data import FieldMap, QueryDataModule
+    from wst.data import GSM8K, HHRLHF, MATH, Benchmark, FieldMap, QueryDataModule
     from wst.module import WeakToStrong
+    from wst.preference import PreferenceModel
     from wst.prompts import StudentPrompt, TeacherPrompt
-    from wst.rewards import ExactMatch, LabelMatch, LastNumber, Length, Reward, Scores, WeightedSum
+    from wst.rewards import (
+        ExactMatch,
+        Judge,
+        LabelMatch,
+        LastNumber,
+        Length,
+        MathAnswer,
+        Reward,
+        RewardModel,
+        Scores,
+        Standardized,
+        WeightedSum,
+    )
     from wst.rollout import Instruction, Message, Prompt, Query, Response, Rollout
     from wst.schedule import WarmupLinear
     from wst.students import AnswerCache, Budget, EndpointStudent, LocalStudent, Prices, Student
@@ -21,12 +34,25 @@ __version__ = "0.1.0"
 # Where each public name lives. They are imported when first asked for, so that `import wst` stays light.
 _HOMES = {
     "wst.baselines": ("Baseline", "GroupMean", "LeaveOneOut", "MovingAverage", "Unaided"),
-    "wst.callbacks": ("CallAccounts", "InstructionSamples", "RewardLogging", "TeacherExport"),
+    "wst.callbacks": ("CallAccounts", "InstructionSamples", "PreferenceExport", "RewardLogging", "TeacherExport"),
     "wst.comparison": ("Comparison", "compare"),
-    "wst.data": ("FieldMap", "QueryDataModule"),
+    "wst.data": ("GSM8K", "HHRLHF", "MATH", "Benchmark", "FieldMap", "QueryDataModule"),
     "wst.module": ("WeakToStrong",),
+    "wst.preference": ("PreferenceModel",),
     "wst.prompts": ("StudentPrompt", "TeacherPrompt"),
-    "wst.rewards": ("ExactMatch", "LabelMatch", "LastNumber", "Length", "Reward", "Scores", "WeightedSum"),
+    "wst.rewards": (
+        "ExactMatch",
+        "Judge",
+        "LabelMatch",
+        "LastNumber",
+        "Length",
+        "MathAnswer",
+        "Reward",
+        "RewardModel",
+        "Scores",
+        "Standardized",
+        "WeightedSum",
+    ),
     "wst.rollout": ("Instruction", "Message", "Prompt", "Query", "Response", "Rollout"),
     "wst.schedule": ("WarmupLinear",),
     "wst.students": ("AnswerCache", "Budget", "EndpointStudent", "LocalStudent", "Prices", "Student"),
@@ -35,8 +61,12 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "GSM8K",
+    "HHRLHF",
+    "MATH",
     "AnswerCache",
     "Baseline",
+    "Benchmark",
     "Budget",
     "CallAccounts",
     "Comparison",
@@ -46,14 +76,18 @@ __all__ = [
     "GroupMean",
     "Instruction",
     "InstructionSamples",
+    "Judge",
     "LabelMatch",
     "LastNumber",
     "LeaveOneOut",
     "Length",
     "LoRA",
     "LocalStudent",
+    "MathAnswer",
     "Message",
     "MovingAverage",
+    "PreferenceExport",
+    "PreferenceModel",
     "Prices",
     "Prompt",
     "Query",
@@ -61,8 +95,10 @@ __all__ = [
     "Response",
     "Reward",
     "RewardLogging",
+    "RewardModel",
     "Rollout",
     "Scores",
+    "Standardized",
     "Student",
     "StudentPrompt",
     "Teacher",

@@ -19,8 +19,8 @@ def last_boxed(text: str) -> str | None:
         The content without surrounding spaces; None where there is no box.
 
     Example:
-        >>> last_boxed(r"First \\boxed{1}, then $x = \\boxed{\\frac{1}{2}}$.")
-        '\\frac{1}{2}'
+        >>> last_boxed(r"First \boxed{1}, then $x = \boxed{\frac{1}{2}}$.") == r"\frac{1}{2}"
+        True
     """
     boxes = [match.end() for match in _BOX.finditer(text)]
     closed: dict[int, int] | None = None

@@ -23,7 +23,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from wst.errors import ConfigError, WSTError, debugging
-from wst.module import WeakToStrong
 
 _EPILOG = "`wst compare --help`: compare instructors. `wst cache --help`: the answers that are kept on disk."
 
@@ -153,6 +152,8 @@ class WSTCommandLine(LightningCLI):
             ConfigError: If the config names none.
         """
         config = self.config[self.subcommand]
+        if config.get("model") is None:
+            raise ConfigError("no model is given; name one in the config as model.class_path (wst.WeakToStrong)")
         if config.get("data") is None:
             raise ConfigError("no data module is given; name one in the config as data.class_path")
 
@@ -162,7 +163,7 @@ def run(args: list[str] | None = None) -> int:
 
     def command() -> int:
         WSTCommandLine(
-            WeakToStrong,
+            LightningModule,
             None,
             subclass_mode_model=True,
             subclass_mode_data=True,

@@ -156,7 +156,7 @@ def load_causal_lm(
         ModelError: If the model cannot be found or loaded.
     """
     located = locate(source)
-    folder = _converted_gguf(Path(located.path)) if located.kind == "gguf" else located.path
+    folder = weights_folder(located)
     torch_dtype = resolve_dtype(dtype, device)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
@@ -165,7 +165,7 @@ def load_causal_lm(
             folder,
             dtype=torch_dtype,
             device_map={"": device},
-            quantization_config=_quantization_config(quantization, torch_dtype),
+            quantization_config=quantization_config(quantization, torch_dtype),
             **options,
         )
     except LOADING_ERRORS as error:
@@ -184,7 +184,8 @@ def load_causal_lm(
     return model.eval(), tokenizer
 
 
-def _quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+def quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """Give what transformers must be told to quantize a model as it loads it."""
     match quantization:
         case "nf4":
             return BitsAndBytesConfig(
@@ -213,6 +214,11 @@ def _end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     configured = getattr(model.generation_config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
     return tuple(dict.fromkeys(i for i in [*ids, tokenizer.eos_token_id] if i is not None))
+
+
+def weights_folder(located: Located) -> str:
+    """Give the hub id or folder that transformers can read; a GGUF file is converted first."""
+    return str(_converted_gguf(Path(located.path))) if located.kind == "gguf" else located.path
 
 
 def _converted_gguf(path: Path) -> Path:
@@ -270,23 +276,28 @@ def fingerprint_files(place: str) -> list[Any]:
 
 
 def encode_chat(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], template_options: dict[str, Any] | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    template_options: dict[str, Any] | None = None,
+    answered: bool = False,
 ) -> list[int]:
-    """Token ids of a chat up to where the model is to go on.
+    """Token ids of a chat up to where the model is to go on; of one that is ``answered``, up to its end.
 
     Without a chat template the turns' texts are joined by blank lines. A template that knows no system turn gets
     the system text at the head of the first user turn.
     """
     if not tokenizer.chat_template:
-        text = "\n\n".join(message.content for message in messages) + "\n\n"
-        return _ids(tokenizer(text))
+        text = "\n\n".join(message.content for message in messages)
+        return _ids(tokenizer(text if answered else text + "\n\n"))
     if messages[0].role == "system" and not _knows_system(tokenizer):
         merged = f"{messages[0].content}\n\n{messages[1].content}" if len(messages) > 1 else messages[0].content
         messages = [Message("user", merged), *messages[2:]]
     chat = [{"role": message.role, "content": message.content} for message in messages]
     options = template_options or {}
     return _ids(
-        tokenizer.apply_chat_template(chat, tokenize=True, add_generation_prompt=True, return_dict=True, **options)
+        tokenizer.apply_chat_template(
+            chat, tokenize=True, add_generation_prompt=not answered, return_dict=True, **options
+        )
     )
 
 

@@ -7,37 +7,36 @@ leaves open is a setting here: the baseline, the KL to the untrained teacher, th
 from __future__ import annotations
 
 import hashlib
-import inspect
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import torch
-from lightning import LightningModule
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from wst.baselines import Baseline, LeaveOneOut
-from wst.errors import ConfigError, ModelError, StudentStopped
+from wst.data.datamodule import QueryDataModule
+from wst.errors import ConfigError, StudentStopped
 from wst.metrics import PairedRewards, nan_mean
 from wst.objective import Normalization, denominator, policy_loss, sequence_kl, whiten
+from wst.partial import TrainedWeightsOnly
 from wst.prompts import StudentPrompt
 from wst.record import ARMS, StepRecord
-from wst.rewards.base import Reward, score
-from wst.rollout import Instruction, Query, Rollout
+from wst.rewards.base import Reward, Scores, score
+from wst.rollout import Instruction, Query, Response, Rollout
 from wst.students.base import Student, respond
 from wst.teacher import Teacher
 
 
-class WeakToStrong(LightningModule):
+class WeakToStrong(TrainedWeightsOnly):
     """Trains a teacher to instruct a frozen student.
 
     Student and reward are plain objects: they are never part of a checkpoint, of the optimizer or of the strategy.
@@ -51,6 +50,8 @@ class WeakToStrong(LightningModule):
         samples_per_query: Instructions sampled for each query, K.
         micro_batch_size: Rollouts in one backward pass; None: all of a step. It changes memory, not the gradient.
         normalization: Divide the loss by the sampled "tokens" or by the number of "sequences".
+        leak_penalty: Taken off the reward of an instruction that holds the gold answer already (`Reward.leaks`); logged
+            rewards are those without it.
         kl_coef: Weight of the KL to the reference teacher, taken off the reward. At 0 there is no reference pass.
         entropy_coef: Weight of the entropy bonus.
         whiten_advantages: Whether to centre and scale the advantages of a step.
@@ -64,6 +65,9 @@ class WeakToStrong(LightningModule):
         ConfigError: If settings do not fit each other.
     """
 
+    trained = "teacher"
+    kept = ("baseline.",)
+
     def __init__(
         self,
         teacher: Teacher,
@@ -74,6 +78,7 @@ class WeakToStrong(LightningModule):
         samples_per_query: int = 4,
         micro_batch_size: int | None = None,
         normalization: Normalization = "tokens",
+        leak_penalty: float = 0.0,
         kl_coef: float = 0.0,
         entropy_coef: float = 0.0,
         whiten_advantages: bool = False,
@@ -84,9 +89,8 @@ class WeakToStrong(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        self._save_plain_hyperparameters()
+        self.save_plain_hyperparameters()
         self.automatic_optimization = False  # several backward passes, one for each micro-batch
-        self.strict_loading = False  # checkpoints hold the trained weights alone; load_state_dict checks them
         self.teacher = teacher
         self.student = student
         self.reward = reward
@@ -95,6 +99,7 @@ class WeakToStrong(LightningModule):
         self.samples_per_query = samples_per_query
         self.micro_batch_size = micro_batch_size
         self.normalization = normalization
+        self.leak_penalty = leak_penalty
         self.kl_coef = kl_coef
         self.entropy_coef = entropy_coef
         self.whiten_advantages = whiten_advantages
@@ -109,6 +114,7 @@ class WeakToStrong(LightningModule):
         self._skips = 0
         self._validated = False
         self._unaided: dict[str, float] = {}
+        self._alone: dict[str, Response] = {}
         self._check_settings()
 
     def _check_settings(self) -> None:
@@ -125,7 +131,7 @@ class WeakToStrong(LightningModule):
             )
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ConfigError(f"micro_batch_size must be at least 1, or null for all rows, got {self.micro_batch_size}")
-        for name in ("kl_coef", "entropy_coef"):
+        for name in ("leak_penalty", "kl_coef", "entropy_coef"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name} must be a finite number of at least 0, got {value}")
@@ -145,7 +151,7 @@ class WeakToStrong(LightningModule):
         self._seed_step()
         record = StepRecord([], torch.empty(0), {}, torch.empty(0))
         with record.clock("sample"):
-            if self.baseline.needs_unaided:
+            if self.baseline.needs_unaided or self.reward.needs_unaided:
                 self._prefetch_unaided(queries)
             instructions = self.instruct(queries, self.samples_per_query)
         with record.clock("respond"):
@@ -153,14 +159,17 @@ class WeakToStrong(LightningModule):
         if self._too_many_failed(record):
             return {"record": record}
         with record.clock("score"):
-            scores = score(self.reward, record.rollouts)
+            scores = self.score(record.rollouts)
+            record.leaks = self._table(self.reward.leaks(record.rollouts))
             record.rewards = self._table(scores.total)
             record.parts = {name: self._table(values) for name, values in scores.parts.items()}
         with record.clock("respond"):
             record.unaided = self.unaided_rewards(queries) if self.baseline.needs_unaided else None
         with record.clock("update"):
             record.kl = self._kl(instructions)
-            penalty = 0.0 if record.kl is None else self.kl_coef * record.kl
+            penalty = self.leak_penalty * record.leaks.nan_to_num()
+            if record.kl is not None:
+                penalty += self.kl_coef * record.kl
             record.advantages = self.baseline(record.rewards - penalty, record.unaided)
             if self.whiten_advantages:
                 record.advantages = whiten(record.advantages, ~record.rewards.isnan())
@@ -188,7 +197,7 @@ class WeakToStrong(LightningModule):
             record.loss = float(torch.stack(losses).sum())
             record.entropy = float(torch.stack(entropies).sum()) / tokens
             limit = self.gradient_clip if self.gradient_clip is not None else math.inf
-            record.grad_norm = float(nn.utils.clip_grad_norm_(self._trainable(), limit))
+            record.grad_norm = float(nn.utils.clip_grad_norm_(self.trainable(), limit))
         optimizer.step()
         if self.make_scheduler is not None:
             cast(LRScheduler, self.lr_schedulers()).step()
@@ -223,7 +232,7 @@ class WeakToStrong(LightningModule):
 
     def _prefetch_unaided(self, queries: Sequence[Query]) -> None:
         for query in queries:
-            if query.id not in self._unaided:
+            if query.id not in self._alone:
                 self.student.prefetch(self.student_prompt(query, None))
 
     def _draws(self, queries: int) -> list[int]:
@@ -245,18 +254,61 @@ class WeakToStrong(LightningModule):
         responses = respond(self.student, prompts)
         return [Rollout(*row) for row in zip(queries, instructions, responses, strict=True)]
 
-    def unaided_rewards(self, queries: Sequence[Query]) -> Tensor:
-        """Rewards [queries] of the student on its own. A deterministic student is asked once for each query."""
-        new = [query for query in queries if query.id not in self._unaided]
+    def score(self, rollouts: Sequence[Rollout]) -> Scores:
+        """Score rollouts; a reward that compares with the unaided answer is given it."""
+        if self.reward.needs_unaided:
+            own = {r.query.id: r.response for r in rollouts if r.instruction is None}
+            missing = {r.query.id: r.query for r in rollouts if r.query.id not in own}
+            own |= self.unaided_responses(list(missing.values()))
+            rollouts = [replace(rollout, unaided=own[rollout.query.id]) for rollout in rollouts]
+        return score(self.reward, rollouts)
+
+    def unaided_responses(self, queries: Sequence[Query]) -> dict[str, Response]:
+        """What the student answers on its own, by query id. A deterministic one is asked once for each query."""
+        known = self._alone if self.student.deterministic else {}
+        new = [query for query in queries if query.id not in known]
+        answers = dict(known)
         if new:
-            rollouts = self.respond(new, [None] * len(new))
-            self._unaided |= dict(zip([query.id for query in new], score(self.reward, rollouts).total, strict=True))
-        rewards = torch.tensor([self._unaided[query.id] for query in queries])
-        if not self.student.deterministic:
-            self._unaided.clear()
-        else:  # what failed is asked for again next time
-            self._unaided = {key: reward for key, reward in self._unaided.items() if not math.isnan(reward)}
-        return rewards
+            answers |= {rollout.query.id: rollout.response for rollout in self.respond(new, [None] * len(new))}
+        if self.student.deterministic:  # what failed is asked for again next time
+            self._alone = {key: response for key, response in answers.items() if response.error is None}
+        return {query.id: answers[query.id] for query in queries}
+
+    def unaided_rewards(self, queries: Sequence[Query]) -> Tensor:
+        """Rewards [queries] of the student on its own."""
+        known = self._unaided if self.student.deterministic else {}
+        new = [query for query in queries if query.id not in known]
+        rewards = dict(known)
+        if new:
+            answers = self.unaided_responses(new)
+            rollouts = [Rollout(query, None, answers[query.id]) for query in new]
+            rewards |= dict(zip([query.id for query in new], self.score(rollouts).total, strict=True))
+        if self.student.deterministic:
+            self._unaided = {key: reward for key, reward in rewards.items() if not math.isnan(reward)}
+        return torch.tensor([rewards[query.id] for query in queries])
+
+    def _calibrate(self, stage: str) -> None:
+        """Show the reward unaided answers to queries of the training set, or where there is none, of the stage's."""
+        if not self.reward.calibration_size:
+            return
+        data = cast(Any, self.trainer).datamodule
+        queries: list[Query] = []
+        if isinstance(data, QueryDataModule):
+            queries = (data.queries("train") or data.queries(cast(Any, stage)))[: self.reward.calibration_size]
+        if not queries:
+            raise ConfigError(
+                f"reward {type(self.reward).__name__}: it is calibrated on queries of a data module; give one"
+            )
+        answers = self.unaided_responses(queries)
+        self.reward.calibrate([Rollout(query, None, answers[query.id]) for query in queries])
+
+    def on_fit_start(self) -> None:
+        """Calibrate the reward, if it asks for it."""
+        self._calibrate("train")
+
+    def on_validation_start(self) -> None:
+        """Calibrate the reward, if it asks for it and no fit has done so."""
+        self._calibrate("val")
 
     @torch.no_grad()
     def _kl(self, instructions: Sequence[Instruction]) -> Tensor | None:
@@ -282,9 +334,10 @@ class WeakToStrong(LightningModule):
         """Score the greedy instruction of each query, and the student on its own."""
         self._prefetch_unaided(queries)
         rollouts = self.respond(queries, self.instruct(queries, greedy=True))
-        scores = score(self.reward, rollouts)
+        scores = self.score(rollouts)
         rewards, unaided = torch.tensor(scores.total), self.unaided_rewards(queries)
-        figures = {"reward": rewards, "unaided": unaided, "gain": rewards - unaided}
+        leaks = torch.tensor(self.reward.leaks(rollouts))
+        figures = {"reward": rewards, "unaided": unaided, "gain": rewards - unaided, "leak": leaks}
         figures |= {f"reward/{name}": torch.tensor(values) for name, values in scores.parts.items()}
         for name, values in figures.items():
             known = int((~values.isnan()).sum())
@@ -309,11 +362,13 @@ class WeakToStrong(LightningModule):
             ConfigError: If nothing was trained and nothing trained was loaded.
         """
         self.scores.reset()
+        self._leaks: dict[str, list[float]] = {arm: [] for arm in ARMS[1:]}
         if not self.trained_steps and self.teacher.adapter is None:
             raise ConfigError(
                 "test: there is no trained teacher to test; give --ckpt_path (last, best or a file), or a trained "
                 "adapter as model.init_args.teacher.init_args.adapter"
             )
+        self._calibrate("test")
 
     def test_step(self, queries: list[Query], batch_idx: int) -> dict[str, dict[str, Any]]:
         """Answer each query unaided, under the untrained and under the trained teacher, all greedy."""
@@ -323,29 +378,46 @@ class WeakToStrong(LightningModule):
         trained = self.instruct(queries, greedy=True)
         # One call for all arms, in the order of ARMS: the student fills its batches better.
         rollouts = self.respond(queries * len(ARMS), [None] * len(queries) + untrained + [*trained])
-        scores = score(self.reward, rollouts)
+        scores, leaks = self.score(rollouts), self.reward.leaks(rollouts)
         n = len(queries)
         self.scores.update(torch.tensor(scores.total).view(len(ARMS), n).T.to(self.device))
         rows = {arm: slice(i * n, (i + 1) * n) for i, arm in enumerate(ARMS)}
+        for arm, found in self._leaks.items():
+            found += leaks[rows[arm]]
         return {
             arm: {
                 "rollouts": rollouts[part],
                 "rewards": scores.total[part],
+                "leaks": leaks[part],
                 "parts": {name: values[part] for name, values in scores.parts.items()},
             }
             for arm, part in rows.items()
         }
 
     def on_test_epoch_end(self) -> None:
-        """Log each arm's mean reward; `results` has the intervals."""
+        """Log each arm's mean reward, and how often its instructions held the answer; `results` has the intervals."""
         for arm, estimate in self.scores.compute().items():
             self.log(f"test/{arm}", estimate.mean, sync_dist=False)
+        for arm, share in self._leak_shares().items():
+            self.log(f"test/leak/{arm}", share, sync_dist=False)
+
+    def _leak_shares(self) -> dict[str, float]:
+        """Share of each arm's instructions that held the gold answer; empty where there are no gold answers."""
+        shares = {arm: float(nan_mean(torch.tensor(found))) for arm, found in self._leaks.items() if found}
+        return {arm: share for arm, share in shares.items() if not math.isnan(share)}
 
     def results(self) -> dict[str, Any]:
-        """Give the figures of the last test: mean and 95% interval of each arm, and the trained teacher's gains."""
+        """Give the figures of the last test: each arm's mean with 95% interval, the trained teacher's gains, leaks."""
         gains = {f"trained_vs_{over}": self.scores.gain("trained", over).to_dict() for over in ARMS[:2]}
         arms = {arm: estimate.to_dict() for arm, estimate in self.scores.compute().items()}
-        return {"n": self.scores.n, "arms": arms, "gain": gains}
+        relative = {f"trained_vs_{over}": self.scores.relative_gain("trained", over) for over in ARMS[:2]}
+        return {
+            "n": self.scores.n,
+            "arms": arms,
+            "gain": gains,
+            "relative_gain": {name: None if math.isnan(gain) else gain for name, gain in relative.items()},
+            "leak": self._leak_shares(),
+        }
 
     def predict_step(self, queries: list[Query], batch_idx: int) -> list[Rollout]:
         """Write the greedy instruction for each query and let the student answer under it."""
@@ -373,7 +445,7 @@ class WeakToStrong(LightningModule):
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - as Lightning has it
         """Make the optimizer for what is trained, and the scheduler."""
-        optimizer = self.make_optimizer(self._trainable())
+        optimizer = self.make_optimizer(self.trainable())
         if self.make_scheduler is None:
             return optimizer
         return [optimizer], [self.make_scheduler(optimizer)]
@@ -386,9 +458,6 @@ class WeakToStrong(LightningModule):
         kinds = (RewardLogging, CallAccounts, CheckpointOnStop, TestReport, PredictionWriter)
         return [kind() for kind in kinds if not any(isinstance(callback, kind) for callback in have)]
 
-    def _trainable(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
     def _seed_step(self) -> None:
         """Make this step's randomness a function of (seed, step), so that a resumed run goes on exactly as before."""
         if self._seed is None:
@@ -400,57 +469,21 @@ class WeakToStrong(LightningModule):
         torch.manual_seed(step_seed)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trained weights and the baseline's state, and leave the frozen base out."""
-        wanted = self._checkpoint_keys()
-        checkpoint["state_dict"] = {key: value for key, value in checkpoint["state_dict"].items() if key in wanted}
-        checkpoint["wst"] = {"trained_steps": self.trained_steps, "seed": self._seed}
+        """Keep the trained weights, the baseline's state, the count of steps and the seed."""
+        super().on_save_checkpoint(checkpoint)
+        state: dict[str, Any] = {"trained_steps": self.trained_steps, "seed": self._seed}
+        if reward := self.reward.state_dict():
+            state["reward"] = reward
+        checkpoint["wst"] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the count of steps and the seed."""
         state = checkpoint.get("wst", {})
         self.trained_steps, self._seed = state.get("trained_steps", 0), state.get("seed")
-
-    def _checkpoint_keys(self) -> set[str]:
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        return trained | {f"baseline.{key}" for key in self.baseline.state_dict()}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = False, assign: bool = False) -> Any:  # noqa: ANN401
-        """Load a checkpoint's weights, which must be all of the trained ones and fit them.
-
-        Raises:
-            ModelError: If they are not, or do not.
-        """
-        wanted = {key for key in self._checkpoint_keys() if not key.startswith("baseline.")}
-        given = {key for key in state_dict if not key.startswith("baseline.")}
-        if wanted != given:
-            different = sorted(wanted ^ given)
-            raise ModelError(
-                f"the checkpoint is of another teacher: {len(different)} weights are only here or only there, "
-                f"{different[0]} among them; give the teacher settings it was trained with"
-            )
-        try:
-            return super().load_state_dict(state_dict, strict=False, assign=assign)
-        except RuntimeError as error:
-            lines = str(error).splitlines()
-            raise ModelError(
-                f"the checkpoint is of another teacher ({lines[-1].strip()}); give the settings it was trained with"
-            ) from error
+        if "reward" in state:
+            self.reward.load_state_dict(state["reward"])
 
     def teardown(self, stage: str) -> None:
-        """Let the student give its memory back."""
+        """Let student and reward give their memory back."""
         self.student.close()
-
-    def _save_plain_hyperparameters(self) -> None:
-        """Remember the constructor's arguments, for a checkpoint that can rebuild the run.
-
-        The command line has them as class paths and plain values. Objects handed over from Python would be pickled,
-        and such a checkpoint could not be loaded safely: of these only plain values are kept.
-        """
-        if _given_hyperparameters.get() is not None:
-            self.save_hyperparameters()
-            return
-        frame = inspect.currentframe()
-        init = frame.f_back if frame is not None else None
-        values = init.f_locals if init is not None else {}
-        plain = [name for name, value in values.items() if isinstance(value, bool | int | float | str | None)]
-        self.save_hyperparameters(*[name for name in plain if name not in ("self", "__class__")], frame=init)
+        self.reward.close()

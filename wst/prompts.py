@@ -24,7 +24,12 @@ def fill(template: str, **values: str) -> str:
     return re.sub(rf"\{{({names})\}}", lambda match: values[match[1]], template)
 
 
-def _require(owner: str, option: str, template: str, *names: str) -> None:
+def require_places(owner: str, option: str, template: str, *names: str) -> None:
+    """Check that a template has the places it needs.
+
+    Raises:
+        ConfigError: If it lacks one.
+    """
     for name in names:
         if f"{{{name}}}" not in template:
             raise ConfigError(f"{owner}: {option} has no place for {{{name}}}; put {{{name}}} where it is to stand")
@@ -51,7 +56,7 @@ class TeacherPrompt:
         Raises:
             ConfigError: If it has no ``{query}``.
         """
-        _require("TeacherPrompt", "template", self.template, "query")
+        require_places("TeacherPrompt", "template", self.template, "query")
 
     def __call__(self, query: Query) -> Prompt:
         """Give the chat for a query; earlier turns of a dialogue stand before it as plain text."""
@@ -84,7 +89,7 @@ class StudentPrompt:
         Raises:
             ConfigError: If the query template has no ``{query}``, or the placement is unknown.
         """
-        _require("StudentPrompt", "query", self.query, "query")
+        require_places("StudentPrompt", "query", self.query, "query")
         if self.placement not in ("system", "before", "after"):
             raise ConfigError(f"StudentPrompt: placement must be system, before or after, got {self.placement!r}")
 

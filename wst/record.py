@@ -25,6 +25,7 @@ class StepRecord:
         rewards: [queries, samples] without KL; NaN where a rollout could not be scored.
         parts: The parts of a composite reward, each [queries, samples].
         advantages: [queries, samples] as they went into the loss.
+        leaks: [queries, samples] 1 where the instruction holds the gold answer, 0 where not; NaN without one.
         unaided: [queries] rewards of the student on its own, where the baseline needs them.
         kl: [queries, samples] in nats, where the KL has a coefficient.
         entropy: Mean entropy in nats over the tokens that had a gradient; NaN if none had.
@@ -38,6 +39,7 @@ class StepRecord:
     rewards: Tensor
     parts: dict[str, Tensor]
     advantages: Tensor
+    leaks: Tensor | None = None
     unaided: Tensor | None = None
     kl: Tensor | None = None
     entropy: float = math.nan

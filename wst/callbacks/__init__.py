@@ -1,7 +1,7 @@
 """Callbacks: what a person sees of a run, and what is left of it."""
 
 from wst.callbacks.calls import CallAccounts, CheckpointOnStop
-from wst.callbacks.export import TeacherExport
+from wst.callbacks.export import PreferenceExport, TeacherExport
 from wst.callbacks.report import PredictionWriter, TestReport
 from wst.callbacks.rewards import RewardLogging
 from wst.callbacks.samples import InstructionSamples
@@ -11,6 +11,7 @@ __all__ = [
     "CheckpointOnStop",
     "InstructionSamples",
     "PredictionWriter",
+    "PreferenceExport",
     "RewardLogging",
     "TeacherExport",
     "TestReport",

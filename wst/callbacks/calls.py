@@ -29,14 +29,17 @@ class CallAccounts(Callback):
     ================================  =================================================================
 
     Those of a validation are logged as ``val/student/…``; ``student/failed`` is logged for every student by
-    `RewardLogging`.
+    `RewardLogging`. The calls of a student that the reward asks, such as a judge, are logged under its own name
+    (``judge/calls``, ``judge/failed``, …), and its budget is its own.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open the ledger in the log folder, and follow the student's progress."""
-        student = cast(Any, pl_module).student
-        if student.accounts is not None:
-            student.accounts.open(log_folder(trainer), str(getattr(stage, "value", stage)))
+        for name, student in paid(pl_module).items():
+            accounts = student.accounts
+            if name != "student" and not accounts.student.startswith(f"{name} "):
+                accounts.student = f"{name} {accounts.student}"  # lest it share a budget with a student of its model
+            accounts.open(log_folder(trainer), str(getattr(stage, "value", stage)))
             student.on_progress = lambda done, total: show_progress(trainer, done, total)
 
     def on_train_batch_end(
@@ -48,19 +51,27 @@ class CallAccounts(Callback):
         batch_idx: int,
     ) -> None:
         """Log the step's figures."""
-        self._log(pl_module, "student/", len(batch))
+        self._log(pl_module, "", len(batch))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the validation's figures; nothing is logged of a sanity check, whose calls count to the first step."""
         if not trainer.sanity_checking:
-            self._log(pl_module, "val/student/", 1)
+            self._log(pl_module, "val/", 1)
 
     def _log(self, pl_module: LightningModule, prefix: str, rows: int) -> None:
-        accounts = cast(Any, pl_module).student.accounts
-        if accounts is None:
-            return
-        figures = {prefix + name: float(value) for name, value in accounts.take().items() if name != "failed"}
-        cast(Any, self).log_dict(figures, batch_size=rows)  # the trainer gives every callback `log_dict`
+        for name, student in paid(pl_module).items():
+            figures = student.accounts.take()
+            if name == "student":
+                figures.pop("failed", None)
+            shown = {f"{prefix}{name}/{figure}": float(value) for figure, value in figures.items()}
+            cast(Any, self).log_dict(shown, batch_size=rows)  # the trainer gives every callback `log_dict`
+
+
+def paid(pl_module: LightningModule) -> dict[str, Any]:
+    """Give the students that keep accounts: the module's, and those that its reward asks."""
+    module = cast(Any, pl_module)
+    students = {"student": module.student, **module.reward.students()}
+    return {name: student for name, student in students.items() if student.accounts is not None}
 
 
 def show_progress(trainer: Trainer, done: int, total: int) -> None:
@@ -93,6 +104,7 @@ class CheckpointOnStop(Callback):
         if isinstance(exception, StudentStopped | CacheError) and trainer.state.fn == "fit":
             self._save(trainer)
         cast(Any, pl_module).student.close()
+        cast(Any, pl_module).reward.close()
 
     def _save(self, trainer: Trainer) -> None:
         checkpoints = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]

@@ -1,8 +1,9 @@
-"""The trained teacher as files that others can load."""
+"""What was trained, as files that others can load."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +16,23 @@ from wst.files import log_folder, write_folder
 _MODES = ("min", "max")
 
 
-class TeacherExport(Callback):
-    """Exports the teacher as a PEFT adapter (or as a whole model, if all of it was trained), with a model card.
+class _Export(Callback):
+    """Exports what was trained: the last after each validation and at the end, the best when it is the best so far."""
 
-    ``teacher/last`` in the log folder is written at the end of training and after each validation, ``teacher/best``
-    whenever the monitored figure is the best so far.
+    kind = ""
 
-    Args:
-        monitor: The figure that says which teacher is best.
-        mode: Whether the best is the largest ("max") or the smallest ("min").
-        folder: Where to export to; None: ``teacher`` in the log folder.
-
-    Raises:
-        ConfigError: If the mode is unknown.
-    """
-
-    def __init__(self, monitor: str = "val/reward", mode: str = "max", folder: str | None = None) -> None:
+    def __init__(self, monitor: str, mode: str, folder: str | None) -> None:
         if mode not in _MODES:
-            raise ConfigError(f"TeacherExport: mode must be max or min, got {mode!r}")
+            raise ConfigError(f"{type(self).__name__}: mode must be max or min, got {mode!r}")
         self.monitor = monitor
         self.mode = mode
         self.folder = folder
         self.best: float | None = None
         self.best_step: int | None = None
+
+    @abstractmethod
+    def fill(self, trainer: Trainer, pl_module: Any, folder: Path) -> None:  # noqa: ANN401 - the module it is for
+        """Write the export's files into a folder."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know: the best figure so far."""
@@ -49,7 +44,7 @@ class TeacherExport(Callback):
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export the last teacher, and the best if this is it."""
+        """Export the last, and the best if this is it."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or _only_trying(trainer):
             return
         self._export(trainer, pl_module, "last")
@@ -66,18 +61,64 @@ class TeacherExport(Callback):
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export the last teacher."""
+        """Export the last."""
         if not _only_trying(trainer):
             self._export(trainer, pl_module, "last")
 
-    def _export(self, trainer: Trainer, pl_module: Any, name: str) -> None:  # noqa: ANN401 - WeakToStrong
-        root = Path(self.folder) if self.folder else log_folder(trainer) / "teacher"
+    def _export(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
+        root = Path(self.folder) if self.folder else log_folder(trainer) / self.kind
+        write_folder(root / name, lambda folder: self.fill(trainer, pl_module, folder))
 
-        def fill(folder: Path) -> None:
-            pl_module.teacher.save(folder)
-            (folder / "README.md").write_text(model_card(trainer, pl_module), encoding="utf-8")
 
-        write_folder(root / name, fill)
+class TeacherExport(_Export):
+    """Exports the teacher as a PEFT adapter (or as a whole model, if all of it was trained), with a model card.
+
+    ``teacher/last`` in the log folder is written at the end of training and after each validation, ``teacher/best``
+    whenever the monitored figure is the best so far.
+
+    Args:
+        monitor: The figure that says which teacher is best.
+        mode: Whether the best is the largest ("max") or the smallest ("min").
+        folder: Where to export to; None: ``teacher`` in the log folder.
+
+    Raises:
+        ConfigError: If the mode is unknown.
+    """
+
+    kind = "teacher"
+
+    def __init__(self, monitor: str = "val/reward", mode: str = "max", folder: str | None = None) -> None:
+        super().__init__(monitor, mode, folder)
+
+    def fill(self, trainer: Trainer, pl_module: Any, folder: Path) -> None:  # noqa: ANN401 - WeakToStrong
+        """Write the adapter or the model, and the card."""
+        pl_module.teacher.save(folder)
+        (folder / "README.md").write_text(model_card(trainer, pl_module), encoding="utf-8")
+
+
+class PreferenceExport(_Export):
+    """Exports a preference model as a Hugging Face sequence classifier, for `wst.RewardModel`.
+
+    ``reward_model/last`` in the log folder is written at the end of training and after each validation,
+    ``reward_model/best`` whenever the monitored figure is the best so far.
+
+    Args:
+        monitor: The figure that says which model is best.
+        mode: Whether the best is the largest ("max") or the smallest ("min").
+        folder: Where to export to; None: ``reward_model`` in the log folder.
+
+    Raises:
+        ConfigError: If the mode is unknown.
+    """
+
+    kind = "reward_model"
+
+    def __init__(self, monitor: str = "val/loss", mode: str = "min", folder: str | None = None) -> None:
+        super().__init__(monitor, mode, folder)
+
+    def fill(self, trainer: Trainer, pl_module: Any, folder: Path) -> None:  # noqa: ANN401 - PreferenceModel
+        """Write the model."""
+        pl_module.save(folder)
 
 
 def _only_trying(trainer: Trainer) -> bool:

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
+from wst.callbacks.calls import paid
 from wst.files import append_lines, log_folder, rollout_row, write_whole
 from wst.record import ARMS
 
@@ -30,7 +31,9 @@ class TestReport(Callback):
 
     ``results.json``: ``{"n": int, "arms": {ARM: FIGURE}, "gain": {"trained_vs_unaided": FIGURE,
     "trained_vs_untrained": FIGURE}}`` with arms unaided, untrained and trained, and figures
-    ``{"mean": float, "ci95": [low, high]}``; null stands for what cannot be computed. A student that keeps accounts
+    ``{"mean": float, "ci95": [low, high]}``; null stands for what cannot be computed. ``"relative_gain"`` has the gains
+    in units of the other arm's mean; ``"leak"`` the share of each teacher's instructions that hold the gold answer
+    already, where there are gold answers. A student that keeps accounts
     adds ``"student": {"test": {...}, "run": {STAGE: {...}}}``: what this test has taken (calls, cache hits, failed,
     tokens, cost, seconds a call), and the sums over all that was done in this log folder.
     """
@@ -55,16 +58,15 @@ class TestReport(Callback):
             output = outputs[arm]
             for i, rollout in enumerate(output["rollouts"]):
                 parts = {f"reward/{name}": _json_number(values[i]) for name, values in output["parts"].items()}
-                reward = {"reward": _json_number(output["rewards"][i])}
+                reward = {name: _json_number(output[f"{name}s"][i]) for name in ("reward", "leak")}
                 self._rows.append({"arm": arm} | rollout_row(rollout) | reward | parts)
 
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the files and print the table."""
         results = cast(Any, pl_module).results()
-        accounts = cast(Any, pl_module).student.accounts
-        if accounts is not None:
-            results["student"] = {"test": accounts.take(), "run": accounts.run()}
+        for name, student in paid(pl_module).items():
+            results[name] = {"test": student.accounts.take(), "run": student.accounts.run()}
         folder = log_folder(trainer)
         write_whole(folder / "test_rows.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self._rows))
         write_whole(folder / "results.json", json.dumps(results, indent=2) + "\n")
@@ -88,6 +90,8 @@ def results_table(results: dict[str, Any]) -> Table:
             low, high = (_shown(bound, section == "gain") for bound in figure["ci95"])
             table.add_row(_NAMES[name], _shown(figure["mean"], section == "gain"), f"{low} … {high}")
         table.add_section()
+    for arm, share in results.get("leak", {}).items():
+        table.add_row(f"{_NAMES[arm]}: answer in the instruction", f"{share:.0%}", "")
     return table
 
 

@@ -21,6 +21,7 @@ class RewardLogging(Callback):
     ``train/reward_std``          spread over all rollouts of the step
     ``train/reward/PART``         mean of a part of a composite reward
     ``train/gain``                reward less that of the unaided student, where the baseline needs it
+    ``train/leak``                share of instructions that hold the gold answer already, where there is one
     ``train/no_variance``         share of queries whose samples all got the same reward: no gradient
     ``train/unscored``            share of rollouts with no reward
     ``train/kl``                  nats from the reference teacher, where the KL has a coefficient
@@ -77,6 +78,8 @@ def step_figures(record: StepRecord) -> dict[str, float]:
     figures["train/skipped"] = float(record.skipped)
     figures["student/failed"] = float(sum(response.error is not None for response in responses))
     figures |= {f"train/reward/{name}": float(nan_mean(values)) for name, values in record.parts.items()}
+    if record.leaks is not None:
+        figures["train/leak"] = float(nan_mean(record.leaks))
     if record.unaided is not None:
         figures["train/gain"] = float(nan_mean(rewards - record.unaided[:, None]))
     if record.kl is not None:

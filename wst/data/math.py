@@ -24,10 +24,10 @@ SUBJECTS = (
 
 
 class MATH(Benchmark):
-    """Tested on the 500 problems of ``HuggingFaceH4/MATH-500`` (Lightman et al. 2023, arXiv 2305.20050).
+    r"""Tested on the 500 problems of ``HuggingFaceH4/MATH-500`` (Lightman et al. 2023, arXiv 2305.20050).
 
     Trained on the others: the problems of ``EleutherAI/hendrycks_math``, of both its splits, that are not among the
-    500. The target is the field ``answer``, or the last ``\\boxed`` of the field ``solution`` where there is none; the
+    500. The target is the field ``answer``, or the last ``\boxed`` of the field ``solution`` where there is none; the
     solution is kept in `Query.extra`. See `Benchmark` for the arguments.
     """
 

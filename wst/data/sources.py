@@ -94,7 +94,7 @@ def split_files(folder: str | Path, split: str, part: str = "") -> list[Path]:
     raise DataError(f"{place} holds no file of the split {split!r}; put {names} there")
 
 
-def hub_rows(repo: str, split: str, *, needs: str, **options: Any) -> Iterator[Row]:
+def hub_rows(repo: str, split: str, *, needs: str, **options: Any) -> Iterator[Row]:  # noqa: ANN401
     """Read a split of a data set on the hub, through the cache of ``datasets``.
 
     Args:

@@ -2,6 +2,22 @@
 
 from wst.rewards.base import Reward, Scores
 from wst.rewards.composite import WeightedSum
+from wst.rewards.judge import Judge
+from wst.rewards.math import MathAnswer
+from wst.rewards.model import RewardModel
+from wst.rewards.standard import Standardized
 from wst.rewards.text import ExactMatch, LabelMatch, LastNumber, Length
 
-__all__ = ["ExactMatch", "LabelMatch", "LastNumber", "Length", "Reward", "Scores", "WeightedSum"]
+__all__ = [
+    "ExactMatch",
+    "Judge",
+    "LabelMatch",
+    "LastNumber",
+    "Length",
+    "MathAnswer",
+    "Reward",
+    "RewardModel",
+    "Scores",
+    "Standardized",
+    "WeightedSum",
+]

@@ -7,13 +7,15 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from wst.errors import ContractError
+from wst.errors import ConfigError, ContractError
 from wst.rollout import Rollout
 
 if TYPE_CHECKING:
     import torch
+
+    from wst.students.base import Student
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,23 @@ class Reward(ABC):
 
     def setup(self, device: torch.device) -> None:
         """Load what scoring needs, once; called again at every stage, so it must be idempotent."""
+
+    #: Number of queries whose unaided answers `calibrate` wants before the first score; 0: none.
+    calibration_size: int = 0
+
+    def calibrate(self, unaided: Sequence[Rollout]) -> None:
+        """Learn from what the student answers on its own; called once, before anything is scored."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a checkpoint must keep, as plain values: what `calibrate` learnt."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what a checkpoint kept; a reward that has done so asks for no calibration any more."""
+
+    def students(self) -> dict[str, Student]:
+        """Give the students that the reward itself asks, such as a judge, by the name their calls are logged under."""
+        return {}
 
     def close(self) -> None:
         """Give back what `setup` took; `setup` may be called again."""
@@ -131,3 +150,13 @@ def _spread(name: str, values: Sequence[float], positions: list[int], length: in
 def _short(value: object) -> str:
     """Give at most 60 characters of a value's repr, on one line."""
     return " ".join(f"{value!r:.60}".split())
+
+
+def check_choice(option: str, got: str, choices: tuple[str, ...]) -> None:
+    """Check that an option has one of its values.
+
+    Raises:
+        ConfigError: If not.
+    """
+    if got not in choices:
+        raise ConfigError(f"{option} must be one of {', '.join(map(repr, choices))}, got {got!r}")

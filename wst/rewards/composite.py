@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wst.errors import ConfigError
 from wst.rewards import base
@@ -13,6 +13,8 @@ from wst.rollout import Rollout
 
 if TYPE_CHECKING:
     import torch
+
+    from wst.students.base import Student
 
 
 class WeightedSum(Reward):
@@ -45,10 +47,51 @@ class WeightedSum(Reward):
         self.parts = dict(parts)
         self.weights = dict.fromkeys(parts, 1.0) | (weights or {})
 
+    @property
+    def needs_unaided(self) -> bool:  # type: ignore[override]
+        """Whether any part does."""
+        return any(part.needs_unaided for part in self.parts.values())
+
+    def check(self) -> None:
+        """Let every part that can check its models do so."""
+        for part in self.parts.values():
+            check = getattr(part, "check", None)
+            if callable(check):
+                check()
+
     def setup(self, device: torch.device) -> None:
         """Set up every part."""
         for part in self.parts.values():
             part.setup(device)
+
+    def close(self) -> None:
+        """Close every part."""
+        for part in self.parts.values():
+            part.close()
+
+    def students(self) -> dict[str, Student]:
+        """Give the students of all parts, each under its part's name."""
+        return {f"{name}/{inner}": s for name, part in self.parts.items() for inner, s in part.students().items()}
+
+    def calibrate(self, unaided: Sequence[Rollout]) -> None:
+        """Calibrate every part."""
+        for part in self.parts.values():
+            part.calibrate(unaided)
+
+    @property
+    def calibration_size(self) -> int:  # type: ignore[override]
+        """The largest that a part asks for."""
+        return max(part.calibration_size for part in self.parts.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the state of every part that has one."""
+        return {name: state for name, part in self.parts.items() if (state := part.state_dict())}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the parts' states up."""
+        for name, state in state_dict.items():
+            if name in self.parts:
+                self.parts[name].load_state_dict(state)
 
     def leaks(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Tell which instructions hold the gold answer in the eyes of any part."""

@@ -11,7 +11,7 @@ from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, ROUND_UP, Context, Decimal
 from typing import Literal
 
 from wst.errors import ConfigError, DataError
-from wst.rewards.base import Reward
+from wst.rewards.base import Reward, check_choice
 from wst.rollout import Rollout
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b", re.IGNORECASE)
@@ -142,7 +142,7 @@ class LabelMatch(Reward):
     """
 
     def __init__(self, labels: list[str], which: Literal["only", "first", "last"] = "only") -> None:
-        _check_choice("LabelMatch: which", which, ("only", "first", "last"))
+        check_choice("LabelMatch: which", which, ("only", "first", "last"))
         if not labels:
             raise ConfigError("LabelMatch: labels is empty; list the labels of the task")
         folded = [_fold(label) for label in labels]
@@ -257,8 +257,8 @@ class Length(Reward):
     ) -> None:
         if limit < 1:
             raise ConfigError(f"Length: limit must be at least 1, got {limit}")
-        _check_choice("Length: unit", unit, ("words", "characters"))
-        _check_choice("Length: of", of, ("response", "instruction"))
+        check_choice("Length: unit", unit, ("words", "characters"))
+        check_choice("Length: of", of, ("response", "instruction"))
         self.limit = limit
         self.unit = unit
         self.of = of
@@ -288,8 +288,3 @@ def _target(reward: Reward, rollout: Rollout) -> str:
 
 def _fold(text: str) -> str:
     return normalize(text, punctuation=False)
-
-
-def _check_choice(option: str, got: str, choices: tuple[str, ...]) -> None:
-    if got not in choices:
-        raise ConfigError(f"{option} must be one of {', '.join(map(repr, choices))}, got {got!r}")
