@@ -110,6 +110,35 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def gain_by_length(rewards: NDArray[np.floating[Any]], lengths: NDArray[np.floating[Any]]) -> float:
+    """How much of a gain goes with longer answers: the slope of reward on length, times the difference in length.
+
+    The slope is that of least squares over both arms, each less its own mean (an analysis of covariance), so that
+    what the arms differ in besides length does not enter it.
+
+    Args:
+        rewards: [n, 2] of the arm that gains and of the other; rows with a NaN are left out.
+        lengths: [n, 2] of their answers.
+
+    Returns:
+        A part of the mean gain, in its unit; NaN where each arm's answers are all of one length, or nothing is left.
+
+    Example:
+        >>> gain_by_length(np.array([[3.0, 1.0], [4.0, 2.0]]), np.array([[30.0, 10.0], [40.0, 20.0]]))
+        2.0
+    """
+    known = ~np.isnan(rewards + lengths).any(axis=1)
+    if not known.any():
+        return math.nan
+    y, x = (values[known] - values[known].mean(axis=0) for values in (rewards, lengths))
+    spread = float((x * x).sum())
+    if spread == 0:
+        return math.nan
+    slope = float((x * y).sum()) / spread
+    means = lengths[known].mean(axis=0)
+    return slope * float(means[0] - means[1])
+
+
 class PairedRewards(Metric):
     """Rewards of several arms on the same queries, and the gains of one over another.
 
@@ -171,6 +200,10 @@ class PairedRewards(Metric):
         metric = HelpHarm()
         metric.update(torch.from_numpy(self._column(arm)), torch.from_numpy(self._column(over)))
         return metric.compute()
+
+    def pair(self, arm: str, over: str) -> NDArray[np.float64]:
+        """Give the rewards of two arms, [queries, 2]."""
+        return np.stack([self._column(arm), self._column(over)], axis=1)
 
     @property
     def n(self) -> int:

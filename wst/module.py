@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from wst.baselines import Baseline, LeaveOneOut
 from wst.data.datamodule import QueryDataModule
 from wst.errors import ConfigError, StudentStopped
-from wst.metrics import PairedRewards, nan_mean
+from wst.metrics import PairedRewards, gain_by_length, nan_mean
 from wst.objective import Normalization, denominator, policy_loss, sequence_kl, whiten
 from wst.partial import TrainedWeightsOnly
 from wst.prompts import StudentPrompt
@@ -108,7 +108,7 @@ class WeakToStrong(TrainedWeightsOnly):
         self.gradient_clip = gradient_clip
         self.make_optimizer = optimizer
         self.make_scheduler = lr_scheduler
-        self.scores = PairedRewards(ARMS)
+        self.scores, self.lengths = PairedRewards(ARMS), PairedRewards(ARMS)
         self.trained_steps = 0  #: updates that the weights have behind them, over all resumes
         self._seed: int | None = None
         self._skips = 0
@@ -149,6 +149,7 @@ class WeakToStrong(TrainedWeightsOnly):
     def training_step(self, queries: list[Query], batch_idx: int) -> dict[str, StepRecord]:
         """Make one policy-gradient step from a batch of queries."""
         self._seed_step()
+        self._forget_sampled()
         record = StepRecord([], torch.empty(0), {}, torch.empty(0))
         with record.clock("sample"):
             if self.baseline.needs_unaided or self.reward.needs_unaided:
@@ -264,28 +265,33 @@ class WeakToStrong(TrainedWeightsOnly):
         return score(self.reward, rollouts)
 
     def unaided_responses(self, queries: Sequence[Query]) -> dict[str, Response]:
-        """What the student answers on its own, by query id. A deterministic one is asked once for each query."""
-        known = self._alone if self.student.deterministic else {}
-        new = [query for query in queries if query.id not in known]
-        answers = dict(known)
+        """What the student answers on its own, by query id.
+
+        A deterministic one is asked once for each query, one that samples once in each step.
+        """
+        answers = dict(self._alone)
+        new = [query for query in queries if query.id not in answers]
         if new:
             answers |= {rollout.query.id: rollout.response for rollout in self.respond(new, [None] * len(new))}
-        if self.student.deterministic:  # what failed is asked for again next time
+            # What failed is asked for again next time.
             self._alone = {key: response for key, response in answers.items() if response.error is None}
         return {query.id: answers[query.id] for query in queries}
 
     def unaided_rewards(self, queries: Sequence[Query]) -> Tensor:
         """Rewards [queries] of the student on its own."""
-        known = self._unaided if self.student.deterministic else {}
-        new = [query for query in queries if query.id not in known]
-        rewards = dict(known)
+        rewards = dict(self._unaided)
+        new = [query for query in queries if query.id not in rewards]
         if new:
             answers = self.unaided_responses(new)
             rollouts = [Rollout(query, None, answers[query.id]) for query in new]
             rewards |= dict(zip([query.id for query in new], self.score(rollouts).total, strict=True))
-        if self.student.deterministic:
             self._unaided = {key: reward for key, reward in rewards.items() if not math.isnan(reward)}
         return torch.tensor([rewards[query.id] for query in queries])
+
+    def _forget_sampled(self) -> None:
+        """Forget what a student that samples answered on its own in the step before."""
+        if not self.student.deterministic:
+            self._alone, self._unaided = {}, {}
 
     def _calibrate(self, stage: str) -> None:
         """Show the reward unaided answers to queries of the training set, or where there is none, of the stage's."""
@@ -300,7 +306,7 @@ class WeakToStrong(TrainedWeightsOnly):
                 f"reward {type(self.reward).__name__}: it is calibrated on queries of a data module; give one"
             )
         answers = self.unaided_responses(queries)
-        self.reward.calibrate([Rollout(query, None, answers[query.id]) for query in queries])
+        self.reward.calibrate([Rollout(query, None, answers[query.id], answers[query.id]) for query in queries])
 
     def on_fit_start(self) -> None:
         """Calibrate the reward, if it asks for it."""
@@ -332,6 +338,7 @@ class WeakToStrong(TrainedWeightsOnly):
 
     def validation_step(self, queries: list[Query], batch_idx: int) -> dict[str, list[Rollout]]:
         """Score the greedy instruction of each query, and the student on its own."""
+        self._forget_sampled()
         self._prefetch_unaided(queries)
         rollouts = self.respond(queries, self.instruct(queries, greedy=True))
         scores = self.score(rollouts)
@@ -362,6 +369,7 @@ class WeakToStrong(TrainedWeightsOnly):
             ConfigError: If nothing was trained and nothing trained was loaded.
         """
         self.scores.reset()
+        self.lengths.reset()
         self._leaks: dict[str, list[float]] = {arm: [] for arm in ARMS[1:]}
         if not self.trained_steps and self.teacher.adapter is None:
             raise ConfigError(
@@ -380,7 +388,10 @@ class WeakToStrong(TrainedWeightsOnly):
         rollouts = self.respond(queries * len(ARMS), [None] * len(queries) + untrained + [*trained])
         scores, leaks = self.score(rollouts), self.reward.leaks(rollouts)
         n = len(queries)
-        self.scores.update(torch.tensor(scores.total).view(len(ARMS), n).T.to(self.device))
+        answers = [rollout.response for rollout in rollouts]
+        words = [float(len(answer.text.split())) if answer.error is None else math.nan for answer in answers]
+        for metric, values in ((self.scores, scores.total), (self.lengths, words)):
+            metric.update(torch.tensor(values).view(len(ARMS), n).T.to(self.device))
         rows = {arm: slice(i * n, (i + 1) * n) for i, arm in enumerate(ARMS)}
         for arm, found in self._leaks.items():
             found += leaks[rows[arm]]
@@ -411,12 +422,19 @@ class WeakToStrong(TrainedWeightsOnly):
         gains = {f"trained_vs_{over}": self.scores.gain("trained", over).to_dict() for over in ARMS[:2]}
         arms = {arm: estimate.to_dict() for arm, estimate in self.scores.compute().items()}
         relative = {f"trained_vs_{over}": self.scores.relative_gain("trained", over) for over in ARMS[:2]}
+        by_length = {
+            f"trained_vs_{over}": gain_by_length(self.scores.pair("trained", over), self.lengths.pair("trained", over))
+            for over in ARMS[:2]
+        }
+        lengths = {arm: estimate.mean for arm, estimate in self.lengths.compute().items()}
         return {
             "n": self.scores.n,
             "arms": arms,
             "gain": gains,
             "relative_gain": {name: None if math.isnan(gain) else gain for name, gain in relative.items()},
             "leak": self._leak_shares(),
+            "words": {arm: None if math.isnan(mean) else mean for arm, mean in lengths.items()},
+            "gain_by_length": {name: None if math.isnan(part) else part for name, part in by_length.items()},
         }
 
     def predict_step(self, queries: list[Query], batch_idx: int) -> list[Rollout]:

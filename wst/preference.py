@@ -11,9 +11,10 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_only
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils import ModulesToSaveWrapper
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -226,10 +227,15 @@ class PreferenceModel(TrainedWeightsOnly):
             task_type="SEQ_CLS",
         )
         try:
-            return get_peft_model(base, config)
+            network = get_peft_model(base, config)
         except ValueError as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ConfigError(f"PreferenceModel: lora does not fit model {self.source!r} ({reason})") from error
+        for wrapper in network.modules():
+            if isinstance(wrapper, ModulesToSaveWrapper):  # peft leaves the head in the base's number format
+                for head in wrapper.modules_to_save.float().values():
+                    head.register_forward_pre_hook(_in_float32)
+        return network
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - as Lightning has it
         """Make the optimizer for what is trained, and the scheduler."""
@@ -262,6 +268,10 @@ class PreferenceModel(TrainedWeightsOnly):
             merged = plain.merge_and_unload()
         merged.save_pretrained(folder)
         cast(PreTrainedTokenizerBase, self._tokenizer).save_pretrained(folder)
+
+
+def _in_float32(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value.float() if isinstance(value, Tensor) else value for value in given)
 
 
 def results_table(results: dict[str, Any]) -> Table:

@@ -33,7 +33,8 @@ class TestReport(Callback):
     "trained_vs_untrained": FIGURE}}`` with arms unaided, untrained and trained, and figures
     ``{"mean": float, "ci95": [low, high]}``; null stands for what cannot be computed. ``"relative_gain"`` has the gains
     in units of the other arm's mean; ``"leak"`` the share of each teacher's instructions that hold the gold answer
-    already, where there are gold answers. A student that keeps accounts
+    already, where there are gold answers; ``"words"`` the mean length of each arm's answers; ``"gain_by_length"`` the
+    part of a gain that goes with longer answers (`wst.metrics.gain_by_length`). A student that keeps accounts
     adds ``"student": {"test": {...}, "run": {STAGE: {...}}}``: what this test has taken (calls, cache hits, failed,
     tokens, cost, seconds a call), and the sums over all that was done in this log folder.
     """
@@ -90,7 +91,12 @@ def results_table(results: dict[str, Any]) -> Table:
             low, high = (_shown(bound, section == "gain") for bound in figure["ci95"])
             table.add_row(_NAMES[name], _shown(figure["mean"], section == "gain"), f"{low} … {high}")
         table.add_section()
-    for arm, share in results.get("leak", {}).items():
+    for name, part in results["gain_by_length"].items():
+        table.add_row(f"{_NAMES[name]}: by length", _shown(part, True), "")
+    table.add_section()
+    for arm, words in results["words"].items():
+        table.add_row(f"{_NAMES[arm]}: words an answer", "-" if words is None else f"{words:.1f}", "")
+    for arm, share in results["leak"].items():
         table.add_row(f"{_NAMES[arm]}: answer in the instruction", f"{share:.0%}", "")
     return table
 

@@ -7,6 +7,7 @@ processes, with math-verify and sympy; neither is imported before that.
 from __future__ import annotations
 
 import math
+import os
 import re
 import threading
 from collections import OrderedDict
@@ -63,8 +64,8 @@ class MathAnswer(Reward):
       punctuation and articles.
 
     Known limits: an answer that repeats a term of the task counts where it has the value asked for (``1358`` for its
-    own form in base 8; an expression that was to be simplified or factored). Ratios (``3:5``) and times are compared
-    as text; degrees are not converted to radians; numbers in words are text; variables are compared regardless of
+    own form in base 8; an expression that was to be simplified or factored). A colon divides, in
+    times too; degrees are not converted to radians; numbers in words are text; variables are compared regardless of
     case; ``100,200`` is a number, ``100, 200`` a list.
 
     Verification happens in worker processes, which are killed and replaced when an answer hangs or exhausts their
@@ -193,7 +194,7 @@ class MathAnswer(Reward):
                 )
 
     def _workers(self) -> Workers:
-        if self._pool is None:
+        if self._pool is None or self._pool.parent != os.getpid():  # a forked process must not share the pipes
             self._pool = Workers("MathAnswer", "wst.rewards.math:_work", self.workers, self.memory_mb)
         return self._pool
 
@@ -349,6 +350,7 @@ _TIDY: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"\\neq(?![A-Za-z])"), r"\\ne"),
     (re.compile(r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}"), r"\\emptyset"),
     (re.compile(r"\\degree(?![A-Za-z])|\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))"), r"^\\circ"),
+    (re.compile(r"\\text\s*\{([^{}A-Za-z]*)\}"), r"\1"),
     (re.compile(r"\\%"), "%"),
     (re.compile(r"\s*\\text\s*\{\s*%\s*\}"), "%"),
     (re.compile(r"\s*(?:\\text\s*\{\s*(?:percent|pct\.?)\s*\}|(?<![A-Za-z\\])(?:percent|pct)(?![A-Za-z]))", re.I), "%"),
@@ -585,9 +587,10 @@ def _split(text: str, separator: re.Pattern[str]) -> list[str]:
 
 
 def _list(text: str) -> list[str]:
-    """Split at commas, but not at those that part thousands: ``1,000, 2,000`` has two items."""
-    if _THOUSANDS.search(text) and (", " in text or len(_split(text, _SEPARATOR)) == 1):
-        text = _THOUSANDS.sub(lambda match: match[1].replace(",", ""), text)
+    """Split at commas, but not at those that part thousands: ``1,000, 2,000`` has two items, ``x = 1,000`` one."""
+    joined = _THOUSANDS.sub(lambda match: match[1].replace(",", ""), text)
+    if ", " in text or "," not in joined:
+        text = joined
     return [piece.strip() for piece in _split(text, _SEPARATOR) if piece.strip()]
 
 
@@ -730,6 +733,8 @@ def _sides(text: str) -> list[str]:
 def _exact(text: str) -> str:
     r"""Leave out the approximation of a value: ``\frac{10}{3} \approx 3.33``."""
     sides = [side.strip() for side in _split(text, _APPROXIMATELY)]
+    if len(sides) == 2 and not sides[0]:
+        return sides[1]
     if len(sides) < 2 or not all(sides):
         return text
     return sides[-1] if len(sides) == 2 and _NAMED.fullmatch(sides[0]) else sides[0]
@@ -970,6 +975,7 @@ def _extract(text: str) -> str | None:
     import sympy
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
+    text = re.sub(r"\\\$(?=\s*[\d.])", "", text)  # which it overlooks
     found = parse(text, [LatexExtractionConfig(), ExprExtractionConfig()], parsing_timeout=None)
     written = next((one for one in found if isinstance(one, str)), None)
     if written is None:

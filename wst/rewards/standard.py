@@ -43,8 +43,8 @@ class Standardized(Reward):
 
     @property
     def calibration_size(self) -> int:  # type: ignore[override]
-        """As many queries as were asked for, as long as nothing was measured."""
-        return self.queries if self.mean is None else self.reward.calibration_size
+        """As many queries as were asked for, as long as nothing was measured; more if the reward asks for more."""
+        return max(self.queries if self.mean is None else 0, self.reward.calibration_size)
 
     def calibrate(self, unaided: Sequence[Rollout]) -> None:
         """Measure mean and spread.

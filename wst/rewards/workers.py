@@ -60,8 +60,9 @@ class Workers:
         self._count = count
         self._memory_mb = memory_mb
         self._workers: list[_Worker] = []
+        self.parent = os.getpid()
         # Also at the interpreter's exit. It must not hold `self`, which would keep it alive.
-        self._finalizer = weakref.finalize(self, _end, self._workers, os.getpid())
+        self._finalizer = weakref.finalize(self, _end, self._workers, self.parent)
 
     @property
     def pids(self) -> list[int]:
