@@ -1,5 +1,6 @@
 """Every config in lightning_configs/ runs through the real command line, with its models replaced by tiny ones."""
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -8,10 +9,12 @@ import pytest
 import yaml
 from endpoints import FakeServer
 from runs import TESTS, wst
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from wst.cli import run
 
 ROOT = TESTS.parent
 CONFIGS = sorted((ROOT / "lightning_configs").glob("*.yaml"))
-OVERLAYS = sorted((ROOT / "lightning_configs" / "overlays").glob("*.yaml"))
 COMPARISONS = sorted((ROOT / "lightning_configs" / "compare").glob("*.yaml"))
 
 
@@ -19,19 +22,71 @@ def test_there_are_configs() -> None:
     assert (ROOT / "lightning_configs" / "quickstart.yaml") in CONFIGS
 
 
+@pytest.fixture(scope="session")
+def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a few rows of each benchmark, in the form of the hub's files."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    rows = {
+        "gsm8k": {"question": "What is {i} and 1?", "answer": "One more.\n#### {j}"},
+        "math": {"problem": "What is ${i} + 1$?", "solution": "It is $\\boxed{{{j}}}$."},
+        "helpful-base": {
+            "chosen": "\n\nHuman: Say {i}{split}\n\nAssistant: {i}, gladly",
+            "rejected": "\n\nHuman: Say {i}{split}\n\nAssistant: no",
+        },
+    }
+    for name, row in rows.items():
+        (folder / name).mkdir()
+        for split in ("train", "test"):
+            filled = ({k: v.format(i=i, j=i + 1, split=split) for k, v in row.items()} for i in range(24))
+            if name == "math":  # the training rows must not be the test's
+                filled = ({k: v.replace("What", f"In {split}, what") for k, v in line.items()} for line in filled)
+            with gzip.open(folder / name / f"{split}.jsonl.gz", "wt", encoding="utf-8") as file:
+                file.writelines(json.dumps(line) + "\n" for line in filled)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_scorer(tmp_path_factory: pytest.TempPathFactory, tiny_model: str) -> str:
+    """The tiny model with a scalar head, as a sequence classifier."""
+    folder = str(tmp_path_factory.mktemp("scorer"))
+    AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    return folder
+
+
+def tiny_options(config: Path, tiny_model: str, tiny_scorer: str, benchmarks: Path) -> list[str]:
+    """Options that put tiny models and a few rows in the place of a config's own."""
+    settings = yaml.safe_load(config.read_text())
+    options = ["--data.init_args.limit_val=4", "--data.init_args.limit_test=6", "--trainer.accelerator=cpu"]
+    if settings["model"]["class_path"] == "wst.PreferenceModel":
+        options += [f"--model.init_args.model={tiny_model}", "--data.init_args.batch_size=4"]
+        if settings["model"]["init_args"].get("layers"):
+            options += ["--model.init_args.layers=1"]
+    else:
+        options += [
+            f"--model.init_args.teacher.init_args.model={tiny_model}",
+            f"--model.init_args.student.init_args.model={tiny_model}",
+            "--model.init_args.teacher.init_args.max_new_tokens=4",
+            "--model.init_args.student.init_args.max_new_tokens=4",
+        ]
+    if config.stem in ("hh_rlhf", "hh_rlhf_small"):
+        options += [
+            f"--model.init_args.reward.init_args.reward.init_args.model={tiny_scorer}",
+            "--model.init_args.reward.init_args.queries=8",
+        ]
+    if config.stem != "quickstart":
+        folder = benchmarks if config.stem.startswith("hh_rlhf") else benchmarks / config.stem.removesuffix("_small")
+        options += [f"--data.init_args.source={folder}", "--data.init_args.val_share=0.25"]
+    return options
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_two_steps_and_a_test(config: Path, tmp_path: Path, tiny_model: str) -> None:
+def test_two_steps_and_a_test(
+    config: Path, tmp_path: Path, tiny_model: str, tiny_scorer: str, benchmarks: Path
+) -> None:
     # the configs name their data relative to the project's folder
     os.symlink(ROOT / "data", tmp_path / "data")
-    tiny = [
-        f"--model.init_args.teacher.init_args.model={tiny_model}",
-        f"--model.init_args.student.init_args.model={tiny_model}",
-        "--model.init_args.teacher.init_args.max_new_tokens=4",
-        "--model.init_args.student.init_args.max_new_tokens=4",
-        "--data.init_args.limit_val=4",
-        "--data.init_args.limit_test=6",
-        "--trainer.accelerator=cpu",
-    ]
+    tiny = tiny_options(config, tiny_model, tiny_scorer, benchmarks)
     short = ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]
     done = wst(["fit", "--config", str(config), *tiny, *short], tmp_path)
     assert done.code == 0, done.err
@@ -39,13 +94,33 @@ def test_two_steps_and_a_test(config: Path, tmp_path: Path, tiny_model: str) -> 
     assert done.code == 0, done.err
     (results,) = tmp_path.rglob("results.json")
     assert json.loads(results.read_text())["n"] == 6
-    (saved,) = results.parent.glob("config.yaml")
-    assert yaml.safe_load(saved.read_text())["model"]["init_args"]["teacher"]["init_args"]["model"] == tiny_model
+    assert (results.parent / "config.yaml").is_file()
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
-def test_an_overlay_on_the_quickstart(overlay: Path, tmp_path: Path, tiny_model: str) -> None:
+@pytest.mark.parametrize("overlay", ["gpu_12gb", "ungated_student"])
+@pytest.mark.parametrize("config", ["gsm8k", "math", "hh_rlhf"])
+def test_an_overlay_on_a_benchmark(config: str, overlay: str, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = ROOT / "lightning_configs"
+    with pytest.raises(SystemExit) as left:
+        run(
+            [
+                "fit",
+                f"--config={folder / config}.yaml",
+                f"--config={folder / 'overlays' / overlay}.yaml",
+                "--print_config",
+            ]
+        )
+    assert left.value.code == 0
+    model = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    wanted = yaml.safe_load((folder / "overlays" / f"{overlay}.yaml").read_text())["model"]["init_args"]
+    assert model["student"]["init_args"].items() >= wanted["student"]["init_args"].items()
+    assert model["student"]["init_args"]["quantization"] == "nf4"
+    assert model["micro_batch_size"] == wanted.get("micro_batch_size", 8)
+
+
+def test_the_endpoint_overlay_on_the_quickstart(tmp_path: Path, tiny_model: str) -> None:
     os.symlink(ROOT / "data", tmp_path / "data")
+    overlay = ROOT / "lightning_configs" / "overlays" / "endpoint.yaml"
     configs = ["--config", str(ROOT / "lightning_configs" / "quickstart.yaml"), "--config", str(overlay)]
     with FakeServer(key="sk-test") as server:
         options = [

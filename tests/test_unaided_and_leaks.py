@@ -56,6 +56,7 @@ class Queries(QueryDataModule):
 
 
 def make(model: str, student: Student | None = None, reward: Reward | None = None, **settings: Any) -> WeakToStrong:
+    torch.manual_seed(0)
     teacher = Teacher(model, TeacherPrompt("{query}"), LoRA(4, 8), dtype="float32", max_new_tokens=4)
     return WeakToStrong(teacher, student or Parrot(), reward or Lowercase(), **{"samples_per_query": 2} | settings)
 
@@ -164,7 +165,7 @@ def test_a_reward_that_does_not_compare_is_given_none(tiny_model: str, tmp_path:
     reward = Compares()
     reward.needs_unaided = False
     student = Parrot()
-    runner(tmp_path).fit(make(tiny_model, student, reward), Queries(splits=["train"]))
+    runner(tmp_path).fit(telling(make(tiny_model, student, reward), "Be brief."), Queries(splits=["train"]))
     assert all(rollout.unaided is None for rollout in reward.seen)
     assert not unaided(student.asked)
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from wst import models
 from wst.errors import ModelError
@@ -42,6 +43,9 @@ def load_scorer(
     folder = models.weights_folder(located)
     torch_dtype = models.resolve_dtype(dtype, device)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    verbosity = transformers_logging.get_verbosity()
+    if new_head:  # that it is new is no news
+        transformers_logging.set_verbosity_error()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right", truncation_side="left", **options)
         read: Any = AutoModelForSequenceClassification.from_pretrained(
@@ -58,6 +62,8 @@ def load_scorer(
             raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(f"reward model {source!r}: cannot be loaded ({reason})") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
     model: PreTrainedModel = read[0]
     missing = sorted(key for key in read[1]["missing_keys"] if not (new_head and _of_head(key)))
     if missing:

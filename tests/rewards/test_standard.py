@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,8 +223,16 @@ class Queries(QueryDataModule):
         return [] if split not in ("train", "test") else [Query(f"{split}{i}", f"{split} {10**i}") for i in range(6)]
 
 
+class Terse(Teacher):
+    """Always says the same: an empty instruction would look like none."""
+
+    def sample(self, *args: Any, **settings: Any) -> list[Instruction]:
+        return [replace(z, text="Be brief.") for z in super().sample(*args, **settings)]
+
+
 def make(model: str, student: Student, reward: Reward) -> WeakToStrong:
-    teacher = Teacher(model, TeacherPrompt("{query}"), LoRA(4, 8), dtype="float32", max_new_tokens=4)
+    torch.manual_seed(0)
+    teacher = Terse(model, TeacherPrompt("{query}"), LoRA(4, 8), dtype="float32", max_new_tokens=4)
     return WeakToStrong(teacher, student, reward, samples_per_query=2)
 
 
