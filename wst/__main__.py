@@ -27,6 +27,10 @@ def main() -> int:
         from wst.comparison.command import run as run_compare
 
         return run_compare(sys.argv[2:])
+    if sys.argv[1:2] == ["check"]:
+        from wst.check_command import run as run_check
+
+        return run_check(sys.argv[2:])
     from wst.cli import run
 
     return run(sys.argv[1:])

@@ -24,7 +24,10 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from wst.errors import ConfigError, WSTError, debugging
 
-_EPILOG = "`wst compare --help`: compare instructors. `wst cache --help`: the answers that are kept on disk."
+_EPILOG = (
+    "`wst compare --help`: compare instructors. `wst check --config FILE`: try the reward on the gold answers. "
+    "`wst cache --help`: the answers that are kept on disk."
+)
 
 
 class OneLineErrors:
@@ -70,7 +73,7 @@ class WSTCommandLine(LightningCLI):
     ) -> None:
         """Set up the subcommands. Lightning's own table of a test would repeat the report's, without intervals."""
         super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
-        if "test" in self._subcommand_parsers:
+        if add_subcommands and "test" in self._subcommand_parsers:
             self._subcommand_parsers["test"].set_defaults({"verbose": False})
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
@@ -151,11 +154,23 @@ class WSTCommandLine(LightningCLI):
         Raises:
             ConfigError: If the config names none.
         """
-        config = self.config[self.subcommand]
+        config = self.config[self.subcommand] if self.subcommand else self.config
         if config.get("model") is None:
             raise ConfigError("no model is given; name one in the config as model.class_path (wst.WeakToStrong)")
         if config.get("data") is None:
             raise ConfigError("no data module is given; name one in the config as data.class_path")
+
+
+#: How every command sets Lightning's command line up.
+SETTINGS: dict[str, Any] = {
+    "subclass_mode_model": True,
+    "subclass_mode_data": True,
+    "seed_everything_default": 0,
+    "parser_class": _Parser,
+    "parser_kwargs": {"epilog": _EPILOG},
+    "trainer_defaults": {"plugins": [{"class_path": "wst.files.AtomicCheckpointIO"}]},
+    "auto_configure_optimizers": False,
+}
 
 
 def run(args: list[str] | None = None) -> int:
@@ -165,16 +180,10 @@ def run(args: list[str] | None = None) -> int:
         WSTCommandLine(
             LightningModule,
             None,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
             save_config_callback=_SaveConfig,
             save_config_kwargs={"overwrite": True},
-            parser_class=_Parser,
-            parser_kwargs={"epilog": _EPILOG},
-            trainer_defaults={"plugins": [{"class_path": "wst.files.AtomicCheckpointIO"}]},
-            auto_configure_optimizers=False,
             args=args,
+            **SETTINGS,
         )
         return 0
 
@@ -271,6 +280,7 @@ def _quieten() -> None:
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")  # as here
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # on purpose: no dropout
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)

@@ -42,7 +42,8 @@ class PreferenceModel(TrainedWeightsOnly):
     Args:
         model: Name of the causal language model to start from; see `wst.models`.
         lora: Shape of the adapter; None trains all weights.
-        layers: Only so many layers from the top get an adapter: the pass backwards ends below them. None: all.
+        layers: Only so many layers from the top get an adapter: the pass backwards ends below them. It needs a lora
+            whose target_modules are listed by name. None: all.
         quantization: "nf4" or "int8" for an adapter on a quantized base.
         dtype: Number format of the base; adapter and head are float32.
         max_tokens: Length limit of a dialogue with its answer; of a longer one the last tokens are kept.
@@ -112,8 +113,11 @@ class PreferenceModel(TrainedWeightsOnly):
         loss = -functional.logsigmoid(margins).mean()
         figures = {"train/loss": loss.detach(), "train/accuracy": (margins > 0).float().mean()}
         self.log_dict(figures, batch_size=len(queries), prog_bar=True)
-        self.trained_steps += 1
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:  # noqa: ANN401 - as Lightning has it
+        """Count the update."""
+        self.trained_steps += 1
 
     def margins(self, queries: Sequence[Query]) -> Tensor:
         """Score of the chosen less that of the rejected answer, [queries]; dialogues of a length go together.

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from wst.data.datamodule import QueryDataModule, Split
 from wst.data.jsonl import check_file
 from wst.data.sources import Row, file_rows, listed, split_files
-from wst.errors import ConfigError
+from wst.errors import ConfigError, DataError
 from wst.rollout import Query
 
 
@@ -84,23 +84,28 @@ class Benchmark(QueryDataModule, ABC):
         """Read a split and say what was dropped of it.
 
         Raises:
-            DataError: If a row is not as it must be, or the data cannot be had.
+            DataError: If a row is not as it must be, two rows have the same id, or the data cannot be had.
         """
         if split not in ("train", "test"):
             return []  # validation queries are training queries; predictions are made for the test's
         dropped: Counter[str] = Counter()
         queries: list[Query] = []
-        rows = 0
+        places: dict[str, str] = {}
         for row in self.rows(split):
-            rows += 1
+            if row.id in places:
+                raise DataError(
+                    f"{row.place}: its id {row.id!r} was already given to {places[row.id]}; read each file once, and "
+                    "let files of one name lie in folders of different names"
+                )
+            places[row.id] = row.place
             read = self.read(row, split)
             if isinstance(read, str):
                 dropped[read] += 1
             else:
                 queries.append(read)
-        self.counts[split] = {"in": rows, **dropped, "kept": len(queries)}
+        self.counts[split] = {"in": len(places), **dropped, "kept": len(queries)}
         reasons = "".join(f", {count} dropped ({reason})" for reason, count in sorted(dropped.items()))
-        rank_zero_info(f"{type(self).__name__} {split}: {rows} rows in{reasons}, {len(queries)} kept")
+        rank_zero_info(f"{type(self).__name__} {split}: {len(places)} rows in{reasons}, {len(queries)} kept")
         return queries
 
     def rows(self, split: str) -> Iterator[Row]:

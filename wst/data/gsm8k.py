@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from wst.answers import after_hashes
 from wst.data.benchmark import Benchmark
@@ -19,6 +20,10 @@ class GSM8K(Benchmark):
     """
 
     columns = "question, answer"
+
+    def parts(self) -> list[str]:
+        """Give the folder `main`, where there is one: beside it the hub has the same questions, solved otherwise."""
+        return ["main"] if Path(self.source or "", "main").is_dir() else [""]
 
     def hub(self, split: str) -> Iterator[Row]:
         """Go through a split's rows on the hub."""

@@ -22,7 +22,8 @@ class HHRLHF(Benchmark):
 
     `Query.extra` holds the two answers, ``chosen`` and ``rejected``, for preference training; there is no target.
     Dropped, and counted aloud, are pairs that are equal, that part before the last answer, or that have no answer at
-    their end, and training rows whose first turn also begins a dialogue of the test set. The data hold offensive text.
+    their end or no words in the human turn before it, and training rows whose first turn also begins a dialogue of
+    the test set. The data hold offensive text.
 
     Args:
         source: Folder with the hub's files, ``TRANCHE/train.jsonl.gz`` and ``TRANCHE/test.jsonl.gz``; None: the hub.
@@ -129,6 +130,8 @@ class HHRLHF(Benchmark):
         *before, last = chosen[:-1]
         if chosen[:-1] != rejected[:-1] or last.role != "user":
             return "the dialogues part before the last answer"
+        if not last.content:
+            return "no words in the last human turn"
         if self.max_turns is not None and sum(turn.role == "user" for turn in chosen) > self.max_turns:
             return f"more than {self.max_turns} human turns"
         if self.max_characters is not None and sum(len(turn.content) for turn in chosen[:-1]) > self.max_characters:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,9 @@ def file_rows(path: str | Path) -> Iterator[Row]:
     """
     path = Path(path)
     check_file(path)
-    name = f"{path.parent.name}/{path.name}" if path.parent.name else path.name
+    # Of the absolute path, so that a row's id does not depend on the current directory; links are left as they are,
+    # because the hub's cache links to files without telling names.
+    name = "/".join(Path(os.path.abspath(path)).parts[-2:])
     if path.suffix != ".parquet":
         for line, values in read_rows(path):
             yield Row(f"{path}:{line}", f"{name}:{line}", values)
@@ -62,11 +65,11 @@ def file_rows(path: str | Path) -> Iterator[Row]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
+            for batch in file.iter_batches(batch_size=1000):  # so many rows at most before the one that is named
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(f"{path}: row {number}", f"{name}:{number}", values)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{path}: row {number + 1} cannot be read ({reason:.200}); copy the file again") from error
     if not number:
@@ -79,15 +82,15 @@ def split_files(folder: str | Path, split: str, part: str = "") -> list[Path]:
     Args:
         folder: The folder; files in folders below it are found too.
         split: "train" or "test".
-        part: The folder below it to look into first, if there is one of that name.
+        part: The folder below it to look into instead. Where there is none of that name, the folder may be that part
+            itself: then its own files are found, but none in folders below it, which may be other parts.
 
     Raises:
         DataError: If there are none.
     """
-    root = Path(folder)
-    place = root / part if part and (root / part).is_dir() else root
-    for pattern in _PATTERNS:
-        found = sorted(place.rglob(pattern.format(split=split)))
+    place = Path(folder, part)
+    for pattern in (pattern.format(split=split) for pattern in _PATTERNS):
+        found = sorted(place.rglob(pattern) if place.is_dir() else Path(folder).glob(pattern))
         if found:
             return found
     names = " or ".join(pattern.format(split=split) for pattern in _PATTERNS)

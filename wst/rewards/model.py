@@ -101,6 +101,7 @@ class RewardModel(Reward):
             raise RuntimeError("RewardModel: call setup(device) first")
         model, tokenizer = self._loaded
         rows: list[tuple[int, ...]] = []
+        before = self.shortened
         for rollout in rollouts:
             ids, cut = encode_dialogue(
                 tokenizer, rollout.query, rollout.response.text, self.max_tokens, self.chat_template_options
@@ -108,11 +109,12 @@ class RewardModel(Reward):
             rows.append(tuple(ids))
             if cut:
                 self.shortened += 1
-                warnings.warn(
-                    f"reward model {self.source!r}: a dialogue was cut to fit max_tokens={self.max_tokens} "
-                    f"({self.shortened} so far)",
-                    stacklevel=2,
-                )
+        if self.shortened > before:
+            warnings.warn(
+                f"reward model {self.source!r}: {self.shortened - before} of {len(rollouts)} dialogues were cut to fit "
+                f"max_tokens={self.max_tokens} ({self.shortened} so far)",
+                stacklevel=2,
+            )
         todo = sorted(set(rows), key=lambda row: (len(row), row))
         scores: dict[tuple[int, ...], float] = {}
         with torch.no_grad():
