@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from lightning import LightningModule
 
 from wst.cli import SETTINGS, WSTCommandLine, guarded
-from wst.data.datamodule import QueryDataModule, Split
+from wst.data.datamodule import QueryDataModule
 from wst.errors import ConfigError
 from wst.module import WeakToStrong
 from wst.rewards.base import Reward, score
@@ -61,7 +59,7 @@ def run(args: list[str]) -> int:
         reward.setup(torch.device("cpu"))
         try:
             for split in ("train", "val", "test"):
-                queries = [q for q in data.queries(cast(Split, split)) if q.target is not None]
+                queries = [q for q in data.queries(split) if q.target is not None]
                 if not queries:
                     print(f"{split}: no rows with a gold answer")
                     continue

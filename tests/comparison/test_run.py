@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ from wst import (
     Prompt,
     QueryDataModule,
     Response,
+    Reward,
+    Rollout,
     StudentPrompt,
     Teacher,
     TeacherPrompt,
@@ -105,6 +108,51 @@ def test_every_arm_gets_a_row_for_every_query_and_student(tmp_path: Path) -> Non
     rows = [json.loads(line) for line in (tmp_path / "out/rows.jsonl").read_text().splitlines()]
     assert rows == found.rows
     assert json.loads((tmp_path / "out/results.json").read_text()) == json.loads(json.dumps(found.results))
+
+
+class BesideUnaided(Lowercase):
+    """Compares with the unaided answer."""
+
+    needs_unaided = True
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+        return [float(r.unaided is not None and len(r.response.text) > len(r.unaided.text)) for r in rollouts]
+
+
+class Calibrated(Lowercase):
+    """Gives the number of unaided answers that it was shown."""
+
+    calibration_size = 10
+    calibrations = 0
+
+    def calibrate(self, unaided: Sequence[Rollout]) -> None:
+        self.shown, self.calibrations, self.calibration_size = len(unaided), self.calibrations + 1, 0
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+        return [float(self.shown)] * len(rollouts)
+
+
+def test_a_reward_may_compare_with_the_unaided_answer_and_be_calibrated_on_it(tmp_path: Path) -> None:
+    def means(reward: Reward, output: str) -> dict[str, float]:
+        compare(
+            reviews(tmp_path),
+            {"parrot": Parrot()},
+            reward,
+            fixed=["be kind"],
+            student_prompt=BEFORE,
+            output=str(tmp_path / output),
+            resamples=1000,
+        )
+        rows = [json.loads(line) for line in (tmp_path / output / "rows.jsonl").read_text().splitlines()]
+        return {
+            arm: fmean(row["reward"] for row in rows if row["arm"] == arm)
+            for arm in dict.fromkeys(r["arm"] for r in rows)
+        }
+
+    assert means(BesideUnaided(), "beside") == {NONE: 0.0, "be kind": 1.0}
+    reward = Calibrated()
+    assert means(reward, "calibrated")[NONE] == 10.0
+    assert reward.calibrations == 1
 
 
 def test_what_is_answered_is_not_asked_again(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def refused(path: Path) -> str:
 # --- Importing
 
 
+@pytest.mark.slow  # to import lightning
 def test_importing_the_data_modules_neither_loads_the_hub_client_of_data_sets_nor_calls_anyone() -> None:
     code = (
         "import socket, sys\n"

@@ -131,6 +131,7 @@ def compare(
         for name, student in students.items():
             answerer = Answerer(name, student, student_prompt or StudentPrompt(), reward)
             cells[name] = work.answer(answerer, [arm for arm in arms if arm.name in instructions], instructions)
+    reward.close()
     extra = {
         "arms": {
             arm.name: {"kind": arm.kind, "error": errors.get(arm.name), "writing": work.writing.get(arm.name)}

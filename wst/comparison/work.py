@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from wst.comparison.arms import Arm, AskedStudent
 from wst.comparison.journal import Journal, key_of
-from wst.errors import WSTError, debugging
+from wst.errors import ConfigError, WSTError, debugging
 from wst.files import rollout_row
 from wst.identity import identity_of
 from wst.prompts import StudentPrompt
@@ -46,6 +46,7 @@ class Work:
         self.device = device
         self.journal = Journal(folder / "journal.jsonl")
         self.rows: list[dict[str, Any]] = []
+        self.unaided: dict[str, dict[str, Response]] = {}  #: answers without an instruction, by student and query
         self.writing: dict[str, Any] = {}  #: what asked students that keep accounts have cost, by arm
         self.progress = Progress(
             TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
@@ -137,6 +138,7 @@ class Work:
             Rollout(query, _instruction(row), _response(answer))
             for (query, row), answer in zip(pairs, answers, strict=True)
         ]
+        rollouts = self._beside_unaided(answerer, arm, rollouts)
         rewards = score(answerer.reward, rollouts).total
         leaks = answerer.reward.leaks(rollouts)
         head = {"student": answerer.name, "arm": arm.name, "kind": arm.kind}
@@ -148,6 +150,28 @@ class Work:
             | {"reward": _number(reward), "leak": _number(leak), "error": answer["error"]}
             for rollout, row, answer, reward, leak in zip(rollouts, written, answers, rewards, leaks, strict=True)
         ]
+
+    def _beside_unaided(self, answerer: Answerer, arm: Arm, rollouts: list[Rollout]) -> list[Rollout]:
+        """Give a reward what it needs of the student's answers without an instruction, which are the first arm's.
+
+        Raises:
+            ConfigError: If it needs them and there are none.
+        """
+        reward = answerer.reward
+        if arm.kind == "none":
+            self.unaided[answerer.name] = {rollout.query.id: rollout.response for rollout in rollouts}
+        if not reward.needs_unaided and not reward.calibration_size:
+            return rollouts
+        own = self.unaided.get(answerer.name)
+        if own is None:
+            raise ConfigError(
+                f"the reward {type(reward).__name__} needs the answers of {answerer.name} without an instruction, "
+                "which could not be had"
+            )
+        if reward.calibration_size:
+            alone = [Rollout(query, None, own[query.id], own[query.id]) for query in self.queries]
+            reward.calibrate(alone[: reward.calibration_size])
+        return [replace(rollout, unaided=own[rollout.query.id]) for rollout in rollouts]
 
     # ------------------------------------------------------------------- both
 
