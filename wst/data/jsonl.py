@@ -58,7 +58,7 @@ def check_file(path: str | Path, option: str = "") -> None:
     """
     prefix = f"{option}: " if option else ""
     if Path(path).is_dir():
-        raise DataError(f"{prefix}{_name(path)} is a folder; name a .jsonl or .jsonl.gz file in it")
+        raise DataError(f"{prefix}{_name(path)} is a folder; name a file in it")
     if not Path(path).exists():
         raise DataError(
             f"{prefix}{_name(path)} does not exist; check the path (current directory: {_name(Path.cwd())})"

@@ -28,7 +28,8 @@ class MATH(Benchmark):
 
     Trained on the others: the problems of ``EleutherAI/hendrycks_math``, of both its splits, that are not among the
     500. The target is the field ``answer``, or the last ``\boxed`` of the field ``solution`` where there is none; the
-    solution is kept in `Query.extra`. See `Benchmark` for the arguments.
+    solution is kept in `Query.extra`. See `Benchmark` for the arguments; a ``source`` folder must have the 500 as its
+    test split, or ``test`` name them.
     """
 
     columns = "problem, solution and, unless the solution boxes it, answer"
