@@ -272,6 +272,18 @@ def test_nothing_is_left_after_close() -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in left)
 
 
+def test_a_parent_of_many_megabytes_does_not_wear_its_workers_out() -> None:
+    ballast = bytearray(700 << 20)
+    ballast[::4096] = b"x" * len(ballast[::4096])  # held, not only promised
+    reward = MathAnswer(timeout=20.0, workers=1, memory_mb=1024)
+    assert reward.score([rollout_of("1", "1.0")]) == [1.0]
+    first = pids(reward)
+    assert len(first) == 1
+    assert reward.score([rollout_of("2", "1.0")]) == [0.0]
+    assert pids(reward) == first
+    reward.close()
+
+
 def test_copies_have_workers_of_their_own() -> None:
     reward = MathAnswer(timeout=20.0, workers=1, unverified="nan")
     assert reward.score([rollout_of("1", "1.0")]) == [1.0]
