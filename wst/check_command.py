@@ -53,9 +53,7 @@ def run(args: list[str]) -> int:
             raise ConfigError("check: the config must have a wst.WeakToStrong and a wst.QueryDataModule")
         reward = module.reward
         failed = False
-        check = getattr(reward, "check", None)
-        if callable(check):
-            check()
+        reward.check()
         reward.setup(torch.device("cpu"))
         try:
             for split in ("train", "val", "test"):

@@ -17,6 +17,11 @@ from torchmetrics.utilities import dim_zero_cat
 from wst.errors import ConfigError
 
 
+def json_number(value: float) -> float | None:
+    """Give a number as JSON knows it: None, which is written as null, for NaN."""
+    return None if math.isnan(value) else value
+
+
 class Estimate(NamedTuple):
     """A mean with its bootstrap interval; NaN where there is too little to compute it from.
 
@@ -29,8 +34,7 @@ class Estimate(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON knows it: null for NaN."""
-        mean, low, high = (None if math.isnan(value) else value for value in (self.mean, self.low, self.high))
-        return {"mean": mean, "ci95": [low, high]}
+        return {"mean": json_number(self.mean), "ci95": [json_number(self.low), json_number(self.high)]}
 
 
 def bootstrap_mean(values: NDArray[np.floating[Any]], resamples: int = 10_000, seed: int = 0) -> Estimate:

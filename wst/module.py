@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from wst.baselines import Baseline, LeaveOneOut
 from wst.data.datamodule import QueryDataModule
 from wst.errors import ConfigError, StudentStopped
-from wst.metrics import PairedRewards, gain_by_length, nan_mean
+from wst.metrics import PairedRewards, gain_by_length, json_number, nan_mean
 from wst.objective import Normalization, denominator, policy_loss, sequence_kl, whiten
 from wst.partial import TrainedWeightsOnly
 from wst.prompts import StudentPrompt
@@ -431,10 +431,10 @@ class WeakToStrong(TrainedWeightsOnly):
             "n": self.scores.n,
             "arms": arms,
             "gain": gains,
-            "relative_gain": {name: None if math.isnan(gain) else gain for name, gain in relative.items()},
+            "relative_gain": {name: json_number(gain) for name, gain in relative.items()},
             "leak": self._leak_shares(),
-            "words": {arm: None if math.isnan(mean) else mean for arm, mean in lengths.items()},
-            "gain_by_length": {name: None if math.isnan(part) else part for name, part in by_length.items()},
+            "words": {arm: json_number(mean) for arm, mean in lengths.items()},
+            "gain_by_length": {name: json_number(part) for name, part in by_length.items()},
         }
 
     def predict_step(self, queries: list[Query], batch_idx: int) -> list[Rollout]:
@@ -450,9 +450,7 @@ class WeakToStrong(TrainedWeightsOnly):
             ModelError: If one is not.
         """
         for model in (self.teacher, self.student, self.reward):
-            check = getattr(model, "check", None)
-            if callable(check):
-                check()
+            model.check()
 
     def configure_model(self) -> None:
         """Load teacher, student and reward onto this process's device. Called in every stage."""

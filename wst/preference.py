@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_only
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import ModulesToSaveWrapper
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wst import models
+from wst.checks import check_counts
 from wst.errors import ConfigError, DataError
 from wst.metrics import PairedRewards
 from wst.partial import TrainedWeightsOnly
@@ -78,9 +77,7 @@ class PreferenceModel(TrainedWeightsOnly):
     ) -> None:
         super().__init__()
         self.save_plain_hyperparameters()
-        for option, value in (("max_tokens", max_tokens), ("batch_size", batch_size), ("layers", layers)):
-            if value is not None and value < 1:
-                raise ConfigError(f"PreferenceModel: {option} must be at least 1, got {value}")
+        check_counts("PreferenceModel", max_tokens=max_tokens, batch_size=batch_size, layers=layers)
         if quantization != "none" and lora is None:
             raise ConfigError("PreferenceModel: quantized weights cannot be trained; set lora, or quantization: none")
         if layers is not None and (lora is None or isinstance(lora.target_modules, str)):
@@ -183,20 +180,6 @@ class PreferenceModel(TrainedWeightsOnly):
         for arm in ("model", "length"):
             self.log(f"test/accuracy/{arm}", self.scores.compute()[arm].mean)
 
-    @rank_zero_only
-    def on_test_end(self) -> None:
-        """Print the table and write ``results.json``."""
-        import json
-
-        from wst.files import log_folder, write_whole
-
-        results = self.results()
-        path = log_folder(self.trainer) / "results.json"
-        write_whole(path, json.dumps(results, indent=2) + "\n")
-        console = Console()
-        console.print(results_table(results))
-        console.print(str(path), highlight=False, soft_wrap=True)
-
     # ------------------------------------------------- set-up and checkpoints
 
     def setup(self, stage: str) -> None:
@@ -241,6 +224,13 @@ class PreferenceModel(TrainedWeightsOnly):
                     head.register_forward_pre_hook(_in_float32)
         return network
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Add the report of a test."""
+        from wst.callbacks import PreferenceReport
+
+        have = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [] if any(isinstance(callback, PreferenceReport) for callback in have) else [PreferenceReport()]
+
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - as Lightning has it
         """Make the optimizer for what is trained, and the scheduler."""
         optimizer = self.make_optimizer(self.trainable())
@@ -276,18 +266,3 @@ class PreferenceModel(TrainedWeightsOnly):
 
 def _in_float32(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(value.float() if isinstance(value, Tensor) else value for value in given)
-
-
-def results_table(results: dict[str, Any]) -> Table:
-    """A table of the accuracies and gains for the terminal."""
-    table = Table(title=f"Pairs ranked rightly, of {results['n']}")
-    for name, justify in (("", "left"), ("mean", "right"), ("95% interval", "right"), ("p", "right")):
-        table.add_column(name, justify=cast(Any, justify))
-    for section, sign in (("accuracy", ""), ("gain", "+")):
-        for name, figure in results[section].items():
-            low, high = figure["ci95"]
-            interval = "-" if low is None else f"{low:{sign}.3f} … {high:{sign}.3f}"
-            p = f"{figure['p_value']:.4f}" if "p_value" in figure else ""
-            table.add_row(name.replace("_", " "), f"{figure['mean']:{sign}.3f}", interval, p)
-        table.add_section()
-    return table

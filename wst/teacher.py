@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from wst import models
+from wst.checks import check_counts
 from wst.errors import ConfigError, ModelError
 from wst.objective import token_entropy, token_log_probs
 from wst.prompts import TeacherPrompt
@@ -140,13 +141,12 @@ class Teacher(nn.Module):
         super().__init__()
         if not temperature > 0:
             raise ConfigError(f"Teacher: temperature must be above 0 to sample, got {temperature}")
-        for option, value in (
-            ("max_new_tokens", max_new_tokens),
-            ("max_prompt_tokens", max_prompt_tokens),
-            ("sample_batch_size", sample_batch_size),
-        ):
-            if value is not None and value < 1:
-                raise ConfigError(f"Teacher: {option} must be at least 1, got {value}")
+        check_counts(
+            "Teacher",
+            max_new_tokens=max_new_tokens,
+            max_prompt_tokens=max_prompt_tokens,
+            sample_batch_size=sample_batch_size,
+        )
         if quantization != "none" and lora is None and adapter is None:
             raise ConfigError("Teacher: quantized weights cannot be trained; set lora, or quantization: none")
         models.locate(model)

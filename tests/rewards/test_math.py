@@ -21,7 +21,8 @@ from rewards.math_table import BOXED, READ
 
 from wst.answers import after_hashes, gold_answer, last_boxed
 from wst.errors import ConfigError, DataError
-from wst.rewards.math import MathAnswer, same_answer
+from wst.rewards.expressions import same_answer
+from wst.rewards.math import MathAnswer
 from wst.rewards.workers import Workers
 from wst.rollout import Instruction, Query, Response, Rollout
 

@@ -2,7 +2,7 @@
 
 from wst.callbacks.calls import CallAccounts, CheckpointOnStop
 from wst.callbacks.export import PreferenceExport, TeacherExport
-from wst.callbacks.report import PredictionWriter, TestReport
+from wst.callbacks.report import PredictionWriter, PreferenceReport, TestReport
 from wst.callbacks.rewards import RewardLogging
 from wst.callbacks.samples import InstructionSamples
 
@@ -12,6 +12,7 @@ __all__ = [
     "InstructionSamples",
     "PredictionWriter",
     "PreferenceExport",
+    "PreferenceReport",
     "RewardLogging",
     "TeacherExport",
     "TestReport",

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from wst.callbacks.calls import paid
 from wst.files import append_lines, log_folder, rollout_row, write_whole
+from wst.metrics import json_number
 from wst.record import ARMS
 
 _NAMES = {
@@ -58,8 +59,8 @@ class TestReport(Callback):
         for arm in ARMS:
             output = outputs[arm]
             for i, rollout in enumerate(output["rollouts"]):
-                parts = {f"reward/{name}": _json_number(values[i]) for name, values in output["parts"].items()}
-                reward = {name: _json_number(output[f"{name}s"][i]) for name in ("reward", "leak")}
+                parts = {f"reward/{name}": json_number(values[i]) for name, values in output["parts"].items()}
+                reward = {name: json_number(output[f"{name}s"][i]) for name in ("reward", "leak")}
                 self._rows.append({"arm": arm} | rollout_row(rollout) | reward | parts)
 
     @rank_zero_only
@@ -74,10 +75,6 @@ class TestReport(Callback):
         console = Console()
         console.print(results_table(results))
         console.print(f"{folder / 'results.json'}", highlight=False, soft_wrap=True)
-
-
-def _json_number(value: float) -> float | None:
-    return None if value != value else value
 
 
 def results_table(results: dict[str, Any]) -> Table:
@@ -104,7 +101,42 @@ def results_table(results: dict[str, Any]) -> Table:
 def _shown(value: float | None, signed: bool) -> str:
     if value is None:
         return "-"
+    value = round(value, 3) + 0.0  # no -0.000
     return f"{value:+.3f}" if signed else f"{value:.3f}"
+
+
+class PreferenceReport(Callback):
+    """Prints how well a preference model ranks the test pairs, and writes ``results.json``.
+
+    ``{"n": int, "accuracy": {"model": FIGURE, "length": FIGURE}, "gain": {"model_vs_chance": FIGURE,
+    "model_vs_length": FIGURE}}`` with figures ``{"mean": float, "ci95": [low, high]}``, those of gains with a
+    ``"p_value"`` besides. "length" takes the longer answer for the better one.
+    """
+
+    @rank_zero_only
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file and print the table."""
+        results = cast(Any, pl_module).results()
+        path = log_folder(trainer) / "results.json"
+        write_whole(path, json.dumps(results, indent=2) + "\n")
+        console = Console()
+        console.print(accuracy_table(results))
+        console.print(f"{path}", highlight=False, soft_wrap=True)
+
+
+def accuracy_table(results: dict[str, Any]) -> Table:
+    """A table of the accuracies and gains for the terminal."""
+    table = Table(title=f"Pairs ranked rightly, of {results['n']}")
+    for name, justify in (("", "left"), ("mean", "right"), ("95% interval", "right"), ("p", "right")):
+        table.add_column(name, justify=cast(Any, justify))
+    for section, sign in (("accuracy", ""), ("gain", "+")):
+        for name, figure in results[section].items():
+            low, high = figure["ci95"]
+            interval = "-" if low is None else f"{low:{sign}.3f} … {high:{sign}.3f}"
+            p = f"{figure['p_value']:.4f}" if "p_value" in figure else ""
+            table.add_row(name.replace("_", " "), f"{figure['mean']:{sign}.3f}", interval, p)
+        table.add_section()
+    return table
 
 
 class PredictionWriter(BasePredictionWriter):

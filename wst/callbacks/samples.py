@@ -13,6 +13,7 @@ from rich.text import Text
 
 from wst.errors import ConfigError
 from wst.files import append_lines, log_folder, rollout_row
+from wst.metrics import json_number
 from wst.record import StepRecord
 from wst.rollout import Rollout
 
@@ -60,7 +61,7 @@ class InstructionSamples(Callback):
         rows = [
             {"step": trainer.global_step, "stage": "train"}
             | rollout_row(record.rollouts[i])
-            | {"reward": None if rewards[i] != rewards[i] else rewards[i], "advantage": advantages[i]}
+            | {"reward": json_number(rewards[i]), "advantage": advantages[i]}
             for i in order[: self.count]
         ]
         append_lines(log_folder(trainer) / "instructions.jsonl", rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from wst.comparison.journal import Journal, key_of
 from wst.errors import ConfigError, WSTError, debugging
 from wst.files import rollout_row
 from wst.identity import identity_of
+from wst.metrics import json_number
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward, score
 from wst.rollout import Instruction, Prompt, Query, Response, Rollout
@@ -147,7 +147,7 @@ class Work:
             | rollout_row(rollout)
             | _history(rollout.query)
             | {"instruction_truncated": row["truncated"], "response_tokens": answer["response_tokens"]}
-            | {"reward": _number(reward), "leak": _number(leak), "error": answer["error"]}
+            | {"reward": json_number(reward), "leak": json_number(leak), "error": answer["error"]}
             for rollout, row, answer, reward, leak in zip(rollouts, written, answers, rewards, leaks, strict=True)
         ]
 
@@ -292,7 +292,3 @@ def _plain_prompt(prompt: Prompt) -> list[Any]:
 def _history(query: Query) -> dict[str, Any]:
     turns = [{"role": turn.role, "content": turn.content} for turn in query.history]
     return {"history": turns} if turns else {}
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value

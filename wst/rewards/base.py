@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from wst.errors import ConfigError, ContractError
+from wst.errors import ContractError
 from wst.rollout import Rollout
 
 if TYPE_CHECKING:
@@ -37,11 +37,14 @@ class Reward(ABC):
     #: Whether rollouts must come with what the student answers on its own, `Rollout.unaided`.
     needs_unaided: bool = False
 
-    def setup(self, device: torch.device) -> None:
-        """Load what scoring needs, once; called again at every stage, so it must be idempotent."""
-
     #: Number of queries whose unaided answers `calibrate` wants before the first score; 0: none.
     calibration_size: int = 0
+
+    def check(self) -> None:
+        """Make sure that the models it needs are there, before anything is loaded."""
+
+    def setup(self, device: torch.device) -> None:
+        """Load what scoring needs, once; called again at every stage, so it must be idempotent."""
 
     def calibrate(self, unaided: Sequence[Rollout]) -> None:
         """Learn from what the student answers on its own; called once, before anything is scored."""
@@ -150,13 +153,3 @@ def _spread(name: str, values: Sequence[float], positions: list[int], length: in
 def _short(value: object) -> str:
     """Give at most 60 characters of a value's repr, on one line."""
     return " ".join(f"{value!r:.60}".split())
-
-
-def check_choice(option: str, got: str, choices: tuple[str, ...]) -> None:
-    """Check that an option has one of its values.
-
-    Raises:
-        ConfigError: If not.
-    """
-    if got not in choices:
-        raise ConfigError(f"{option} must be one of {', '.join(map(repr, choices))}, got {got!r}")

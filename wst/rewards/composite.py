@@ -1,4 +1,4 @@
-"""A reward made of other rewards."""
+"""Rewards made of other rewards."""
 
 from __future__ import annotations
 
@@ -17,35 +17,15 @@ if TYPE_CHECKING:
     from wst.students.base import Student
 
 
-class WeightedSum(Reward):
-    """The weighted sum of several rewards, each of which is logged under its own name.
-
-    A rollout that a part cannot score (NaN) is not scored at all. A part of weight 0 is measured and logged,
-    but has no say in the sum, not even by NaN.
+class Composite(Reward):
+    """Hands everything but the score to the rewards that it is made of.
 
     Args:
-        parts: The rewards by name. What a part is itself made of is logged as "name/inner name".
-        weights: The weight of each part by name; 1.0 for those not named.
-
-    Raises:
-        ConfigError: If there are no parts, a part's name is empty or holds "/", or a weight is not finite or
-            names no part.
+        parts: The rewards by name.
     """
 
-    def __init__(self, parts: dict[str, Reward], weights: dict[str, float] | None = None) -> None:
-        if not parts:
-            raise ConfigError("WeightedSum: parts is empty; name at least one reward")
-        for name in parts:
-            if not name or "/" in name:  # a nested part's name could not be told from it
-                raise ConfigError(f"WeightedSum: the part name {name!r} is empty or holds '/'; rename the part")
-        for name, weight in (weights or {}).items():
-            if name not in parts:
-                known = ", ".join(map(repr, parts))
-                raise ConfigError(f"WeightedSum: weights names {name!r}, which is no part; the parts are {known}")
-            if not math.isfinite(weight):
-                raise ConfigError(f"WeightedSum: the weight of {name!r} must be finite, got {weight}")
+    def __init__(self, parts: dict[str, Reward]) -> None:
         self.parts = dict(parts)
-        self.weights = dict.fromkeys(parts, 1.0) | (weights or {})
 
     @property
     def needs_unaided(self) -> bool:  # type: ignore[override]
@@ -53,11 +33,9 @@ class WeightedSum(Reward):
         return any(part.needs_unaided for part in self.parts.values())
 
     def check(self) -> None:
-        """Let every part that can check its models do so."""
+        """Let every part check its models."""
         for part in self.parts.values():
-            check = getattr(part, "check", None)
-            if callable(check):
-                check()
+            part.check()
 
     def setup(self, device: torch.device) -> None:
         """Set up every part."""
@@ -98,6 +76,37 @@ class WeightedSum(Reward):
         by_part = [part.leaks(rollouts) for part in self.parts.values()]
         known = [[leak for leak in column if not math.isnan(leak)] for column in zip(*by_part, strict=True)]
         return [max(column, default=math.nan) for column in known]
+
+
+class WeightedSum(Composite):
+    """The weighted sum of several rewards, each of which is logged under its own name.
+
+    A rollout that a part cannot score (NaN) is not scored at all. A part of weight 0 is measured and logged,
+    but has no say in the sum, not even by NaN.
+
+    Args:
+        parts: The rewards by name. What a part is itself made of is logged as "name/inner name".
+        weights: The weight of each part by name; 1.0 for those not named.
+
+    Raises:
+        ConfigError: If there are no parts, a part's name is empty or holds "/", or a weight is not finite or
+            names no part.
+    """
+
+    def __init__(self, parts: dict[str, Reward], weights: dict[str, float] | None = None) -> None:
+        if not parts:
+            raise ConfigError("WeightedSum: parts is empty; name at least one reward")
+        for name in parts:
+            if not name or "/" in name:  # a nested part's name could not be told from it
+                raise ConfigError(f"WeightedSum: the part name {name!r} is empty or holds '/'; rename the part")
+        for name, weight in (weights or {}).items():
+            if name not in parts:
+                known = ", ".join(map(repr, parts))
+                raise ConfigError(f"WeightedSum: weights names {name!r}, which is no part; the parts are {known}")
+            if not math.isfinite(weight):
+                raise ConfigError(f"WeightedSum: the weight of {name!r} must be finite, got {weight}")
+        super().__init__(parts)
+        self.weights = dict.fromkeys(parts, 1.0) | (weights or {})
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Give each rollout the weighted sum of its parts."""

@@ -34,6 +34,17 @@ def judged(text: str, stated: bool, gold: str) -> bool | None:
     return same_answer(text if stated else _find(text, gold), gold)
 
 
+def work(job: tuple[str, bool, str] | None) -> bool | None:
+    """Do a worker's job: an answer, whether it is stated, and the gold; None: the gold is nothing to compare with."""
+    if job is None:  # before the first one
+        import logging
+
+        logging.disable()
+        same_answer("x+1", r"\frac{x^2-1}{x-1}")
+        return None
+    return judged(*job)
+
+
 def holds(text: str, gold: str) -> bool | None:
     """Tell whether a text holds the gold answer, as `MathAnswer` counts leaks; it is quick, whatever the text.
 

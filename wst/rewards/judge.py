@@ -9,9 +9,10 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from wst.checks import check_choice
 from wst.errors import ConfigError, ContractError, DataError
 from wst.prompts import fill, require_places
-from wst.rewards.base import Reward, Scores, check_choice
+from wst.rewards.base import Reward, Scores
 from wst.rollout import Message, Prompt, Query, Response, Rollout
 from wst.students.base import Student, respond
 
@@ -146,9 +147,7 @@ class Judge(Reward):
 
     def check(self) -> None:
         """Make sure that the judge is there, as far as it can tell before it is set up."""
-        check = getattr(self.judge, "check", None)
-        if callable(check):
-            check()
+        self.judge.check()
 
     def close(self) -> None:
         """Close the judge."""

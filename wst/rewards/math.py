@@ -15,22 +15,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from wst.answers import gold_answer
+from wst.checks import check_choice, check_counts
 from wst.errors import ConfigError, DataError
-from wst.rewards.base import Reward, check_choice
-from wst.rewards.expressions import holds, judged, plain, same_answer
-from wst.rewards.text import _target
+from wst.rewards.base import Reward
+from wst.rewards.expressions import holds, plain
+from wst.rewards.text import target_of
 from wst.rewards.workers import Outcome, Workers
 from wst.rollout import Rollout
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MathAnswer", "gold_answer", "same_answer"]
-
 _TAIL = 20_000  # characters of a text that are read
 _PROSE = 2_000  # of these, where the answer is neither boxed nor after ####
 _LONGEST = 4_000  # characters of an answer
-_DEEPEST = 50  # brackets within brackets
 _REMEMBERED = 10_000
 
 
@@ -100,8 +98,7 @@ class MathAnswer(Reward):
             raise ConfigError(f"MathAnswer: timeout must be a finite number of seconds above 0, got {timeout}")
         if memory_mb < 256:
             raise ConfigError(f"MathAnswer: memory_mb must be at least 256, which a worker needs, got {memory_mb}")
-        if workers < 1:
-            raise ConfigError(f"MathAnswer: workers must be at least 1, got {workers}")
+        check_counts("MathAnswer", workers=workers)
         check_choice("MathAnswer: unverified", unverified, ("wrong", "nan"))
         self.timeout = timeout
         self.memory_mb = memory_mb
@@ -143,7 +140,7 @@ class MathAnswer(Reward):
         return [unverified if verdicts[pair] is None else float(bool(verdicts[pair])) for pair in pairs]
 
     def _gold(self, rollout: Rollout) -> str:
-        gold = _final(_target(self, rollout))
+        gold = _final(target_of(self, rollout))
         if not gold.text or len(gold.text) > _LONGEST:
             raise _unreadable(rollout, f"it holds no answer of 1 to {_LONGEST} characters", "correct the target")
         return gold.text
@@ -192,7 +189,7 @@ class MathAnswer(Reward):
 
     def _workers(self) -> Workers:
         if self._pool is None or self._pool.parent != os.getpid():  # a forked process must not share the pipes
-            self._pool = Workers("MathAnswer", "wst.rewards.math:_work", self.workers, self.memory_mb)
+            self._pool = Workers("MathAnswer", "wst.rewards.expressions:work", self.workers, self.memory_mb)
         return self._pool
 
     def _leaks(self, instruction: str, target: str) -> bool:
@@ -229,14 +226,3 @@ def _unreadable(rollout: Rollout, what: str, remedy: str) -> DataError:
 
 def _doubtful(outcome: Outcome) -> bool:
     return outcome.status != "done" or outcome.value is None
-
-
-def _work(job: tuple[str, bool, str] | None) -> bool | None:
-    """Do a worker's job: an answer, whether it is stated, and the gold; None: the gold is nothing to compare with."""
-    if job is None:  # before the first one
-        import logging
-
-        logging.disable()
-        same_answer("x+1", r"\frac{x^2-1}{x-1}")
-        return None
-    return judged(*job)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from wst.errors import ConfigError
+from wst.checks import check_counts
 from wst.rewards.base import Reward
 from wst.rollout import Rollout
 
@@ -49,9 +49,7 @@ class RewardModel(Reward):
     ) -> None:
         from wst import models  # torch comes with it
 
-        for option, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
-            if value < 1:
-                raise ConfigError(f"RewardModel: {option} must be at least 1, got {value}")
+        check_counts("RewardModel", batch_size=batch_size, max_tokens=max_tokens)
         models.locate(model)
         self.source = model
         self.batch_size = batch_size

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from wst.errors import ConfigError, DataError
 from wst.rewards.base import Reward, Scores, score
+from wst.rewards.composite import Composite
 from wst.rollout import Rollout
 
 if TYPE_CHECKING:
-    import torch
-
     from wst.students.base import Student
 
 
-class Standardized(Reward):
+class Standardized(Composite):
     """(r - m) / s, with m and s the mean and the spread of what the student gets on its own.
 
     0 is then what the unaided student gets on average, and 1 is one of its standard deviations more, whatever the
@@ -35,16 +34,16 @@ class Standardized(Reward):
     def __init__(self, reward: Reward, queries: int = 64) -> None:
         if queries < 2:
             raise ConfigError(f"Standardized: queries must be at least 2, got {queries}")
+        super().__init__({"reward": reward})
         self.reward = reward
         self.queries = queries
-        self.needs_unaided = reward.needs_unaided
         self.mean: float | None = None
         self.spread: float | None = None
 
     @property
     def calibration_size(self) -> int:  # type: ignore[override]
         """As many queries as were asked for, as long as nothing was measured; more if the reward asks for more."""
-        return max(self.queries if self.mean is None else 0, self.reward.calibration_size)
+        return max(self.queries if self.mean is None else 0, super().calibration_size)
 
     def calibrate(self, unaided: Sequence[Rollout]) -> None:
         """Measure mean and spread.
@@ -52,7 +51,7 @@ class Standardized(Reward):
         Raises:
             DataError: If fewer than two answers can be scored, or all get the same.
         """
-        self.reward.calibrate(unaided)
+        super().calibrate(unaided)
         if self.mean is not None:
             return
         rewards = [reward for reward in score(self.reward, unaided).total if not math.isnan(reward)]
@@ -66,36 +65,17 @@ class Standardized(Reward):
 
     def state_dict(self) -> dict[str, Any]:
         """Give what was measured."""
-        inner = self.reward.state_dict()
         measured = {} if self.mean is None else {"mean": self.mean, "spread": self.spread}
-        return measured | ({"reward": inner} if inner else {})
+        return measured | super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what was measured."""
         self.mean, self.spread = state_dict.get("mean"), state_dict.get("spread")
-        self.reward.load_state_dict(state_dict.get("reward", {}))
-
-    def check(self) -> None:
-        """Let the reward check its models, if it can."""
-        check = getattr(self.reward, "check", None)
-        if callable(check):
-            check()
-
-    def setup(self, device: torch.device) -> None:
-        """Set the reward up."""
-        self.reward.setup(device)
-
-    def close(self) -> None:
-        """Close the reward."""
-        self.reward.close()
+        super().load_state_dict(state_dict)
 
     def students(self) -> dict[str, Student]:
         """Give the students that the reward asks."""
         return self.reward.students()
-
-    def leaks(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """Tell which instructions hold the gold answer in the eyes of the reward."""
-        return self.reward.leaks(rollouts)
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Give each rollout its standardised reward."""

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, ROUND_UP, Context, Decimal
 from typing import Literal
 
+from wst.checks import check_choice
 from wst.errors import ConfigError, DataError
-from wst.rewards.base import Reward, check_choice
+from wst.rewards.base import Reward
 from wst.rollout import Rollout
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b", re.IGNORECASE)
@@ -114,7 +115,7 @@ class ExactMatch(Reward):
         return normalize(text, lowercase=self.lowercase, punctuation=self.punctuation, articles=self.articles)
 
     def _wanted(self, rollout: Rollout) -> str:
-        target = _target(self, rollout)
+        target = target_of(self, rollout)
         wanted = self._normalize(target)
         if not wanted and target.strip():  # it would match every response that is left empty too
             raise DataError(
@@ -174,7 +175,7 @@ class LabelMatch(Reward):
         return bool(found) and found[0 if self.which == "first" else -1] == wanted
 
     def _wanted(self, rollout: Rollout) -> str:
-        target = _target(self, rollout)
+        target = target_of(self, rollout)
         wanted = _fold(target)
         if wanted not in self._folded:
             raise DataError(
@@ -227,7 +228,7 @@ class LastNumber(Reward):
         return _SUBTRACT.subtract(number, wanted).copy_abs() <= self._tolerance
 
     def _wanted(self, rollout: Rollout) -> Decimal:
-        target = _target(self, rollout)
+        target = target_of(self, rollout)
         number = last_number(target)
         if number is None:
             raise DataError(
@@ -277,7 +278,12 @@ class Length(Reward):
         return len(text.split()) if self.unit == "words" else len(text)
 
 
-def _target(reward: Reward, rollout: Rollout) -> str:
+def target_of(reward: Reward, rollout: Rollout) -> str:
+    """Give the gold answer of a rollout's query, which the reward needs.
+
+    Raises:
+        DataError: If it has none.
+    """
     if rollout.query.target is None:
         raise DataError(
             f"query {rollout.query.id!r}: it has no target, which {type(reward).__name__} needs; "

@@ -30,6 +30,9 @@ class Student(ABC):
     #: Told of answers that are there and of all asked for, while ``respond`` waits; for students that can tell.
     on_progress: Callable[[int, int], None] | None = None
 
+    def check(self) -> None:
+        """Make sure that the models it needs are there, before anything is loaded."""
+
     def setup(self, device: torch.device) -> None:
         """Load what answering needs, once; called again at every stage, so it must be idempotent."""
 

@@ -11,6 +11,7 @@ import transformers
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from wst import models
+from wst.checks import check_counts
 from wst.errors import ConfigError
 from wst.rollout import Message, Prompt, Response
 from wst.students.base import Student
@@ -56,13 +57,9 @@ class LocalStudent(Student):
         chat_template_options: dict[str, Any] | None = None,
         cache: AnswerCache | bool = True,
     ) -> None:
-        for option, value in (
-            ("max_new_tokens", max_new_tokens),
-            ("batch_size", batch_size),
-            ("max_prompt_tokens", max_prompt_tokens),
-        ):
-            if value < 1:
-                raise ConfigError(f"LocalStudent: {option} must be at least 1, got {value}")
+        check_counts(
+            "LocalStudent", max_new_tokens=max_new_tokens, batch_size=batch_size, max_prompt_tokens=max_prompt_tokens
+        )
         if temperature < 0:
             raise ConfigError(f"LocalStudent: temperature must not be below 0, got {temperature}")
         if any(not text for text in stop or []):
