@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import socket
 import sys
+import time
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -132,22 +134,61 @@ def _child(args: list[str], folder: str, out: str, err: str, environment: dict[s
     os._exit(code)
 
 
-def start(args: list[str], folder: Path, environment: dict[str, str] | None = None) -> BaseProcess:
+def start(
+    args: list[str],
+    folder: Path,
+    environment: dict[str, str] | None = None,
+    name: str = "run",
+) -> BaseProcess:
     """Start the command line, with the folder as current directory."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["wst.cli"])
-    files = str(folder / "run.out"), str(folder / "run.err")
+    files = str(folder / f"{name}.out"), str(folder / f"{name}.err")
     process = context.Process(target=_child, args=(args, str(folder), *files, environment or {}))
     process.start()
     return process
 
 
-def wst(args: list[str], folder: Path, timeout: float = 240, environment: dict[str, str] | None = None) -> Outcome:
-    """Run the command line to its end, with the folder as current directory."""
-    process = start(args, folder, environment)
-    process.join(timeout)
+def start_several(args: list[str], folder: Path, processes: int) -> list[BaseProcess]:
+    """Start the command line in processes that train together, as ``torchrun`` does; process 0 has the run's files."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = []
+    for rank in range(processes):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        place |= {"GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+        environment = {key: str(value) for key, value in place.items()}
+        started.append(start(args, folder, environment, "run" if rank == 0 else f"run-{rank}"))
+    return started
+
+
+def ended(processes: list[BaseProcess], folder: Path, timeout: float = 240) -> Outcome:
+    """Wait for the end of all of them, and give what process 0 left.
+
+    Raises:
+        AssertionError: If one does not end.
+    """
+    until = time.monotonic() + timeout
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
     out, err = folder / "run.out", folder / "run.err"
-    if process.exitcode is None:
-        process.kill()
-        raise AssertionError(f"{args} did not end: {err.read_text()}")
-    return Outcome(process.exitcode, out.read_text(), err.read_text())
+    if any(process.exitcode is None for process in processes):
+        for process in processes:
+            process.kill()
+        raise AssertionError(f"it did not end: {err.read_text()}")
+    code = processes[0].exitcode
+    assert code is not None
+    return Outcome(code, out.read_text(), err.read_text())
+
+
+def wst(
+    args: list[str],
+    folder: Path,
+    timeout: float = 240,
+    environment: dict[str, str] | None = None,
+    processes: int = 1,
+) -> Outcome:
+    """Run the command line to its end, with the folder as current directory."""
+    started = start_several(args, folder, processes) if processes > 1 else [start(args, folder, environment)]
+    return ended(started, folder, timeout)

@@ -1,15 +1,24 @@
 """Students and rewards small enough to follow by hand; tests name them in configs too (`toys.Parrot`)."""
 
+import json
 import math
 import os
+import resource
+import shutil
 import signal
-from collections.abc import Sequence
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, Trainer
 
-from wst import Prompt, Response, Reward, Rollout, Student
+from wst import Instruction, Prompt, Query, Response, Reward, Rollout, Student, Teacher
+from wst.errors import StudentStopped
+from wst.teacher import LogProbs
 
 
 class Parrot(Student):
@@ -66,6 +75,53 @@ class OneTooMany(Reward):
         return [0.0] * (len(rollouts) + 1)
 
 
+class Forgetful(Student):
+    """A parrot that counts nothing, for long runs."""
+
+    def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
+        return [Response(prompt.messages[0].content, tokens=1) for prompt in prompts]
+
+
+class Even(Reward):
+    """Whether the answer's characters add up to an even number: nothing that can be learnt."""
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+        return [float(zlib.crc32(r.response.text.encode()) % 2) for r in rollouts]
+
+
+class StopsInProcess1(Parrot):
+    """Can answer for four steps; then the process of rank 1 must stop."""
+
+    def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
+        if os.environ["RANK"] == "1" and len(self.asked) >= 21:  # 2 + 2 + 1 queries of three samples, and 2 after them
+            raise StudentStopped("the budget is spent")
+        return super().respond(prompts)
+
+
+class ScoresOnlyInProcess1(Lowercase):
+    """Can score nothing in any other process."""
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+        return super().score(rollouts) if os.environ["RANK"] == "1" else [math.nan] * len(rollouts)
+
+
+class SeededTeacher(Teacher):
+    """Samples for each query by a seed of its own, so that it does not matter which process does it."""
+
+    def sample(
+        self,
+        queries: Sequence[Query],
+        samples: int = 1,
+        greedy: bool = False,
+        on_done: Callable[[int, Instruction], None] | None = None,
+    ) -> list[Instruction]:
+        written: list[Instruction] = []
+        for query in queries:
+            torch.manual_seed(zlib.crc32(query.id.encode()))
+            written += super().sample([query], samples, greedy)
+        return written
+
+
 class Network(torch.nn.Module):
     """Stands for a student that someone made a module of."""
 
@@ -80,3 +136,83 @@ class KillAt(Callback):
     def _kill(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class SignalAt(Callback):
+    """Sends its own process a signal in a hook, once so many steps were made."""
+
+    def __init__(self, step: int, number: int, hook: str = "on_train_batch_end", times: int = 1) -> None:
+        self.step = step
+        self.number = number
+        self.times = times
+        setattr(self, hook, self._send)
+
+    def _send(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
+
+
+class RemoveLogs(Callback):
+    """Removes the log folder after a step, as someone tidying up would."""
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == 2:
+            shutil.rmtree(str(trainer.log_dir))
+
+
+class Poisoned(Callback):
+    """Makes the gradient of some steps infinite."""
+
+    def __init__(self, steps: list[int]) -> None:
+        self.steps = steps
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        pl_module.teacher.poisoned = trainer.fit_loop.epoch_loop._batches_that_stepped in self.steps
+
+
+class PoisonedTeacher(Teacher):
+    """Its log-probabilities of a third of the instructions are no numbers while it is poisoned."""
+
+    poisoned = False
+
+    @staticmethod
+    def hits(text: str) -> bool:
+        return zlib.crc32(text.encode()) % 3 == 0
+
+    def log_probs(self, instructions: Sequence[Instruction], entropy: bool = False) -> LogProbs:
+        found = super().log_probs(instructions, entropy)
+        if not self.poisoned:
+            return found
+        bad = torch.tensor([[math.nan if self.hits(z.text) else 0.0] for z in instructions])
+        return replace(found, values=found.values + bad)
+
+
+class OutOfMemory(Parrot):
+    """Runs out of GPU memory at its third batch."""
+
+    batches = 0
+
+    def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
+        self.batches += 1
+        if self.batches == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nA second line.")
+        return super().respond(prompts)
+
+
+class Watch(Callback):
+    """Writes down memory, open files and the time of each step."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.began = 0.0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.began = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        seconds = time.perf_counter() - self.began
+        memory = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        row = {"step": trainer.global_step, "seconds": seconds, "memory": memory}
+        with open(self.path, "a") as file:
+            file.write(json.dumps(row | {"files": len(os.listdir("/proc/self/fd"))}) + "\n")

@@ -7,27 +7,41 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
 from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from wst.errors import ConfigError, WSTError, debugging
+from wst.errors import ConfigError, Interrupted, StorageError, WSTError, debugging
+from wst.files import storage_fault
 
 _EPILOG = (
     "`wst compare --help`: compare instructors. `wst check --config FILE`: try the reward on the gold answers. "
     "`wst cache --help`: the answers that are kept on disk."
 )
+
+
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+#: What to lower where memory ran out, by the phase of a step.
+_TAKES_LESS = {
+    "sample": "teacher.init_args.sample_batch_size, or its max_new_tokens",
+    "respond": "student.init_args.batch_size, or its max_new_tokens",
+    "score": "the reward model's batch_size",
+    "update": "micro_batch_size",
+}
 
 
 class OneLineErrors:
@@ -160,6 +174,22 @@ class WSTCommandLine(LightningCLI):
         if config.get("data") is None:
             raise ConfigError("no data module is given; name one in the config as data.class_path")
 
+    def instantiate_classes(self) -> None:
+        """Build what the config names.
+
+        Raises:
+            ConfigError: If something of another library does not accept what the config says.
+        """
+        try:
+            super().instantiate_classes()
+        except (WSTError, MisconfigurationException):
+            raise
+        except Exception as error:
+            if (mistake := _mistake(error)) is not None:
+                raise mistake from error
+            said = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"the config cannot be used ({said:.600}); WST_DEBUG=1 shows where") from error
+
 
 #: How every command sets Lightning's command line up.
 SETTINGS: dict[str, Any] = {
@@ -203,13 +233,22 @@ def guarded(command: Callable[[], int]) -> int:
         mistake = _mistake(error)
         if mistake is None or debugging():
             raise
-        print(f"wst: error: {one_line(str(mistake))}", file=sys.stderr)
-        return 2
+        head = "wst" if isinstance(mistake, Interrupted) else "wst: error"
+        # The others have the same mistake, or `processes.together` told process 0 of theirs.
+        if cast(Any, rank_zero_only).rank == 0:
+            print(f"{head}: {one_line(str(mistake))}", file=sys.stderr)
+        return mistake.code if isinstance(mistake, Interrupted) else 2
 
 
 def _mistake(error: BaseException | None) -> BaseException | None:
-    """Find the user's mistake behind an error: jsonargparse raises its own from what a constructor raised."""
+    """Find what the user can mend behind an error: jsonargparse raises its own from what a constructor raised."""
     while error is not None and not isinstance(error, WSTError | MisconfigurationException):
+        if isinstance(error, OSError) and error.errno in _STORAGE:
+            return StorageError(storage_fault(error.filename or "a file of the run", error))
+        if isinstance(error, torch.OutOfMemoryError):
+            phase = next((note for note in getattr(error, "__notes__", []) if note in _TAKES_LESS), None)
+            lower = _TAKES_LESS[phase] if phase else "; ".join(_TAKES_LESS.values())
+            return WSTError(f"out of GPU memory{f' in phase {phase}' if phase else ''}: lower {lower}")
         error = error.__cause__
     return error
 
@@ -275,6 +314,14 @@ def _logger_folder(config: Any) -> Path | None:  # noqa: ANN401 - jsonargparse's
 
 def _quieten() -> None:
     """Keep what is no news to the user out of the terminal."""
+    said = threading.excepthook
+
+    def unless_told_anyway(failure: threading.ExceptHookArgs) -> None:
+        # TensorBoard's thread hands a full disk on to the run, which ends with a line about it.
+        if not (isinstance(failure.exc_value, OSError) and failure.exc_value.errno in _STORAGE):
+            said(failure)
+
+    threading.excepthook = unless_told_anyway
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

@@ -149,6 +149,7 @@ class PairedRewards(Metric):
     Args:
         arms: Names of the arms, in the order of the columns.
         resamples: Resamples drawn for each interval.
+        options: Further arguments of ``torchmetrics.Metric``.
 
     Example:
         >>> metric = PairedRewards(["unaided", "trained"])
@@ -160,8 +161,8 @@ class PairedRewards(Metric):
     full_state_update = False
     rewards: list[Tensor]
 
-    def __init__(self, arms: Sequence[str], resamples: int = 10_000) -> None:
-        super().__init__()
+    def __init__(self, arms: Sequence[str], resamples: int = 10_000, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(**options)
         self.arms = tuple(arms)
         self.resamples = resamples
         self.add_state("rewards", default=[], dist_reduce_fx="cat")

@@ -275,6 +275,14 @@ def fingerprint_files(place: str) -> list[Any]:
     return [str(path.resolve()), *([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)]
 
 
+def outline(source: str) -> list[Any]:
+    """Tell a model from others wherever it lies: the hub's id, or names and sizes of the files."""
+    located = locate(source)
+    if located.kind == "hub":
+        return [located.path]
+    return [[name, size] for name, size, _ in fingerprint_files(located.path)[1:]]
+
+
 def encode_chat(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Message],
@@ -284,8 +292,10 @@ def encode_chat(
     """Token ids of a chat up to where the model is to go on; of one that is ``answered``, up to its end.
 
     Without a chat template the turns' texts are joined by blank lines. A template that knows no system turn gets
-    the system text at the head of the first user turn.
+    the system text at the head of the first user turn. What stands in a text cannot end its turn or begin another one:
+    control tokens are taken apart (`take_apart`).
     """
+    messages = [Message(message.role, take_apart(tokenizer, message.content)) for message in messages]
     if not tokenizer.chat_template:
         text = "\n\n".join(message.content for message in messages)
         return _ids(tokenizer(text if answered else text + "\n\n"))
@@ -299,6 +309,35 @@ def encode_chat(
             chat, tokenize=True, add_generation_prompt=not answered, return_dict=True, **options
         )
     )
+
+
+def take_apart(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """Put a space into each control token that a text holds, so that the tokenizer reads it as plain characters.
+
+    Data, instructions and responses come from strangers and models: one that writes ``<|im_end|>`` must not end a turn.
+    """
+    pattern, control = _control_tokens(tokenizer)
+    text = pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+    tokens = _ids(tokenizer(text, add_special_tokens=False))
+    if control.isdisjoint(tokens):
+        return text
+    # A tokenizer that normalises may read other characters as a control token, and one token may hold another.
+    return str(tokenizer.decode([token for token in tokens if token not in control]))
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[re.Pattern[str], frozenset[int]]:
+    """Pattern of the words, and the ids, of the tokens that are no text."""
+    known = getattr(tokenizer, "_wst_control", None)
+    if known is None:
+        special = {i: str(token.content) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        words = sorted(filter(None, special.values()), key=len, reverse=True)
+        pattern = re.compile("|".join(map(re.escape, words)) or "(?!)")
+        # What a tokenizer does not know becomes a special token as well, and is text all the same.
+        named = {name: getattr(tokenizer, f"{name}_token_id") for name in ("unk", "bos", "eos", "pad")}
+        unknown = {named.pop("unk")} - set(named.values())
+        known = tokenizer._wst_control = (pattern, frozenset(special) - unknown)
+    return cast("tuple[re.Pattern[str], frozenset[int]]", known)
 
 
 def _ids(encoding: Any) -> list[int]:  # noqa: ANN401 - transformers' BatchEncoding

@@ -7,6 +7,7 @@ leaves open is a setting here: the baseline, the KL to the untrained teacher, th
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import random
 from collections.abc import Sequence
@@ -24,16 +25,19 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from wst.baselines import Baseline, LeaveOneOut
 from wst.data.datamodule import QueryDataModule
-from wst.errors import ConfigError, StudentStopped
-from wst.metrics import PairedRewards, gain_by_length, json_number, nan_mean
+from wst.errors import ConfigError, Diverged, StudentStopped
+from wst.metrics import nan_mean
 from wst.objective import Normalization, denominator, policy_loss, sequence_kl, whiten
 from wst.partial import TrainedWeightsOnly
+from wst.processes import check_strategy, gather, own_backward, sum_gradients, together
 from wst.prompts import StudentPrompt
 from wst.record import ARMS, StepRecord
-from wst.rewards.base import Reward, Scores, score
-from wst.rollout import Instruction, Query, Response, Rollout
+from wst.results import ArmResults, arm_rows, joined
+from wst.rewards.base import Reward, Scores
+from wst.rollout import Instruction, Query, Rollout
 from wst.students.base import Student, respond
 from wst.teacher import Teacher
+from wst.unaided import UnaidedAnswers
 
 
 class WeakToStrong(TrainedWeightsOnly):
@@ -56,10 +60,12 @@ class WeakToStrong(TrainedWeightsOnly):
         entropy_coef: Weight of the entropy bonus.
         whiten_advantages: Whether to centre and scale the advantages of a step.
         max_failed: Largest share of answers that may fail in a step; with more, the step makes no update.
-        max_skips: So many steps without an update in a row end the run.
+        max_skips: So many steps in a row that make no update, because answers failed or the loss is not a number, end
+            the run.
         gradient_clip: Largest norm of the gradient; None: not clipped.
         optimizer: Makes the optimizer from the trainable parameters.
         lr_scheduler: Makes the scheduler, which moves once a step; None: constant.
+        resume_changed: Whether a run may go on with another teacher (model, prompt, limits) than it began with.
 
     Raises:
         ConfigError: If settings do not fit each other.
@@ -87,6 +93,7 @@ class WeakToStrong(TrainedWeightsOnly):
         gradient_clip: float | None = 1.0,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
+        resume_changed: bool = False,
     ) -> None:
         super().__init__()
         self.save_plain_hyperparameters()
@@ -96,6 +103,7 @@ class WeakToStrong(TrainedWeightsOnly):
         self.reward = reward
         self.baseline = baseline or LeaveOneOut()
         self.student_prompt = student_prompt or StudentPrompt()
+        self.unaided = UnaidedAnswers(student, reward, self.student_prompt)
         self.samples_per_query = samples_per_query
         self.micro_batch_size = micro_batch_size
         self.normalization = normalization
@@ -108,13 +116,13 @@ class WeakToStrong(TrainedWeightsOnly):
         self.gradient_clip = gradient_clip
         self.make_optimizer = optimizer
         self.make_scheduler = lr_scheduler
-        self.scores, self.lengths = PairedRewards(ARMS), PairedRewards(ARMS)
+        self.resume_changed = resume_changed
+        self._results = ArmResults()
         self.trained_steps = 0  #: updates that the weights have behind them, over all resumes
         self._seed: int | None = None
         self._skips = 0
+        self._diverged = 0
         self._validated = False
-        self._unaided: dict[str, float] = {}
-        self._alone: dict[str, Response] = {}
         self._check_settings()
 
     def _check_settings(self) -> None:
@@ -147,79 +155,125 @@ class WeakToStrong(TrainedWeightsOnly):
     # ------------------------------------------------------------- the method
 
     def training_step(self, queries: list[Query], batch_idx: int) -> dict[str, StepRecord]:
-        """Make one policy-gradient step from a batch of queries."""
+        """Make one policy-gradient step from a batch of queries.
+
+        Of several processes each has queries of its own, possibly none; the step is that of all of them together.
+        """
         self._seed_step()
-        self._forget_sampled()
-        record = StepRecord([], torch.empty(0), {}, torch.empty(0))
-        with record.clock("sample"):
+        self.unaided.begin_step()
+        own = StepRecord([], torch.empty(0), {}, torch.empty(0))
+        with together(), own.clock("sample"):
             if self.baseline.needs_unaided or self.reward.needs_unaided:
-                self._prefetch_unaided(queries)
+                self.unaided.prefetch(queries)
             instructions = self.instruct(queries, self.samples_per_query)
-        with record.clock("respond"):
-            record.rollouts = self.respond(self._per_sample(queries), instructions, self._draws(len(queries)))
-        if self._too_many_failed(record):
-            return {"record": record}
-        with record.clock("score"):
-            scores = self.score(record.rollouts)
-            record.leaks = self._table(self.reward.leaks(record.rollouts))
-            record.rewards = self._table(scores.total)
-            record.parts = {name: self._table(values) for name, values in scores.parts.items()}
-        with record.clock("respond"):
-            record.unaided = self.unaided_rewards(queries) if self.baseline.needs_unaided else None
-        with record.clock("update"):
-            record.kl = self._kl(instructions)
-            penalty = self.leak_penalty * record.leaks.nan_to_num()
+        with together(), own.clock("respond"):
+            own.rollouts = self.respond(self._per_sample(queries), instructions, self._draws(len(queries)))
+        if self._too_many_failed(own):
+            return {"record": StepRecord.joined(gather(own))}
+        with together(), own.clock("score"):
+            scores = self.score(own.rollouts)
+            own.leaks = self._table(self.reward.leaks(own.rollouts))
+            own.rewards = self._table(scores.total)
+            own.parts = {name: self._table(values) for name, values in scores.parts.items()}
+        with together(), own.clock("respond"):
+            own.unaided = self.unaided.rewards(queries) if self.baseline.needs_unaided else None
+        with together(), own.clock("update"):
+            own.kl = self._kl(instructions)
+        with own.clock("update"):
+            records = gather(own)
+            record = StepRecord.joined(records)
+            penalty = self.leak_penalty * cast(Tensor, record.leaks).nan_to_num()
             if record.kl is not None:
                 penalty += self.kl_coef * record.kl
             record.advantages = self.baseline(record.rewards - penalty, record.unaided)
             if self.whiten_advantages:
                 record.advantages = whiten(record.advantages, ~record.rewards.isnan())
-            self._update(instructions, record)
-        self.trained_steps += 1
+            before = sum(len(other.rewards) for other in records[: self.global_rank])
+            self._update(instructions, record.advantages[before : before + len(queries)], record)
+        record.seconds["update"] = own.seconds["update"]
         return {"record": record}
 
-    def _update(self, instructions: Sequence[Instruction], record: StepRecord) -> None:
-        """Go one step up the gradient. Rows that have none (advantage 0) are left out of the passes."""
-        advantages = record.advantages.flatten().to(self.device)
+    def _update(self, instructions: Sequence[Instruction], advantages: Tensor, record: StepRecord) -> None:
+        """Go one step up the gradient, the sum of what each process's rows [queries, samples] give.
+
+        Rows that have none (advantage 0) are left out of the passes.
+        """
+        advantages = advantages.flatten().to(self.device)
         optimizer = cast(LightningOptimizer, self.optimizers())
         optimizer.zero_grad()
-        scale = denominator(torch.tensor([len(z.token_ids) for z in instructions]), self.normalization)
+        lengths = [len(rollout.instruction.token_ids) for rollout in record.rollouts if rollout.instruction is not None]
+        scale = denominator(torch.tensor(lengths), self.normalization)
         rows = [i for i in range(len(instructions)) if self.entropy_coef or advantages[i] != 0]
         size = self.micro_batch_size or max(len(rows), 1)
-        losses, entropies, tokens = [], [], 0
-        for micro in (rows[start : start + size] for start in range(0, len(rows), size)):
-            z = self.teacher.log_probs([instructions[i] for i in micro], entropy=True)
-            loss = policy_loss(z.values, z.mask, advantages[micro], scale, z.entropy, self.entropy_coef)
-            self.manual_backward(loss)
-            losses.append(loss.detach())
-            entropies.append(torch.where(z.mask, cast(Tensor, z.entropy), 0.0).detach().sum())
-            tokens += int(z.mask.sum())
-        if rows:
-            record.loss = float(torch.stack(losses).sum())
-            record.entropy = float(torch.stack(entropies).sum()) / tokens
+        done = []
+        with together(), own_backward(self.trainer):
+            for micro in (rows[start : start + size] for start in range(0, len(rows), size)):
+                z = self.teacher.log_probs([instructions[i] for i in micro], entropy=True)
+                loss = policy_loss(z.values, z.mask, advantages[micro], scale, z.entropy, self.entropy_coef)
+                self.manual_backward(loss)
+                entropy = torch.where(z.mask, cast(Tensor, z.entropy), 0.0).detach().sum()
+                done.append(torch.stack([loss.detach(), entropy, z.mask.sum()]))
+        sum_gradients(self.trainable())
+        sums = [part for part in gather(torch.stack(done).sum(dim=0).tolist() if done else None) if part is not None]
+        if sums:
+            record.loss, entropy_sum, tokens = map(sum, zip(*sums, strict=True))
+            record.entropy = entropy_sum / tokens
             limit = self.gradient_clip if self.gradient_clip is not None else math.inf
             record.grad_norm = float(nn.utils.clip_grad_norm_(self.trainable(), limit))
+            if not math.isfinite(record.loss + record.grad_norm):
+                record.skipped = True
+                optimizer.zero_grad()
+                self._refuse_update(instructions, advantages, scale)
+                return
+        self._diverged = 0
         optimizer.step()
         if self.make_scheduler is not None:
             cast(LRScheduler, self.lr_schedulers()).step()
+        self.trained_steps += 1
 
-    def _too_many_failed(self, record: StepRecord) -> bool:
+    def _refuse_update(self, instructions: Sequence[Instruction], advantages: Tensor, scale: Tensor) -> None:
+        """Say which rollouts made loss or gradient something else than a number.
+
+        Raises:
+            Diverged: If it is one of too many steps in a row.
+        """
+        causes = []
+        with together(), own_backward(self.trainer):
+            for i in advantages.nonzero().flatten().tolist():
+                z = self.teacher.log_probs([instructions[i]], entropy=True)
+                loss = policy_loss(z.values, z.mask, advantages[[i]], scale, z.entropy, self.entropy_coef)
+                self.manual_backward(loss)
+                gradients = [p.grad for p in self.trainable() if p.grad is not None]
+                if not all(bool(g.isfinite().all()) for g in [loss, *gradients]):
+                    causes.append(instructions[i].text)
+                cast(LightningOptimizer, self.optimizers()).zero_grad()
+        causes = [cause for part in gather(causes) for cause in part]
+        self._diverged += 1
+        named = f"instruction {causes[0]!r:.200}" if causes else "the rollouts together, none of them alone"
+        more = f" and {len(causes) - 1} more" if len(causes) > 1 else ""
+        fault = f"step {self.trained_steps + 1}: loss or gradient is not a number, because of {named}{more}"
+        if self._diverged >= self.max_skips:
+            raise Diverged(f"{fault}, in step {self._diverged} in a row; lower the learning rate, then resume")
+        rank_zero_warn(f"{fault}; this step makes no update")
+
+    def _too_many_failed(self, own: StepRecord) -> bool:
         """Say whether this step must go without an update.
 
         Raises:
             StudentStopped: If it is one of too many in a row.
         """
-        errors = [rollout.response.error for rollout in record.rollouts if rollout.response.error is not None]
-        record.skipped = len(errors) > self.max_failed * len(record.rollouts)
-        self._skips = self._skips + 1 if record.skipped else 0
-        if record.skipped:
-            record.rewards = self._table([math.nan] * len(record.rollouts))
-            record.advantages = torch.zeros_like(record.rewards)
-            failed = f"{len(errors)} of {len(record.rollouts)} answers failed ({errors[0]})"
+        answers = [error for part in gather([rollout.response.error for rollout in own.rollouts]) for error in part]
+        errors = [error for error in answers if error is not None]
+        own.skipped = len(errors) > self.max_failed * len(answers)
+        self._skips = self._skips + 1 if own.skipped else 0
+        if own.skipped:
+            own.rewards = self._table([math.nan] * len(own.rollouts))
+            own.advantages = torch.zeros_like(own.rewards)
+            failed = f"{len(errors)} of {len(answers)} answers failed ({errors[0]})"
             if self._skips >= self.max_skips:
                 raise StudentStopped(f"{failed}, in step {self._skips} in a row; see to the student, then resume")
             rank_zero_warn(f"{failed}: more than max_failed={self.max_failed}, so this step makes no update")
-        return record.skipped
+        return own.skipped
 
     def instruct(self, queries: Sequence[Query], samples: int = 1, greedy: bool = False) -> list[Instruction]:
         """Let the teacher write; a student that works in the background answers the first ones meanwhile."""
@@ -230,11 +284,6 @@ class WeakToStrong(TrainedWeightsOnly):
             self.student.prefetch(replace(prompt, sample=draws[place]))
 
         return self.teacher.sample(queries, samples, greedy, on_done=done)
-
-    def _prefetch_unaided(self, queries: Sequence[Query]) -> None:
-        for query in queries:
-            if query.id not in self._alone:
-                self.student.prefetch(self.student_prompt(query, None))
 
     def _draws(self, queries: int) -> list[int]:
         """Number of each draw [queries * samples] of this step: a resumed step asks a sampled student for the same."""
@@ -257,41 +306,7 @@ class WeakToStrong(TrainedWeightsOnly):
 
     def score(self, rollouts: Sequence[Rollout]) -> Scores:
         """Score rollouts; a reward that compares with the unaided answer is given it."""
-        if self.reward.needs_unaided:
-            own = {r.query.id: r.response for r in rollouts if r.instruction is None}
-            missing = {r.query.id: r.query for r in rollouts if r.query.id not in own}
-            own |= self.unaided_responses(list(missing.values()))
-            rollouts = [replace(rollout, unaided=own[rollout.query.id]) for rollout in rollouts]
-        return score(self.reward, rollouts)
-
-    def unaided_responses(self, queries: Sequence[Query]) -> dict[str, Response]:
-        """What the student answers on its own, by query id.
-
-        A deterministic one is asked once for each query, one that samples once in each step.
-        """
-        answers = dict(self._alone)
-        new = [query for query in queries if query.id not in answers]
-        if new:
-            answers |= {rollout.query.id: rollout.response for rollout in self.respond(new, [None] * len(new))}
-            # What failed is asked for again next time.
-            self._alone = {key: response for key, response in answers.items() if response.error is None}
-        return {query.id: answers[query.id] for query in queries}
-
-    def unaided_rewards(self, queries: Sequence[Query]) -> Tensor:
-        """Rewards [queries] of the student on its own."""
-        rewards = dict(self._unaided)
-        new = [query for query in queries if query.id not in rewards]
-        if new:
-            answers = self.unaided_responses(new)
-            rollouts = [Rollout(query, None, answers[query.id]) for query in new]
-            rewards |= dict(zip([query.id for query in new], self.score(rollouts).total, strict=True))
-            self._unaided = {key: reward for key, reward in rewards.items() if not math.isnan(reward)}
-        return torch.tensor([rewards[query.id] for query in queries])
-
-    def _forget_sampled(self) -> None:
-        """Forget what a student that samples answered on its own in the step before."""
-        if not self.student.deterministic:
-            self._alone, self._unaided = {}, {}
+        return self.unaided.score(rollouts)
 
     def _calibrate(self, stage: str) -> None:
         """Show the reward unaided answers to queries of the training set, or where there is none, of the stage's."""
@@ -305,8 +320,7 @@ class WeakToStrong(TrainedWeightsOnly):
             raise ConfigError(
                 f"reward {type(self.reward).__name__}: it is calibrated on queries of a data module; give one"
             )
-        answers = self.unaided_responses(queries)
-        self.reward.calibrate([Rollout(query, None, answers[query.id], answers[query.id]) for query in queries])
+        self.unaided.calibrate(queries)
 
     def on_fit_start(self) -> None:
         """Calibrate the reward, if it asks for it."""
@@ -321,37 +335,40 @@ class WeakToStrong(TrainedWeightsOnly):
         """KL to the reference teacher [queries, samples], or None if it has no weight."""
         if not self.kl_coef:
             return None
-        size = self.micro_batch_size or len(instructions)
-        rows = []
+        size = self.micro_batch_size or max(len(instructions), 1)
+        rows = [torch.empty(0)]
         for micro in (instructions[start : start + size] for start in range(0, len(instructions), size)):
             z = self.teacher.log_probs(micro)
             rows.append(sequence_kl(z.values, self.teacher.reference_log_probs(micro).values, z.mask).cpu())
-        return torch.cat(rows).view(-1, self.samples_per_query)
+        return torch.cat(rows).view(len(instructions) // self.samples_per_query, self.samples_per_query)
 
     def _per_sample(self, queries: Sequence[Query]) -> list[Query]:
         return [query for query in queries for _ in range(self.samples_per_query)]
 
     def _table(self, values: list[float]) -> Tensor:
-        return torch.tensor(values).view(-1, self.samples_per_query)
+        return torch.tensor(values).view(len(values) // self.samples_per_query, self.samples_per_query)
 
     # ------------------------------------------------------------- evaluation
 
     def validation_step(self, queries: list[Query], batch_idx: int) -> dict[str, list[Rollout]]:
         """Score the greedy instruction of each query, and the student on its own."""
-        self._forget_sampled()
-        self._prefetch_unaided(queries)
-        rollouts = self.respond(queries, self.instruct(queries, greedy=True))
-        scores = self.score(rollouts)
-        rewards, unaided = torch.tensor(scores.total), self.unaided_rewards(queries)
-        leaks = torch.tensor(self.reward.leaks(rollouts))
-        figures = {"reward": rewards, "unaided": unaided, "gain": rewards - unaided, "leak": leaks}
-        figures |= {f"reward/{name}": torch.tensor(values) for name, values in scores.parts.items()}
-        for name, values in figures.items():
+        self.unaided.begin_step()
+        with together():
+            self.unaided.prefetch(queries)
+            rollouts = self.respond(queries, self.instruct(queries, greedy=True))
+            scores = self.score(rollouts)
+            rewards, unaided = torch.tensor(scores.total), self.unaided.rewards(queries)
+            figures = {"reward": rewards, "unaided": unaided, "gain": rewards - unaided}
+            figures["leak"] = torch.tensor(self.reward.leaks(rollouts))
+            figures |= {f"reward/{name}": torch.tensor(values) for name, values in scores.parts.items()}
+        everyone = gather((rollouts, figures))
+        for name in dict.fromkeys(name for _, figures in everyone for name in figures):
+            values = torch.cat([figures[name] for _, figures in everyone if name in figures])
             known = int((~values.isnan()).sum())
             if known:
-                self.log(f"val/{name}", nan_mean(values), batch_size=known, prog_bar=name == "reward", sync_dist=True)
+                self.log(f"val/{name}", nan_mean(values), batch_size=known, prog_bar=name == "reward", sync_dist=False)
                 self._validated |= name == "reward"
-        return {"rollouts": rollouts}
+        return {"rollouts": [rollout for rollouts, _ in everyone for rollout in rollouts]}
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
@@ -368,9 +385,7 @@ class WeakToStrong(TrainedWeightsOnly):
         Raises:
             ConfigError: If nothing was trained and nothing trained was loaded.
         """
-        self.scores.reset()
-        self.lengths.reset()
-        self._leaks: dict[str, list[float]] = {arm: [] for arm in ARMS[1:]}
+        self._results = ArmResults()
         if not self.trained_steps and self.teacher.adapter is None:
             raise ConfigError(
                 "test: there is no trained teacher to test; give --ckpt_path (last, best or a file), or a trained "
@@ -380,66 +395,31 @@ class WeakToStrong(TrainedWeightsOnly):
 
     def test_step(self, queries: list[Query], batch_idx: int) -> dict[str, dict[str, Any]]:
         """Answer each query unaided, under the untrained and under the trained teacher, all greedy."""
-        self._prefetch_unaided(queries)
-        with self.teacher.untrained():
-            untrained: list[Instruction | None] = [*self.instruct(queries, greedy=True)]
-        trained = self.instruct(queries, greedy=True)
-        # One call for all arms, in the order of ARMS: the student fills its batches better.
-        rollouts = self.respond(queries * len(ARMS), [None] * len(queries) + untrained + [*trained])
-        scores, leaks = self.score(rollouts), self.reward.leaks(rollouts)
-        n = len(queries)
-        answers = [rollout.response for rollout in rollouts]
-        words = [float(len(answer.text.split())) if answer.error is None else math.nan for answer in answers]
-        for metric, values in ((self.scores, scores.total), (self.lengths, words)):
-            metric.update(torch.tensor(values).view(len(ARMS), n).T.to(self.device))
-        rows = {arm: slice(i * n, (i + 1) * n) for i, arm in enumerate(ARMS)}
-        for arm, found in self._leaks.items():
-            found += leaks[rows[arm]]
-        return {
-            arm: {
-                "rollouts": rollouts[part],
-                "rewards": scores.total[part],
-                "leaks": leaks[part],
-                "parts": {name: values[part] for name, values in scores.parts.items()},
-            }
-            for arm, part in rows.items()
-        }
+        with together():
+            self.unaided.prefetch(queries)
+            with self.teacher.untrained():
+                untrained: list[Instruction | None] = [*self.instruct(queries, greedy=True)]
+            trained = self.instruct(queries, greedy=True)
+            # One call for all arms, in the order of ARMS: the student fills its batches better.
+            rollouts = self.respond(queries * len(ARMS), [None] * len(queries) + untrained + [*trained])
+            own = arm_rows(rollouts, self.score(rollouts), self.reward.leaks(rollouts))
+        arms = joined(gather(own))
+        self._results.add(arms)
+        return arms
 
     def on_test_epoch_end(self) -> None:
         """Log each arm's mean reward, and how often its instructions held the answer; `results` has the intervals."""
-        for arm, estimate in self.scores.compute().items():
-            self.log(f"test/{arm}", estimate.mean, sync_dist=False)
-        for arm, share in self._leak_shares().items():
-            self.log(f"test/leak/{arm}", share, sync_dist=False)
-
-    def _leak_shares(self) -> dict[str, float]:
-        """Share of each arm's instructions that held the gold answer; empty where there are no gold answers."""
-        shares = {arm: float(nan_mean(torch.tensor(found))) for arm, found in self._leaks.items() if found}
-        return {arm: share for arm, share in shares.items() if not math.isnan(share)}
+        self.log_dict({f"test/{name}": mean for name, mean in self._results.means().items()}, sync_dist=False)
 
     def results(self) -> dict[str, Any]:
         """Give the figures of the last test: each arm's mean with 95% interval, the trained teacher's gains, leaks."""
-        gains = {f"trained_vs_{over}": self.scores.gain("trained", over).to_dict() for over in ARMS[:2]}
-        arms = {arm: estimate.to_dict() for arm, estimate in self.scores.compute().items()}
-        relative = {f"trained_vs_{over}": self.scores.relative_gain("trained", over) for over in ARMS[:2]}
-        by_length = {
-            f"trained_vs_{over}": gain_by_length(self.scores.pair("trained", over), self.lengths.pair("trained", over))
-            for over in ARMS[:2]
-        }
-        lengths = {arm: estimate.mean for arm, estimate in self.lengths.compute().items()}
-        return {
-            "n": self.scores.n,
-            "arms": arms,
-            "gain": gains,
-            "relative_gain": {name: json_number(gain) for name, gain in relative.items()},
-            "leak": self._leak_shares(),
-            "words": {arm: json_number(mean) for arm, mean in lengths.items()},
-            "gain_by_length": {name: json_number(part) for name, part in by_length.items()},
-        }
+        return self._results.to_dict()
 
     def predict_step(self, queries: list[Query], batch_idx: int) -> list[Rollout]:
         """Write the greedy instruction for each query and let the student answer under it."""
-        return self.respond(queries, self.instruct(queries, greedy=True))
+        with together():
+            rollouts = self.respond(queries, self.instruct(queries, greedy=True))
+        return [rollout for part in gather(rollouts) for rollout in part]
 
     # ------------------------------------------------- set-up and checkpoints
 
@@ -447,8 +427,10 @@ class WeakToStrong(TrainedWeightsOnly):
         """Make sure that the models are there before any of them is loaded.
 
         Raises:
-            ModelError: If one is not.
+            ConfigError: If the trainer's strategy divides the model.
+            ModelError: If one is not there.
         """
+        check_strategy(self.trainer)
         for model in (self.teacher, self.student, self.reward):
             model.check()
 
@@ -458,6 +440,7 @@ class WeakToStrong(TrainedWeightsOnly):
         self.teacher.load(device)
         self.student.setup(device)
         self.reward.setup(device)
+        self.keep_frozen_apart()
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - as Lightning has it
         """Make the optimizer for what is trained, and the scheduler."""
@@ -468,11 +451,9 @@ class WeakToStrong(TrainedWeightsOnly):
 
     def configure_callbacks(self) -> list[Callback]:
         """Add what every run has: logged rewards, test results and predictions as files."""
-        from wst.callbacks import CallAccounts, CheckpointOnStop, PredictionWriter, RewardLogging, TestReport
+        from wst import callbacks
 
-        have = self.trainer.callbacks  # type: ignore[attr-defined]
-        kinds = (RewardLogging, CallAccounts, CheckpointOnStop, TestReport, PredictionWriter)
-        return [kind() for kind in kinds if not any(isinstance(callback, kind) for callback in have)]
+        return callbacks.missing(self.trainer, callbacks.USUAL)
 
     def _seed_step(self) -> None:
         """Make this step's randomness a function of (seed, step), so that a resumed run goes on exactly as before."""
@@ -488,18 +469,44 @@ class WeakToStrong(TrainedWeightsOnly):
         """Keep the trained weights, the baseline's state, the count of steps and the seed."""
         super().on_save_checkpoint(checkpoint)
         state: dict[str, Any] = {"trained_steps": self.trained_steps, "seed": self._seed}
+        state["teacher"] = self.teacher.fixed_settings()
         if reward := self.reward.state_dict():
             state["reward"] = reward
         checkpoint["wst"] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the count of steps and the seed."""
+        """Take up the count of steps and the seed.
+
+        Raises:
+            ConfigError: If a run is to go on with another teacher than it began with.
+        """
         state = checkpoint.get("wst", {})
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            self._compare_teachers(state.get("teacher", {}))
         self.trained_steps, self._seed = state.get("trained_steps", 0), state.get("seed")
         if "reward" in state:
             self.reward.load_state_dict(state["reward"])
+
+    def _compare_teachers(self, before: dict[str, Any]) -> None:
+        now = self.teacher.fixed_settings()
+        changed = [
+            f"{option} {_short(before[option])}, now it is {_short(now[option])}"
+            for option in now
+            if option in before and before[option] != now[option]
+        ]
+        if not changed:
+            return
+        fault = f"checkpoint: it was made with the teacher's {'; '.join(changed)}"
+        if not self.resume_changed:
+            raise ConfigError(f"{fault}; set it back, or model.init_args.resume_changed to true to go on all the same")
+        rank_zero_warn(f"{fault}; going on all the same")
 
     def teardown(self, stage: str) -> None:
         """Let student and reward give their memory back."""
         self.student.close()
         self.reward.close()
+
+
+def _short(setting: Any) -> str:  # noqa: ANN401 - what JSON knows
+    shown = json.dumps(setting, ensure_ascii=False)
+    return shown if len(shown) <= 120 else f"{shown[:117]}..."

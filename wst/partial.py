@@ -9,6 +9,7 @@ from typing import Any
 from lightning import LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from wst.errors import ModelError
 
@@ -28,6 +29,15 @@ class TrainedWeightsOnly(LightningModule):
     def trainable(self) -> list[nn.Parameter]:
         """Give the parameters that are trained."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def keep_frozen_apart(self) -> None:
+        """Let DDP leave alone what is not trained; to be called once the weights are there.
+
+        Every process loads the same, so that there is nothing to be sent around, and quantized weights could not be.
+        """
+        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+        buffers = [name for name, _ in self.named_buffers()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, frozen + buffers)
 
     def _trained_keys(self) -> set[str]:
         return {name for name, parameter in self.named_parameters() if parameter.requires_grad}

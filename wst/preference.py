@@ -21,6 +21,7 @@ from wst.checks import check_counts
 from wst.errors import ConfigError, DataError
 from wst.metrics import PairedRewards
 from wst.partial import TrainedWeightsOnly
+from wst.processes import check_strategy, gather
 from wst.rollout import Query
 from wst.scorers import encode_dialogue, load_scorer, score_rows
 from wst.teacher import LoRA
@@ -93,7 +94,7 @@ class PreferenceModel(TrainedWeightsOnly):
         self.make_scheduler = lr_scheduler
         self.trained_steps = 0  #: updates that the weights have behind them, over all resumes
         self.network: PreTrainedModel | PeftModel | None = None
-        self.scores = PairedRewards(ARMS)
+        self.scores = PairedRewards(ARMS, sync_on_compute=False)  # every process is told of all rows
         self._loading: dict[str, Any] = {
             "quantization": quantization,
             "dtype": dtype,
@@ -107,9 +108,10 @@ class PreferenceModel(TrainedWeightsOnly):
     def training_step(self, queries: list[Query], batch_idx: int) -> Tensor:
         """Give the Bradley-Terry loss of a batch of pairs."""
         margins = self.margins(queries)
-        loss = -functional.logsigmoid(margins).mean()
-        figures = {"train/loss": loss.detach(), "train/accuracy": (margins > 0).float().mean()}
-        self.log_dict(figures, batch_size=len(queries), prog_bar=True)
+        everyone = torch.cat(gather(margins.detach().cpu()))
+        # The strategy takes the mean over processes, which need not have equally many pairs.
+        loss = -functional.logsigmoid(margins).sum() * self.trainer.world_size / len(everyone)
+        self.log_dict(_figures("train", everyone), batch_size=len(everyone), prog_bar=True)
         return loss
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:  # noqa: ANN401 - as Lightning has it
@@ -122,6 +124,8 @@ class PreferenceModel(TrainedWeightsOnly):
         Raises:
             DataError: If a query has no pair of answers.
         """
+        if not queries:  # of several processes, one that has nothing left takes part in the step all the same
+            return sum(parameter.sum() for parameter in self.trainable()) * torch.zeros(0, device=self.device)
         rows = [self._encode(query, side) for side in ("chosen", "rejected") for query in queries]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         pad_id = int(cast(Any, self._tokenizer).pad_token_id)
@@ -144,9 +148,8 @@ class PreferenceModel(TrainedWeightsOnly):
 
     def validation_step(self, queries: list[Query], batch_idx: int) -> None:
         """Log loss and accuracy."""
-        margins = self.margins(queries)
-        figures = {"val/loss": -functional.logsigmoid(margins).mean(), "val/accuracy": (margins > 0).float().mean()}
-        self.log_dict(figures, batch_size=len(queries), prog_bar=True, sync_dist=True)
+        margins = torch.cat(gather(self.margins(queries).cpu()))
+        self.log_dict(_figures("val", margins), batch_size=len(margins), prog_bar=True, sync_dist=False)
 
     def on_test_start(self) -> None:
         """Refuse to test a head that was never trained.
@@ -163,7 +166,8 @@ class PreferenceModel(TrainedWeightsOnly):
         margins = self.margins(queries).cpu()
         lengths = torch.tensor([len(query.extra["chosen"]) - len(query.extra["rejected"]) for query in queries])
         rows = [(sign.sign() + 1) / 2 for sign in (margins, lengths.float())]
-        self.scores.update(torch.stack([*rows, torch.full_like(margins, 0.5)], dim=1).to(self.device))
+        table = torch.stack([*rows, torch.full_like(margins, 0.5)], dim=1)
+        self.scores.update(torch.cat(gather(table)).to(self.device))
 
     def results(self) -> dict[str, Any]:
         """Give the share of pairs that model and length rank rightly, with 95% intervals, and the model's gains."""
@@ -186,8 +190,10 @@ class PreferenceModel(TrainedWeightsOnly):
         """Make sure that the model is there before it is loaded.
 
         Raises:
-            ModelError: If it is not.
+            ConfigError: If the trainer's strategy divides the model.
+            ModelError: If it is not there.
         """
+        check_strategy(self.trainer)
         models.check(self.source, self._loading["revision"], self._loading["trust_remote_code"])
 
     def configure_model(self) -> None:
@@ -198,6 +204,7 @@ class PreferenceModel(TrainedWeightsOnly):
             self.source, device=self.trainer.strategy.root_device, new_head=True, **self._loading
         )
         self.network = self._trainable_network(base)
+        self.keep_frozen_apart()
 
     def _trainable_network(self, base: PreTrainedModel) -> PreTrainedModel | PeftModel:
         if self.lora is None:
@@ -225,11 +232,10 @@ class PreferenceModel(TrainedWeightsOnly):
         return network
 
     def configure_callbacks(self) -> list[Callback]:
-        """Add the report of a test."""
-        from wst.callbacks import PreferenceReport
+        """Add what every run has: the report of a test, and an end in good order."""
+        from wst import callbacks
 
-        have = self.trainer.callbacks  # type: ignore[attr-defined]
-        return [] if any(isinstance(callback, PreferenceReport) for callback in have) else [PreferenceReport()]
+        return callbacks.missing(self.trainer, callbacks.USUAL_OF_PREFERENCE)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - as Lightning has it
         """Make the optimizer for what is trained, and the scheduler."""
@@ -262,6 +268,11 @@ class PreferenceModel(TrainedWeightsOnly):
             merged = plain.merge_and_unload()
         merged.save_pretrained(folder)
         cast(PreTrainedTokenizerBase, self._tokenizer).save_pretrained(folder)
+
+
+def _figures(stage: str, margins: Tensor) -> dict[str, Tensor]:
+    loss = -functional.logsigmoid(margins).mean()
+    return {f"{stage}/loss": loss, f"{stage}/accuracy": (margins > 0).float().mean()}
 
 
 def _in_float32(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from wst.rollout import Rollout
@@ -50,7 +51,35 @@ class StepRecord:
 
     @contextmanager
     def clock(self, phase: str) -> Iterator[None]:
-        """Add the time that passes inside to a phase."""
+        """Add the time that passes inside to a phase, and tell an out-of-memory error its name."""
         start = time.perf_counter()
-        yield
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            error.add_note(phase)  # each phase has a setting of its own that takes less
+            raise
         self.seconds[phase] += time.perf_counter() - start
+
+    @staticmethod
+    def joined(records: Sequence[StepRecord]) -> StepRecord:
+        """Make one record of those that processes have of the same step; a phase took as long as its slowest."""
+        parts = dict.fromkeys(name for record in records for name in record.parts)
+        whole = StepRecord(
+            rollouts=[rollout for record in records for rollout in record.rollouts],
+            rewards=torch.cat([record.rewards for record in records]),
+            parts={name: torch.cat([r.parts[name] for r in records if name in r.parts]) for name in parts},
+            advantages=torch.cat([record.advantages for record in records]),
+            leaks=_all([record.leaks for record in records]),
+            unaided=_all([record.unaided for record in records]),
+            kl=_all([record.kl for record in records]),
+            skipped=records[0].skipped,
+        )
+        for record in records:
+            for phase, seconds in record.seconds.items():
+                whole.seconds[phase] = max(whole.seconds[phase], seconds)
+        return whole
+
+
+def _all(tables: Sequence[Tensor | None]) -> Tensor | None:
+    known = [table for table in tables if table is not None]
+    return torch.cat(known) if known else None

@@ -25,6 +25,7 @@ from transformers import (
 from wst import models
 from wst.checks import check_counts
 from wst.errors import ConfigError, ModelError
+from wst.identity import identity_of
 from wst.objective import token_entropy, token_log_probs
 from wst.prompts import TeacherPrompt
 from wst.rollout import Instruction, Query
@@ -214,6 +215,25 @@ class Teacher(nn.Module):
             "limits": [self.max_new_tokens, self.max_prompt_tokens],
             "template": self.chat_template_options,
         }
+
+    def fixed_settings(self) -> dict[str, Any]:
+        """Give the settings that must stay for a run to go on as it began, as JSON knows them, by option.
+
+        Of models and adapters the files' names and sizes count, not where they lie.
+        """
+        settings = {
+            "model": models.outline(self.source),
+            "adapter": None if self.adapter is None else models.outline(self.adapter),
+            "lora": self.lora if self.adapter is None else None,
+            "prompt": self.prompt,
+            "temperature": self.temperature,
+            "max_new_tokens": self.max_new_tokens,
+            "max_prompt_tokens": self.max_prompt_tokens,
+            "quantization": self._loading["quantization"],
+            "dtype": self._loading["dtype"],
+            "chat_template_options": self.chat_template_options,
+        }
+        return {option: identity_of(setting) for option, setting in settings.items()}
 
     def unloaded(self, **changes: Any) -> Teacher:  # noqa: ANN401
         """Give a teacher with the same settings, or other ones, and nothing loaded.

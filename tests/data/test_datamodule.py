@@ -338,15 +338,6 @@ def test_a_precision_that_would_convert_batches_is_refused(train: str) -> None:
     trainer(precision="bf16-mixed").fit(Module(), keyed(train=train))
 
 
-def test_several_processes_are_refused(train: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = trainer()
-    monkeypatch.setattr(type(runner), "world_size", property(lambda self: 2))
-    data = keyed(train=train)
-    data.trainer = runner
-    with pytest.raises(ConfigError, match=r"one process only, not 2; set devices to 1"):
-        data.setup("fit")
-
-
 # --- Other data sets
 
 

@@ -1,10 +1,29 @@
 """Callbacks: what a person sees of a run, and what is left of it."""
 
-from wst.callbacks.calls import CallAccounts, CheckpointOnStop
+from collections.abc import Sequence
+
+from lightning import Callback, Trainer
+
+from wst.callbacks.calls import CallAccounts
+from wst.callbacks.curve import UnbrokenCurve
 from wst.callbacks.export import PreferenceExport, TeacherExport
 from wst.callbacks.report import PredictionWriter, PreferenceReport, TestReport
 from wst.callbacks.rewards import RewardLogging
 from wst.callbacks.samples import InstructionSamples
+from wst.callbacks.stop import CheckpointOnStop, StopInOrder
+
+_ORDERLY: tuple[type[Callback], ...] = (UnbrokenCurve, StopInOrder, CheckpointOnStop)
+#: What every run of `wst.WeakToStrong` has.
+USUAL: tuple[type[Callback], ...] = (RewardLogging, CallAccounts, *_ORDERLY, TestReport, PredictionWriter)
+#: What every run of `wst.PreferenceModel` has.
+USUAL_OF_PREFERENCE: tuple[type[Callback], ...] = (*_ORDERLY, PreferenceReport)
+
+
+def missing(trainer: Trainer, kinds: Sequence[type[Callback]]) -> list[Callback]:
+    """Make a callback of each kind that the trainer has none of."""
+    have = trainer.callbacks  # type: ignore[attr-defined]
+    return [kind() for kind in kinds if not any(isinstance(callback, kind) for callback in have)]
+
 
 __all__ = [
     "CallAccounts",
@@ -14,6 +33,8 @@ __all__ = [
     "PreferenceExport",
     "PreferenceReport",
     "RewardLogging",
+    "StopInOrder",
     "TeacherExport",
     "TestReport",
+    "UnbrokenCurve",
 ]

@@ -1,16 +1,14 @@
-"""What a student's calls cost, and a checkpoint when they must end."""
+"""What a student's calls cost."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
-from wst.data.loader import QueryLoader
-from wst.errors import CacheError, StudentStopped
 from wst.files import log_folder
+from wst.processes import gather
 
 
 class CallAccounts(Callback):
@@ -30,7 +28,8 @@ class CallAccounts(Callback):
 
     Those of a validation are logged as ``val/student/…``; ``student/failed`` is logged for every student by
     `RewardLogging`. The calls of a student that the reward asks, such as a judge, are logged under its own name
-    (``judge/calls``, ``judge/failed``, …), and its budget is its own.
+    (``judge/calls``, ``judge/failed``, …), and its budget is its own. Of several processes the sums are logged, and the
+    percentiles of the slowest.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -39,7 +38,7 @@ class CallAccounts(Callback):
             accounts = student.accounts
             if name != "student" and not accounts.student.startswith(f"{name} "):
                 accounts.student = f"{name} {accounts.student}"  # lest it share a budget with a student of its model
-            accounts.open(log_folder(trainer), str(getattr(stage, "value", stage)))
+            accounts.open(gather(log_folder(trainer))[0], str(getattr(stage, "value", stage)))
             student.on_progress = lambda done, total: show_progress(trainer, done, total)
 
     def on_train_batch_end(
@@ -51,7 +50,7 @@ class CallAccounts(Callback):
         batch_idx: int,
     ) -> None:
         """Log the step's figures."""
-        self._log(pl_module, "", len(batch))
+        self._log(pl_module, "", max(1, len(batch)))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the validation's figures; nothing is logged of a sanity check, whose calls count to the first step."""
@@ -60,7 +59,7 @@ class CallAccounts(Callback):
 
     def _log(self, pl_module: LightningModule, prefix: str, rows: int) -> None:
         for name, student in paid(pl_module).items():
-            figures = student.accounts.take()
+            figures = take(student)
             if name == "student":
                 figures.pop("failed", None)
             shown = {f"{prefix}{name}/{figure}": float(value) for figure, value in figures.items()}
@@ -72,6 +71,18 @@ def paid(pl_module: LightningModule) -> dict[str, Any]:
     module = cast(Any, pl_module)
     students = {"student": module.student, **module.reward.students()}
     return {name: student for name, student in students.items() if student.accounts is not None}
+
+
+def take(student: Any) -> dict[str, float]:  # noqa: ANN401 - a student that keeps accounts
+    """Give the figures since they were last taken, of all processes together; all of them must ask."""
+    figures: dict[str, float] = {}
+    for own in gather(student.accounts.take()):
+        for name, value in own.items():
+            if name.startswith("seconds"):
+                figures[name] = max(value, figures.get(name, value))
+            else:
+                figures[name] = figures.get(name, 0) + value
+    return figures
 
 
 def show_progress(trainer: Trainer, done: int, total: int) -> None:
@@ -88,32 +99,3 @@ def show_progress(trainer: Trainer, done: int, total: int) -> None:
             bar.refresh()
     elif isinstance(bar, TQDMProgressBar) and bar.is_enabled:
         getattr(bar, f"{name}_progress_bar").set_description_str(text)
-
-
-class CheckpointOnStop(Callback):
-    """Saves ``last.ckpt`` when a student's calls must end (key refused, budget spent, cache unusable).
-
-    The step that could not be finished is not in it: a resumed run begins with that step.
-    """
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save, unless the last step is saved already; after any exception, close the student.
-
-        Lightning calls no teardown then, and the student may have answers on their way that are paid for.
-        """
-        if isinstance(exception, StudentStopped | CacheError) and trainer.state.fn == "fit":
-            self._save(trainer)
-        cast(Any, pl_module).student.close()
-        cast(Any, pl_module).reward.close()
-
-    def _save(self, trainer: Trainer) -> None:
-        checkpoints = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-        folder = next((Path(c.dirpath) for c in checkpoints if c.dirpath), log_folder(trainer) / "checkpoints")
-        target = folder / "last.ckpt"
-        saved = any(c.save_last and c._last_global_step_saved == trainer.global_step for c in checkpoints)
-        if saved and target.is_file():
-            return
-        loader = trainer.train_dataloader
-        if trainer.training and isinstance(loader, QueryLoader):
-            loader.put_back()
-        trainer.save_checkpoint(target)

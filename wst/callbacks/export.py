@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from wst.errors import ConfigError
-from wst.files import log_folder, write_folder
+from wst.files import log_folder, restore_folder, write_folder
 
 _MODES = ("min", "max")
 
@@ -43,6 +43,12 @@ class _Export(Callback):
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
 
     @rank_zero_only
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put back an export that a killed run was about to replace."""
+        for name in ("last", "best"):
+            restore_folder(self._place(trainer, name))
+
+    @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export the last, and the best if this is it."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or _only_trying(trainer):
@@ -66,8 +72,11 @@ class _Export(Callback):
             self._export(trainer, pl_module, "last")
 
     def _export(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
+        write_folder(self._place(trainer, name), lambda folder: self.fill(trainer, pl_module, folder))
+
+    def _place(self, trainer: Trainer, name: str) -> Path:
         root = Path(self.folder) if self.folder else log_folder(trainer) / self.kind
-        write_folder(root / name, lambda folder: self.fill(trainer, pl_module, folder))
+        return root / name
 
 
 class TeacherExport(_Export):

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
-from wst.callbacks.calls import paid
+from wst.callbacks.calls import paid, take
 from wst.files import append_lines, log_folder, rollout_row, write_whole
 from wst.metrics import json_number
 from wst.record import ARMS
@@ -63,12 +63,15 @@ class TestReport(Callback):
                 reward = {name: json_number(output[f"{name}s"][i]) for name in ("reward", "leak")}
                 self._rows.append({"arm": arm} | rollout_row(rollout) | reward | parts)
 
-    @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the files and print the table."""
         results = cast(Any, pl_module).results()
         for name, student in paid(pl_module).items():
-            results[name] = {"test": student.accounts.take(), "run": student.accounts.run()}
+            results[name] = {"test": take(student), "run": student.accounts.run()}
+        self._write(trainer, results)
+
+    @rank_zero_only
+    def _write(self, trainer: Trainer, results: dict[str, Any]) -> None:
         folder = log_folder(trainer)
         write_whole(folder / "test_rows.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self._rows))
         write_whole(folder / "results.json", json.dumps(results, indent=2) + "\n")
@@ -165,7 +168,9 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Append a batch."""
+        """Append a batch, which is that of all processes."""
+        if not trainer.is_global_zero:
+            return
         append_lines(self._file(trainer), [rollout_row(rollout) for rollout in prediction])
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

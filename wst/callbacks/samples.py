@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -12,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wst.errors import ConfigError
-from wst.files import append_lines, log_folder, rollout_row
+from wst.files import append_lines, log_folder, rollout_row, write_whole
 from wst.metrics import json_number
 from wst.record import StepRecord
 from wst.rollout import Rollout
@@ -40,6 +42,19 @@ class InstructionSamples(Callback):
         self.count = count
         self.terminal = terminal
         self._validation: list[Rollout] = []
+        self._shown = -1  #: step of the last validation that is in the file
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take out of the file what a killed run wrote of steps that are made again."""
+        path = log_folder(trainer) / "instructions.jsonl"
+        if not trainer.global_step or not path.is_file():
+            return
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = [(line, row) for line in lines if (row := _row(line))["step"] <= trainer.global_step]
+        self._shown = max((row["step"] for _, row in rows if row["stage"] == "val"), default=-1)
+        if len(rows) < len(lines):
+            write_whole(path, "".join(line for line, _ in rows))
 
     @rank_zero_only
     def on_train_batch_end(
@@ -85,8 +100,10 @@ class InstructionSamples(Callback):
         if trainer.sanity_checking or not rollouts:
             return
         step = trainer.global_step
-        rows = [{"step": step, "stage": "val"} | rollout_row(rollout) for rollout in rollouts]
-        append_lines(log_folder(trainer) / "instructions.jsonl", rows)
+        if step > self._shown:
+            rows = [{"step": step, "stage": "val"} | rollout_row(rollout) for rollout in rollouts]
+            append_lines(log_folder(trainer) / "instructions.jsonl", rows)
+            self._shown = step
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("instructions", markdown(rollouts), step)
@@ -96,6 +113,15 @@ class InstructionSamples(Callback):
             console = Console()
             console.print()
             console.print(panel(rollouts, title))
+
+
+def _row(line: str) -> dict[str, Any]:
+    """Read a line; one that a kill cut off belongs to no step that counts."""
+    try:
+        row: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError:
+        return {"step": math.inf}
+    return row
 
 
 def markdown(rollouts: list[Rollout]) -> str:

@@ -28,13 +28,14 @@ class Benchmark(QueryDataModule, ABC):
         test: File or files to test on, instead of the source's.
         val_share: Share of the training rows to validate on.
         split_seed: Chooses the rows to validate on, and those that the limits leave.
-        batch_size: Queries a training step.
+        batch_size: Queries a training step, in each process.
         eval_batch_size: Queries a batch in validation, test and prediction.
         shuffle: Whether to shuffle the training queries, anew for each epoch.
         shuffle_seed: Seed of the shuffling.
         limit_train: At most so many training queries.
         limit_val: At most so many validation queries.
         limit_test: At most so many test queries.
+        resume_changed: Whether a run may go on with other training queries than it began with.
 
     Raises:
         ConfigError: If a setting is impossible.
@@ -58,6 +59,7 @@ class Benchmark(QueryDataModule, ABC):
         limit_train: int | None = None,
         limit_val: int | None = None,
         limit_test: int | None = None,
+        resume_changed: bool = False,
     ) -> None:
         super().__init__(
             val_share=val_share,
@@ -69,6 +71,7 @@ class Benchmark(QueryDataModule, ABC):
             limit_train=limit_train,
             limit_val=limit_val,
             limit_test=limit_test,
+            resume_changed=resume_changed,
         )
         if source is not None and not Path(source).is_dir():
             raise ConfigError(f"{type(self).__name__}: source {source!r} is no folder; name one, or null for the hub")

@@ -8,10 +8,9 @@ from typing import Any, Literal, cast
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
-from torch.utils.data import DataLoader, Dataset
 
 from wst.data.jsonl import FieldMap, check_file, read_queries
-from wst.data.loader import QueryLoader
+from wst.data.loader import EvalLoader, QueryLoader
 from wst.errors import ConfigError
 from wst.rollout import Query
 
@@ -50,13 +49,14 @@ class QueryDataModule(LightningDataModule):
         test_share: Share of the train file's rows to test on instead of `test`, rounded to whole rows.
         split_seed: Chooses the rows for the shares and the limits. The choice depends on this and the rows' ids
             alone, and a larger share of one split or a larger limit keeps the rows of a smaller one.
-        batch_size: Queries a training step.
+        batch_size: Queries a training step, in each process.
         eval_batch_size: Queries a batch in validation, test and prediction.
         shuffle: Whether to shuffle the training queries, anew for each epoch.
         shuffle_seed: Seed of the shuffling.
         limit_train: At most so many training queries, chosen by `split_seed` after the shares are split off.
         limit_val: At most so many validation queries, chosen alike.
         limit_test: At most so many test queries, chosen alike.
+        resume_changed: Whether a run may go on with other training queries than it began with.
 
     Raises:
         ConfigError: If a setting is impossible, or does not fit the others.
@@ -80,6 +80,7 @@ class QueryDataModule(LightningDataModule):
         limit_train: int | None = None,
         limit_val: int | None = None,
         limit_test: int | None = None,
+        resume_changed: bool = False,
     ) -> None:
         super().__init__()
         self.files: dict[Split, str | None] = {"train": train, "val": val, "test": test, "predict": predict}
@@ -91,6 +92,7 @@ class QueryDataModule(LightningDataModule):
         self.shuffle = shuffle
         self.shuffle_seed = shuffle_seed
         self.limits: dict[Split, int | None] = {"train": limit_train, "val": limit_val, "test": limit_test}
+        self.resume_changed = resume_changed
         self._loaded: dict[Split, list[Query]] = {}
         self._queries: dict[Split, list[Query]] = {}
         self._check()
@@ -205,11 +207,6 @@ class QueryDataModule(LightningDataModule):
         trainer = self.trainer
         if trainer is None:
             return
-        if trainer.world_size > 1:
-            raise ConfigError(
-                f"trainer: the data can be handed to one process only, not {trainer.world_size}; "
-                "set devices to 1 and num_nodes to 1"
-            )
         # Before any hook of ours, the "true" precisions go through a batch for tensors and choke on a frozen dataclass.
         try:
             trainer.precision_plugin.convert_input([Query("", "")])
@@ -229,30 +226,37 @@ class QueryDataModule(LightningDataModule):
                 loop._restarting = False
                 loop.epoch_loop.restarting = False
         return QueryLoader(
-            self.queries("train"), batch_size=self.batch_size, shuffle=self.shuffle, seed=self.shuffle_seed
+            self.queries("train"),
+            batch_size=self.batch_size,
+            shuffle=self.shuffle,
+            seed=self.shuffle_seed,
+            rank=self._rank,
+            processes=self._processes,
+            resume_changed=self.resume_changed,
         )
 
-    def val_dataloader(self) -> list[DataLoader[Query]]:
+    @property
+    def _rank(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_rank
+
+    @property
+    def _processes(self) -> int:
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    def val_dataloader(self) -> list[EvalLoader]:
         """Give the validation batches; no loader where there is nothing to validate on."""
         return [self._eval_loader("val")] if self.queries("val") else []
 
-    def test_dataloader(self) -> DataLoader[Query]:
+    def test_dataloader(self) -> EvalLoader:
         """Give the test batches."""
         return self._eval_loader("test")
 
-    def predict_dataloader(self) -> DataLoader[Query]:
+    def predict_dataloader(self) -> EvalLoader:
         """Give the batches to write instructions for."""
         return self._eval_loader("predict")
 
-    def _eval_loader(self, split: Split) -> DataLoader[Query]:
-        # A plain loader, which the trainer may rebuild (it does so to predict). The generator keeps it from
-        # drawing from the global one, so that validating does not change what is sampled in training.
-        return DataLoader(
-            cast("Dataset[Query]", self.queries(split)),
-            batch_size=self.eval_batch_size,
-            collate_fn=list,
-            generator=torch.Generator(),
-        )
+    def _eval_loader(self, split: Split) -> EvalLoader:
+        return EvalLoader(self.queries(split), self.eval_batch_size, self._rank, self._processes)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ANN401
         """Leave the batch as it is, and make good a slip in the trainer's count of epochs."""

@@ -34,13 +34,14 @@ class HHRLHF(Benchmark):
         max_characters: Dialogues of more characters before the answer are left out, and counted; None: none is.
         val_share: Share of the training rows to validate on.
         split_seed: Chooses the rows to validate on, and those that the limits leave.
-        batch_size: Queries a training step.
+        batch_size: Queries a training step, in each process.
         eval_batch_size: Queries a batch in validation, test and prediction.
         shuffle: Whether to shuffle the training queries, anew for each epoch.
         shuffle_seed: Seed of the shuffling.
         limit_train: At most so many training queries.
         limit_val: At most so many validation queries.
         limit_test: At most so many test queries.
+        resume_changed: Whether a run may go on with other training queries than it began with.
 
     Raises:
         ConfigError: If a setting is impossible, or a tranche is unknown.
@@ -66,6 +67,7 @@ class HHRLHF(Benchmark):
         limit_train: int | None = None,
         limit_val: int | None = None,
         limit_test: int | None = None,
+        resume_changed: bool = False,
     ) -> None:
         super().__init__(
             source,
@@ -80,6 +82,7 @@ class HHRLHF(Benchmark):
             limit_train,
             limit_val,
             limit_test,
+            resume_changed,
         )
         unknown = [tranche for tranche in tranches if tranche not in TRANCHES]
         if unknown or not tranches:

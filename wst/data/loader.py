@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any, cast
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, SequentialSampler
 
-from wst.errors import ConfigError, DataError
+from wst.errors import ConfigError, DataError, WSTError
+from wst.processes import share
 from wst.rollout import Query
 
 
-class EpochSampler(Sampler[int]):
+class EpochSampler(DistributedSampler[int]):
     """Gives the indices of one epoch, in an order that depends on the seed and the epoch alone.
 
-    `order` is that of all processes together; of several, each would take its share of it.
+    The order is that of all processes together; `QueryLoader` takes a process's share of each batch. By its base class
+    the trainer knows that it has nothing to divide; what that does is not used.
 
     Args:
         length: Number of queries.
@@ -26,7 +28,7 @@ class EpochSampler(Sampler[int]):
     """
 
     def __init__(self, length: int, seed: int = 0, shuffle: bool = True) -> None:
-        super().__init__()
+        super().__init__(range(length), num_replicas=1, rank=0)  # type: ignore[arg-type]
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
@@ -58,16 +60,20 @@ class EpochSampler(Sampler[int]):
 class QueryLoader(DataLoader[Query]):
     """Hands out ``list[Query]`` for training, and remembers how far it came.
 
-    The last batch of an epoch may be smaller: no query is dropped. After `load_state_dict` the first iteration
-    continues behind the last batch handed out, provided that it is asked for the same epoch; otherwise, and ever
-    after, an iteration begins at the beginning. A batch counts as seen once it is handed out, so a state fits the
-    end of a training step, not its middle.
+    The last batch of an epoch may be smaller: no query is dropped. Of several processes each gets its share of every
+    batch, none in another's; where a last batch is smaller than the number of processes, some get an empty list, and
+    take part in the step all the same. After `load_state_dict` the first iteration continues behind the last batch
+    handed out, provided that it is asked for the same epoch; otherwise, and ever after, an iteration begins at the
+    beginning. A batch counts as seen once it is handed out, so a state fits the end of a training step, not its middle.
 
     Args:
         dataset: The queries.
-        batch_size: Queries a batch.
+        batch_size: Queries a batch, in each process.
         shuffle: Whether to shuffle, anew for each epoch.
         seed: Seed of the order.
+        rank: Number of this process.
+        processes: How many there are.
+        resume_changed: Whether to go on, at the same place in the epoch, from a state of other queries or settings.
         sampler: Not for users: what the trainer puts in when it rebuilds the loader (``overfit_batches``).
         batch_sampler: As `sampler`.
 
@@ -81,15 +87,22 @@ class QueryLoader(DataLoader[Query]):
         batch_size: int = 8,
         shuffle: bool = True,
         seed: int = 0,
+        rank: int = 0,
+        processes: int = 1,
+        resume_changed: bool = False,
         sampler: Sampler[int] | None = None,
         batch_sampler: Sampler[list[int]] | None = None,
     ) -> None:
         # A sequential sampler is what `shuffle=False` gives anyway; any other order could not be resumed.
         if batch_sampler is not None or not isinstance(sampler, SequentialSampler | EpochSampler | None):
             raise ConfigError(
-                "QueryLoader: it keeps its own order, for training in one process; use one device and one node"
+                "QueryLoader: it keeps its own order, and the trainer wants another; leave the trainer's options for "
+                "data loading at their defaults"
             )
         self.epoch_sampler = EpochSampler(len(dataset), seed=seed, shuffle=shuffle)
+        self.rank = rank
+        self.processes = processes
+        self.resume_changed = resume_changed
         super().__init__(
             cast("Dataset[Query]", dataset),
             batch_size=batch_size,
@@ -104,16 +117,27 @@ class QueryLoader(DataLoader[Query]):
         self._batches = 0
         self._resumed = False
 
+    @property
+    def _together(self) -> int:
+        """Queries a batch, in all processes."""
+        return cast(int, self.batch_size) * self.processes
+
+    def __len__(self) -> int:
+        """Give the number of batches, the same in each process."""
+        return -(-self.epoch_sampler.length // self._together)
+
     def __iter__(self) -> Iterator[list[Query]]:  # type: ignore[override]
         """Go through the epoch, or what is left of it after `load_state_dict`."""
         # A generator decides nothing until the first batch is asked for: the trainer asks for the iterator first
         # and sets the epoch only then.
         epoch = self.epoch_sampler.epoch
-        start = self._batches if self._resumed and epoch == self._epoch else 0
+        first = self._batches if self._resumed and epoch == self._epoch else 0
         self._resumed = False
-        for number, batch in enumerate(islice(super().__iter__(), start, None), start=start + 1):
-            self._epoch, self._batches = epoch, number
-            yield batch
+        order = self.epoch_sampler.order(epoch)
+        for number in range(first, len(self)):
+            batch = order[number * self._together : (number + 1) * self._together]
+            self._epoch, self._batches = epoch, number + 1
+            yield [cast(Any, self.dataset)[i] for i in share(batch, self.rank, self.processes)]
 
     def put_back(self) -> None:
         """Count the last batch as not handed out: nothing was learnt from it."""
@@ -136,33 +160,72 @@ class QueryLoader(DataLoader[Query]):
                 f"checkpoint: the training data's state lacks {', '.join(sorted(missing))}; "
                 "resume with the data module that the checkpoint was made with"
             )
-        if state_dict["queries"] != identity["queries"]:
-            raise DataError(
-                f"checkpoint: it was made with {state_dict['queries']} training queries, now there are "
-                f"{identity['queries']}; resume with the same data, split and limit"
-            )
-        if state_dict["ids"] != identity["ids"]:
-            raise DataError(
-                "checkpoint: it was made with other training queries (as many, but their ids or their order differ); "
-                "resume with the same data, split and limit"
-            )
-        for key in ("batch_size", "shuffle", "seed"):
-            if state_dict[key] != identity[key]:
-                option = "shuffle_seed" if key == "seed" else key
-                raise ConfigError(
-                    f"checkpoint: it was made with {option} {state_dict[key]}, now it is {identity[key]}; "
-                    f"set {option} to {state_dict[key]} to resume"
-                )
-        self._epoch, self._batches = state_dict["epoch"], state_dict["batches"]
+        fault = self._difference(state_dict, identity)
+        if fault is not None and not self.resume_changed:
+            raise fault
+        if fault is not None:
+            rank_zero_warn(f"{fault}; going on all the same, from the same place in the epoch")
+        self._epoch, self._batches = state_dict["epoch"], min(state_dict["batches"], len(self))
         self.epoch_sampler.set_epoch(self._epoch)
         self._resumed = True
+
+    @staticmethod
+    def _difference(state: dict[str, Any], identity: dict[str, Any]) -> WSTError | None:
+        anyway = "or set data.init_args.resume_changed to true to go on all the same"
+        if state["queries"] != identity["queries"]:
+            return DataError(
+                f"checkpoint: it was made with {state['queries']} training queries, now there are "
+                f"{identity['queries']}; resume with the same data, split and limit, {anyway}"
+            )
+        if state["ids"] != identity["ids"]:
+            return DataError(
+                "checkpoint: it was made with other training queries (as many, but their ids or their order differ); "
+                f"resume with the same data, split and limit, {anyway}"
+            )
+        for key in ("batch_size", "shuffle", "seed"):
+            if state[key] != identity[key]:
+                option = {"seed": "shuffle_seed", "batch_size": "batch_size (times processes)"}.get(key, key)
+                return ConfigError(
+                    f"checkpoint: it was made with {option} {state[key]}, now it is {identity[key]}; "
+                    f"set {option} to {state[key]} to resume, {anyway}"
+                )
+        return None
 
     def _identity(self) -> dict[str, Any]:
         """Give what must be the same for a position to mean the same batch."""
         return {
             "queries": self.epoch_sampler.length,
             "ids": self._digest,
-            "batch_size": self.batch_size,
+            "batch_size": self._together,
             "shuffle": self.epoch_sampler.shuffle,
             "seed": self.epoch_sampler.seed,
         }
+
+
+class EvalLoader:
+    """Hands out ``list[Query]`` in the order of the data, to several processes as `QueryLoader` does.
+
+    It is no ``DataLoader``: of one, the trainer would make each process see as many queries, and so some of them twice.
+
+    Args:
+        queries: What is handed out.
+        batch_size: Queries a batch, in each process.
+        rank: Number of this process.
+        processes: How many there are.
+    """
+
+    def __init__(self, queries: Sequence[Query], batch_size: int, rank: int = 0, processes: int = 1) -> None:
+        self.queries = queries
+        self.batch_size = batch_size
+        self.rank = rank
+        self.processes = processes
+
+    def __len__(self) -> int:
+        """Give the number of batches, the same in each process."""
+        return -(-len(self.queries) // (self.batch_size * self.processes))
+
+    def __iter__(self) -> Iterator[list[Query]]:
+        """Go through the queries."""
+        together = self.batch_size * self.processes
+        for number in range(len(self)):
+            yield list(share(self.queries[number * together : (number + 1) * together], self.rank, self.processes))

@@ -1,0 +1,172 @@
+"""Runs that end before their time: in good order, and so that they go on as if they had not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+from wst.data.loader import QueryLoader
+from wst.errors import CacheError, Diverged, Interrupted, StudentStopped
+from wst.files import log_folder
+from wst.processes import gather
+
+_MENDABLE = (StudentStopped, CacheError, Diverged, Interrupted, torch.OutOfMemoryError)
+
+
+class CheckpointOnStop(Callback):
+    """Saves ``last.ckpt`` when a run must end.
+
+    It must when a key is refused, a budget spent, the cache unusable, the loss no number, GPU memory short, or a signal
+    asks for it. The step that could not be finished is not in it: a resumed run begins with that step.
+    """
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save, unless the last step is saved already; after any exception, close the student.
+
+        Lightning calls no teardown then, and the student may have answers on their way that are paid for.
+        """
+        if isinstance(exception, _MENDABLE) and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save(trainer)
+        for name in ("student", "reward"):
+            if hasattr(pl_module, name):
+                cast(Any, getattr(pl_module, name)).close()
+
+    def _save(self, trainer: Trainer) -> None:
+        checkpoints = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        folder = next((Path(c.dirpath) for c in checkpoints if c.dirpath), log_folder(trainer) / "checkpoints")
+        target = folder / "last.ckpt"
+        saved = any(c.save_last and c._last_global_step_saved == trainer.global_step for c in checkpoints)
+        if saved and target.is_file():
+            return
+        loader = trainer.train_dataloader
+        if trainer.training and isinstance(loader, QueryLoader):
+            loader.put_back()
+        trainer.save_checkpoint(target)
+
+
+class StopInOrder(Callback):
+    """Ends a run in good order at Ctrl-C and SIGTERM: the step is finished, ``last.ckpt`` saved, and the run left.
+
+    A second signal ends it at once. SLURM's signal to requeue waits for the end of the step as well; then Lightning
+    saves and requeues. Of several processes it is enough that one gets the signal.
+    """
+
+    def __init__(self) -> None:
+        self._asked = 0
+        self._requeue = False
+        self._before: dict[int, Any] = {}
+
+    # The trainer puts its own handlers in place just before the first of these.
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to signals."""
+        self._listen(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to signals."""
+        self._listen(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to signals."""
+        self._listen(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to signals."""
+        self._listen(trainer)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to signals."""
+        self._listen(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
+        """Leave before the step, if asked to."""
+        self._leave_if_asked(trainer)
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
+        """Leave before the batch, if asked to."""
+        self._leave_if_asked(trainer)
+
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
+        """Leave before the batch, if asked to."""
+        self._leave_if_asked(trainer)
+
+    def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
+        """Leave before the batch, if asked to."""
+        self._leave_if_asked(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
+        """Let Lightning save and requeue, if SLURM asked for it."""
+        if not _slurm(trainer) or not any(gather(self._requeue)):
+            return
+        self._requeue = False
+        requeue = self._before.get(_requeue_signal(trainer))
+        if callable(requeue):
+            cast(Callable[..., Any], requeue)(_requeue_signal(trainer), None)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave signals as they were."""
+        self._hang_up()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave signals as they were."""
+        self._hang_up()
+
+    def _listen(self, trainer: Trainer) -> None:
+        if self._before or threading.current_thread() is not threading.main_thread():
+            return
+
+        def ask(number: int, _: FrameType | None) -> None:
+            if self._asked:
+                self._end_at_once(trainer, number)
+            self._asked = number
+            name = signal.Signals(number).name
+            # Not print(): a signal may come in the middle of one.
+            os.write(2, f"\nwst: {name}: the step is finished, then the run ends; once more ends it now\n".encode())
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, ask)
+        if _slurm(trainer):
+            number = _requeue_signal(trainer)
+            self._before[number] = signal.signal(number, self._ask_to_requeue)
+
+    def _ask_to_requeue(self, _: int, __: FrameType | None) -> None:
+        self._requeue = True
+
+    def _end_at_once(self, trainer: Trainer, number: int) -> None:
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            launcher.kill(signal.SIGKILL)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    def _leave_if_asked(self, trainer: Trainer) -> None:
+        number = max(gather(self._asked))
+        if number:
+            saved = trainer.state.fn == "fit" and not trainer.sanity_checking
+            raise Interrupted(number, trainer.global_step if saved else None)
+
+    def _hang_up(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._before, self._asked = {}, 0
+
+
+def _slurm(trainer: Trainer) -> bool:
+    environment = trainer._accelerator_connector.cluster_environment
+    return isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+
+
+def _requeue_signal(trainer: Trainer) -> signal.Signals:
+    environment = cast(SLURMEnvironment, trainer._accelerator_connector.cluster_environment)
+    return environment.requeue_signal or signal.SIGUSR1

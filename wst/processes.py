@@ -1,0 +1,121 @@
+"""What processes that train together tell each other. Each function does nothing of note in a lone process.
+
+Each must be called by all processes, and in the same order; that is why a process that has nothing to do, or that has
+failed, calls them as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy, SingleDeviceStrategy
+from torch import distributed as dist
+from torch import nn
+
+from wst.errors import ConfigError, StudentStopped, WSTError
+
+_T = TypeVar("_T")
+
+
+def several() -> bool:
+    """Whether there is more than one process."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def gather(item: _T) -> list[_T]:
+    """Give what each process holds, in the order of their ranks, to all of them.
+
+    Args:
+        item: Anything that can be pickled, of any size in each process.
+    """
+    if not several():
+        return [item]
+    items: list[_T | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(items, item)
+    return items  # type: ignore[return-value]
+
+
+def share(items: Sequence[_T], rank: int, size: int) -> Sequence[_T]:
+    """Give one process's part of what is to be divided: consecutive, and none more than one longer than another.
+
+    >>> [share("abcde", rank, 3) for rank in range(3)]
+    ['ab', 'cd', 'e']
+    """
+    least, more = divmod(len(items), size)
+    start = rank * least + min(rank, more)
+    return items[start : start + least + (rank < more)]
+
+
+def own_share(items: Sequence[_T]) -> Sequence[_T]:
+    """Give this process's part."""
+    return share(items, dist.get_rank(), dist.get_world_size()) if several() else items
+
+
+def check_strategy(trainer: Trainer) -> None:
+    """Refuse what divides the model among processes: a divided teacher cannot sample.
+
+    Raises:
+        ConfigError: If the trainer's strategy is neither for one device nor DDP.
+    """
+    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        raise ConfigError(
+            f"trainer: strategy {type(trainer.strategy).__name__} divides the model, and a divided teacher cannot "
+            "sample; set strategy to ddp (each process holds the teacher), and quantize it if it is too large"
+        )
+
+
+def own_backward(trainer: Trainer) -> AbstractContextManager[None]:
+    """Keep the strategy from exchanging gradients: processes with no rows would be waited for in vain.
+
+    `sum_gradients` exchanges them afterwards.
+    """
+    strategy = trainer.strategy
+    return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Add up the gradients of all processes; where one has none, it counts as 0."""
+    if not several():
+        return
+    with_gradient = list(parameters)
+    for parameter in with_gradient:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    # One message for each number format: adapters are hundreds of small tensors.
+    for dtype in sorted({p.dtype for p in with_gradient}, key=str):
+        gradients = [p.grad for p in with_gradient if p.dtype == dtype and p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(total.view_as(gradient))
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Let no process go on alone: what one of them raises inside, all raise at the end.
+
+    Nothing inside may wait for the other processes.
+
+    Raises:
+        StudentStopped: In a process where all was well, if another one was stopped by what a user can mend.
+        RuntimeError: In a process where all was well, if another one failed otherwise.
+    """
+    if not several():
+        yield
+        return
+    failed: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failed = error
+    faults = gather(None if failed is None else (isinstance(failed, WSTError), f"{type(failed).__name__}: {failed}"))
+    if failed is not None:
+        raise failed
+    for rank, fault in enumerate(faults):
+        if fault is not None:
+            mendable, text = fault
+            raise (StudentStopped if mendable else RuntimeError)(f"process {rank} was stopped: {text}")
