@@ -3,10 +3,50 @@
 The long form: ``pytest -m long -s tests/test_crashes.py``.
 """
 
+import signal
 from pathlib import Path
 
 import pytest
-from crashes import crash
+import torch
+from crashes import FIT, RUN, configure, crash, faults
+from runs import wst
+from safetensors.torch import load_file
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: str) -> dict[str, torch.Tensor]:
+    folder = tmp_path_factory.mktemp("unbroken")
+    configure(folder, tiny_model, 1)
+    assert wst(FIT, folder).code == 0
+    return load_file(folder / RUN / "teacher/last/adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("step", [10, 30])  # in the middle, and where no step is left
+@pytest.mark.parametrize("hook", ["on_validation_start", "on_validation_batch_end", "on_validation_end"])
+def test_killed_in_a_validation(
+    tmp_path: Path, tiny_model: str, unbroken: dict[str, torch.Tensor], step: int, hook: str
+) -> None:
+    """The validation is made again: no figure of it is missing, and none is of a part of it."""
+    configure(tmp_path, tiny_model, 1)
+    kill = [f"--trainer.callbacks.{key}" for key in (f"init_args.step={step}", f"init_args.hook={hook}")]
+    assert wst([*FIT, "--trainer.callbacks+=toys.KillAt", *kill], tmp_path).code == -signal.SIGKILL
+    done = wst(FIT, tmp_path)
+    assert done.code == 0, done.err
+    assert faults(tmp_path, unbroken) == []
+
+
+@pytest.mark.parametrize("step", [10, 30])
+def test_asked_to_leave_in_a_validation(
+    tmp_path: Path, tiny_model: str, unbroken: dict[str, torch.Tensor], step: int
+) -> None:
+    configure(tmp_path, tiny_model, 1)
+    settings = {"step": step, "number": int(signal.SIGTERM), "hook": "on_validation_batch_start"}
+    ask = [f"--trainer.callbacks.init_args.{key}={value}" for key, value in settings.items()]
+    smaller = ["--data.init_args.eval_batch_size=1"]  # four batches
+    assert wst([*FIT, *smaller, "--trainer.callbacks+=toys.SignalAt", *ask], tmp_path).code == 128 + signal.SIGTERM
+    done = wst([*FIT, *smaller], tmp_path)
+    assert done.code == 0, done.err
+    assert faults(tmp_path, unbroken) == []
 
 
 @pytest.mark.parametrize(

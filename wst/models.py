@@ -278,9 +278,12 @@ def fingerprint_files(place: str) -> list[Any]:
 def outline(source: str) -> list[Any]:
     """Tell a model from others wherever it lies: the hub's id, or names and sizes of the files."""
     located = locate(source)
-    if located.kind == "hub":
-        return [located.path]
-    return [[name, size] for name, size, _ in fingerprint_files(located.path)[1:]]
+    return [located.path] if located.kind == "hub" else outline_files(located.path)
+
+
+def outline_files(place: str) -> list[Any]:
+    """Give names and sizes of a file, or of the files of a folder."""
+    return [[name, size] for name, size, _ in fingerprint_files(place)[1:]]
 
 
 def encode_chat(

@@ -223,7 +223,7 @@ class Teacher(nn.Module):
         """
         settings = {
             "model": models.outline(self.source),
-            "adapter": None if self.adapter is None else models.outline(self.adapter),
+            "adapter": None if self.adapter is None else models.outline_files(self.adapter),
             "lora": self.lora if self.adapter is None else None,
             "prompt": self.prompt,
             "temperature": self.temperature,

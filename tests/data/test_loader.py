@@ -141,9 +141,9 @@ def test_a_state_of_another_loader_is_refused() -> None:
 
 
 def test_a_foreign_order_is_refused() -> None:
-    with pytest.raises(ConfigError, match="one device"):
+    with pytest.raises(ConfigError, match="keeps its own order"):
         QueryLoader(queries(), sampler=torch.utils.data.RandomSampler(range(ROWS)))
-    with pytest.raises(ConfigError, match="one device"):
+    with pytest.raises(ConfigError, match="keeps its own order"):
         QueryLoader(queries(), batch_sampler=torch.utils.data.BatchSampler(SequentialSampler(range(ROWS)), 2, False))
 
 

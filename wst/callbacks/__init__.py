@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from lightning import Callback, Trainer
 
 from wst.callbacks.calls import CallAccounts
-from wst.callbacks.curve import UnbrokenCurve
+from wst.callbacks.curve import DueValidation, UnbrokenCurve
 from wst.callbacks.export import PreferenceExport, TeacherExport
 from wst.callbacks.report import PredictionWriter, PreferenceReport, TestReport
 from wst.callbacks.rewards import RewardLogging
 from wst.callbacks.samples import InstructionSamples
 from wst.callbacks.stop import CheckpointOnStop, StopInOrder
 
-_ORDERLY: tuple[type[Callback], ...] = (UnbrokenCurve, StopInOrder, CheckpointOnStop)
+_ORDERLY: tuple[type[Callback], ...] = (UnbrokenCurve, DueValidation, StopInOrder, CheckpointOnStop)
 #: What every run of `wst.WeakToStrong` has.
 USUAL: tuple[type[Callback], ...] = (RewardLogging, CallAccounts, *_ORDERLY, TestReport, PredictionWriter)
 #: What every run of `wst.PreferenceModel` has.
@@ -28,6 +28,7 @@ def missing(trainer: Trainer, kinds: Sequence[type[Callback]]) -> list[Callback]
 __all__ = [
     "CallAccounts",
     "CheckpointOnStop",
+    "DueValidation",
     "InstructionSamples",
     "PredictionWriter",
     "PreferenceExport",

@@ -1,4 +1,4 @@
-"""A curve in TensorBoard that shows each step once, wherever a run was killed and taken up again."""
+"""A curve that shows each step and each validation once, wherever a run was killed and taken up again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loops.evaluation_loop import RestartStage
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
@@ -59,9 +60,16 @@ class UnbrokenCurve(Callback):
         """Take up where the curve was."""
         self._resumed = checkpoint.get(_KEY, {})
 
-    @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take back what was logged after the checkpoint, and log what was not yet."""
+        self._take_up(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do the same where there was no step left to be made, and so no start."""
+        self._take_up(trainer)
+
+    @rank_zero_only
+    def _take_up(self, trainer: Trainer) -> None:
         resumed, self._resumed = self._resumed, {}
         if not resumed:
             return
@@ -72,6 +80,59 @@ class UnbrokenCurve(Callback):
         if resumed["figures"]:
             trainer._logger_connector.log_metrics(resumed["figures"], step=resumed["step"])
             self._step = resumed["step"]
+
+
+class DueValidation(Callback):
+    """Makes up for a validation that a killed run owed or did not finish.
+
+    Lightning would skip it where the checkpoint is that of the step before it, and finish half of it where it is from
+    its midst: in either case figures would be missing, and with them maybe the best teacher.
+    """
+
+    def __init__(self) -> None:
+        self._due = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give whether one is due."""
+        return {"due": self._due}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up."""
+        self._due = state_dict["due"]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
+        """Know that none is due any more."""
+        self._due = False
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
+        """Know whether one follows this step."""
+        loop = trainer.fit_loop
+        self._due = loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Know that it is done."""
+        if not trainer.sanity_checking:
+            self._due = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make it, if it is due."""
+        self._make(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make it, if it is due and there was no step left to be made."""
+        self._make(trainer)
+
+    def _make(self, trainer: Trainer) -> None:
+        if not self._due:
+            return
+        loop, before = trainer.fit_loop.epoch_loop.val_loop, trainer._logger_connector._first_loop_iter
+        loop._restart_stage = RestartStage.NONE
+        loop.restarting = False
+        loop.batch_progress.reset()
+        trainer.validating = True
+        loop.run()
+        trainer.training = True
+        trainer._logger_connector._first_loop_iter = before
 
 
 def _loggers(trainer: Trainer) -> list[TensorBoardLogger]:

@@ -42,11 +42,18 @@ class InstructionSamples(Callback):
         self.count = count
         self.terminal = terminal
         self._validation: list[Rollout] = []
+        self._taken_up = False
         self._shown = -1  #: step of the last validation that is in the file
 
-    @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take out of the file what a killed run wrote of steps that are made again."""
+        self._take_up(trainer)
+
+    @rank_zero_only
+    def _take_up(self, trainer: Trainer) -> None:
+        if self._taken_up or trainer.state.fn != "fit":
+            return
+        self._taken_up = True
         path = log_folder(trainer) / "instructions.jsonl"
         if not trainer.global_step or not path.is_file():
             return
@@ -99,6 +106,7 @@ class InstructionSamples(Callback):
         rollouts, self._validation = self._validation, []
         if trainer.sanity_checking or not rollouts:
             return
+        self._take_up(trainer)  # a resumed run with no step left has no start
         step = trainer.global_step
         if step > self._shown:
             rows = [{"step": step, "stage": "val"} | rollout_row(rollout) for rollout in rollouts]

@@ -169,8 +169,7 @@ class QueryLoader(DataLoader[Query]):
         self.epoch_sampler.set_epoch(self._epoch)
         self._resumed = True
 
-    @staticmethod
-    def _difference(state: dict[str, Any], identity: dict[str, Any]) -> WSTError | None:
+    def _difference(self, state: dict[str, Any], identity: dict[str, Any]) -> WSTError | None:
         anyway = "or set data.init_args.resume_changed to true to go on all the same"
         if state["queries"] != identity["queries"]:
             return DataError(
@@ -184,10 +183,11 @@ class QueryLoader(DataLoader[Query]):
             )
         for key in ("batch_size", "shuffle", "seed"):
             if state[key] != identity[key]:
-                option = {"seed": "shuffle_seed", "batch_size": "batch_size (times processes)"}.get(key, key)
+                option = "shuffle_seed" if key == "seed" else key
+                all_told = " in all processes together" if key == "batch_size" and self.processes > 1 else ""
                 return ConfigError(
-                    f"checkpoint: it was made with {option} {state[key]}, now it is {identity[key]}; "
-                    f"set {option} to {state[key]} to resume, {anyway}"
+                    f"checkpoint: it was made with {option} {state[key]}, now it is {identity[key]}{all_told}; "
+                    f"set {option} to {state[key]}{all_told} to resume, {anyway}"
                 )
         return None
 
