@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 import yaml
+from endpoints import FakeServer, last_user_text
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -95,6 +96,10 @@ def test_two_and_four_processes_train_the_adapter_that_one_trains(
         written[processes] = samples(folder)
         assert len(list((folder / "runs/tiny").iterdir())) == 1
     assert any(float(value.abs().max()) > 0 for name, value in adapters[1].items() if "lora_B" in name)
+    for rows in written.values():
+        for first in (1, 4, 7):  # three steps are an epoch, the last of them with two queries
+            epoch = [row["id"] for row in rows if row["stage"] == "train" and first <= row["step"] < first + 3]
+            assert sorted(epoch) == sorted(f"q{i}" for i in range(10) for _ in range(3))
     for processes in (2, 4):
         assert adapters[processes].keys() == adapters[1].keys()
         for name, value in adapters[processes].items():
@@ -159,6 +164,35 @@ def test_where_one_process_must_stop_all_do_and_the_run_goes_on_later(tmp_path: 
     assert done.code == 0, done.err
     one, two = load_file(plain / EXPORT), load_file(stopped / EXPORT)
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_two_processes_share_an_endpoint_with_its_cache_its_budget_and_its_accounts(
+    tmp_path: Path, tiny_model: str
+) -> None:
+    with FakeServer(answer=last_user_text) as server:
+        student = {"model": "fake", "base_url": server.url, "api_key_env": None, "budget": {"calls": 40}}
+        endpoint = {
+            "model.init_args.student": {"class_path": "wst.EndpointStudent", "init_args": student},
+            "model.init_args.student_prompt": {"placement": "before"},
+        }
+        configure(tmp_path, tiny_model, 2, **endpoint)
+        done = wst(FIT, tmp_path, processes=2)
+        assert done.code == 2
+        assert done.err.count("wst: error:") == 1
+        assert "budget.calls" in done.err
+        assert "Traceback" not in done.err
+        assert len(server.requests) == 40
+        more = "--model.init_args.student.init_args.budget.calls=1000"
+        done = wst([*FIT, "--ckpt_path", "last", more], tmp_path, processes=2)
+        assert done.code == 0, done.err
+        asked = [json.dumps(request.body["messages"]) for request in server.requests]
+    assert len(set(asked)) == len(asked)  # nothing is paid for twice, whoever asks
+    figures = scalars(tmp_path)
+    steps, calls = zip(*figures["student/calls"], strict=True)
+    assert steps == tuple(range(10))
+    # What was asked for the step that the budget broke off was logged with no step.
+    validated = sum(value for _, value in figures["val/student/calls"])
+    assert 0 <= len(asked) - sum(calls) - validated <= 12
 
 
 def pair(query: str, chosen: str) -> dict[str, str]:
