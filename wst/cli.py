@@ -329,6 +329,7 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")  # as here
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # on purpose: no dropout
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*when logging on epoch level.*")  # all log the same
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
