@@ -43,7 +43,6 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Let ``fill`` write a folder's content, then put it in the old one's place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     restore_folder(path)
-    _clear_scratch(path)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         fill(scratch)
@@ -63,9 +62,10 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def restore_folder(path: Path) -> None:
-    """Put back what `write_folder` had moved out of the way when it was killed."""
+    """Put back what `write_folder` had moved out of the way when it was killed, and remove what it had half-written."""
     if not path.exists() and _old(path).exists():
         _old(path).rename(path)
+    _clear_scratch(path)
 
 
 def _old(path: Path) -> Path:

@@ -45,8 +45,9 @@ class _Export(Callback):
     @rank_zero_only
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put back an export that a killed run was about to replace."""
-        for name in ("last", "best"):
-            restore_folder(self._place(trainer, name))
+        if stage == "fit":
+            for name in ("last", "best"):
+                restore_folder(self._place(trainer, name))
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
