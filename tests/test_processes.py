@@ -166,6 +166,17 @@ def test_where_one_process_must_stop_all_do_and_the_run_goes_on_later(tmp_path: 
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_what_one_process_lacks_memory_for_is_saved_by_all(tmp_path: Path, tiny_model: str) -> None:
+    """Process 0, which writes the checkpoint, must know that it is one of the errors after which to save."""
+    configure(tmp_path, tiny_model, 2)
+    student = ["--model.init_args.student=toys.OutOfMemory", "--model.init_args.student.init_args.rank=1"]
+    done = wst([*FIT, *student], tmp_path, processes=2)
+    assert done.code == 2, done.err
+    assert done.err.count("wst: error:") == 1
+    assert "out of GPU memory in phase respond" in done.err
+    assert torch.load(tmp_path / RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+
+
 def test_two_processes_share_an_endpoint_with_its_cache_its_budget_and_its_accounts(
     tmp_path: Path, tiny_model: str
 ) -> None:

@@ -90,6 +90,7 @@ def test_a_second_signal_ends_it_now(tmp_path: Path, tiny_model: str, number: in
     write_config(tmp_path, tiny_model)
     done = wst([*FIT, *with_callback("SignalAt", step=3, number=int(number), times=2)], tmp_path)
     assert done.code == -number
+    assert f"{signal.Signals(number).name}: the step is finished" in done.err  # the first one did not end it
     assert saved_step(tmp_path) == 2  # what was saved before is whole; the callback comes before the checkpoint's
 
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,13 +108,7 @@ class ScoresOnlyInProcess1(Lowercase):
 class SeededTeacher(Teacher):
     """Samples for each query by a seed of its own, so that it does not matter which process does it."""
 
-    def sample(
-        self,
-        queries: Sequence[Query],
-        samples: int = 1,
-        greedy: bool = False,
-        on_done: Callable[[int, Instruction], None] | None = None,
-    ) -> list[Instruction]:
+    def sample(self, queries: Sequence[Query], samples: int = 1, greedy: bool = False, **_: Any) -> list[Instruction]:
         written: list[Instruction] = []
         for query in queries:
             torch.manual_seed(zlib.crc32(query.id.encode()))
@@ -189,13 +183,16 @@ class PoisonedTeacher(Teacher):
 
 
 class OutOfMemory(Parrot):
-    """Runs out of GPU memory at its third batch."""
+    """Runs out of GPU memory at its third batch, in one process."""
 
-    batches = 0
+    def __init__(self, rank: int = 0) -> None:
+        super().__init__()
+        self.rank = rank
+        self.batches = 0
 
     def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
         self.batches += 1
-        if self.batches == 3:
+        if self.batches == 3 and os.environ.get("RANK", "0") == str(self.rank):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nA second line.")
         return super().respond(prompts)
 

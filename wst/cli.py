@@ -312,16 +312,15 @@ def _logger_folder(config: Any) -> Path | None:  # noqa: ANN401 - jsonargparse's
     return Path(init.save_dir) / (init.get("name") or "lightning_logs")
 
 
+def _unless_told_anyway(failure: threading.ExceptHookArgs) -> None:
+    # TensorBoard's thread hands a full disk on to the run, which ends with a line about it.
+    if not (isinstance(failure.exc_value, OSError) and failure.exc_value.errno in _STORAGE):
+        threading.__excepthook__(failure)
+
+
 def _quieten() -> None:
     """Keep what is no news to the user out of the terminal."""
-    said = threading.excepthook
-
-    def unless_told_anyway(failure: threading.ExceptHookArgs) -> None:
-        # TensorBoard's thread hands a full disk on to the run, which ends with a line about it.
-        if not (isinstance(failure.exc_value, OSError) and failure.exc_value.errno in _STORAGE):
-            said(failure)
-
-    threading.excepthook = unless_told_anyway
+    threading.excepthook = _unless_told_anyway
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

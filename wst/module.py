@@ -25,11 +25,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from wst.baselines import Baseline, LeaveOneOut
 from wst.data.datamodule import QueryDataModule
-from wst.errors import ConfigError, Diverged, StudentStopped
+from wst.errors import ConfigError, Diverged, StudentStopped, WSTError
 from wst.metrics import nan_mean
 from wst.objective import Normalization, denominator, policy_loss, sequence_kl, whiten
 from wst.partial import TrainedWeightsOnly
-from wst.processes import check_strategy, gather, own_backward, sum_gradients, together
+from wst.processes import check_strategy, gather, gather_rows, own_backward, sum_gradients, together
 from wst.prompts import StudentPrompt
 from wst.record import ARMS, StepRecord
 from wst.results import ArmResults, arm_rows, joined
@@ -121,7 +121,6 @@ class WeakToStrong(TrainedWeightsOnly):
         self.trained_steps = 0  #: updates that the weights have behind them, over all resumes
         self._seed: int | None = None
         self._skips = 0
-        self._diverged = 0
         self._validated = False
         self._check_settings()
 
@@ -225,7 +224,7 @@ class WeakToStrong(TrainedWeightsOnly):
                 optimizer.zero_grad()
                 self._refuse_update(instructions, advantages, scale)
                 return
-        self._diverged = 0
+        self._skips = 0
         optimizer.step()
         if self.make_scheduler is not None:
             cast(LRScheduler, self.lr_schedulers()).step()
@@ -247,14 +246,11 @@ class WeakToStrong(TrainedWeightsOnly):
                 if not all(bool(g.isfinite().all()) for g in [loss, *gradients]):
                     causes.append(instructions[i].text)
                 cast(LightningOptimizer, self.optimizers()).zero_grad()
-        causes = [cause for part in gather(causes) for cause in part]
-        self._diverged += 1
+        causes = gather_rows(causes)
         named = f"instruction {causes[0]!r:.200}" if causes else "the rollouts together, none of them alone"
         more = f" and {len(causes) - 1} more" if len(causes) > 1 else ""
         fault = f"step {self.trained_steps + 1}: loss or gradient is not a number, because of {named}{more}"
-        if self._diverged >= self.max_skips:
-            raise Diverged(f"{fault}, in step {self._diverged} in a row; lower the learning rate, then resume")
-        rank_zero_warn(f"{fault}; this step makes no update")
+        self._skip(fault, Diverged, "lower the learning rate")
 
     def _too_many_failed(self, own: StepRecord) -> bool:
         """Say whether this step must go without an update.
@@ -262,18 +258,24 @@ class WeakToStrong(TrainedWeightsOnly):
         Raises:
             StudentStopped: If it is one of too many in a row.
         """
-        answers = [error for part in gather([rollout.response.error for rollout in own.rollouts]) for error in part]
+        answers = gather_rows([rollout.response.error for rollout in own.rollouts])
         errors = [error for error in answers if error is not None]
         own.skipped = len(errors) > self.max_failed * len(answers)
-        self._skips = self._skips + 1 if own.skipped else 0
         if own.skipped:
             own.rewards = self._table([math.nan] * len(own.rollouts))
             own.advantages = torch.zeros_like(own.rewards)
-            failed = f"{len(errors)} of {len(answers)} answers failed ({errors[0]})"
-            if self._skips >= self.max_skips:
-                raise StudentStopped(f"{failed}, in step {self._skips} in a row; see to the student, then resume")
-            rank_zero_warn(f"{failed}: more than max_failed={self.max_failed}, so this step makes no update")
+            failed = (
+                f"{len(errors)} of {len(answers)} answers failed ({errors[0]}), more than max_failed={self.max_failed}"
+            )
+            self._skip(failed, StudentStopped, "see to the student")
         return own.skipped
+
+    def _skip(self, fault: str, kind: type[WSTError], remedy: str) -> None:
+        """Count a step that makes no update; whatever the reason, too many in a row end the run."""
+        self._skips += 1
+        if self._skips >= self.max_skips:
+            raise kind(f"{fault}: no update, in step {self._skips} in a row; {remedy}, then resume")
+        rank_zero_warn(f"{fault}; this step makes no update")
 
     def instruct(self, queries: Sequence[Query], samples: int = 1, greedy: bool = False) -> list[Instruction]:
         """Let the teacher write; a student that works in the background answers the first ones meanwhile."""
@@ -419,7 +421,7 @@ class WeakToStrong(TrainedWeightsOnly):
         """Write the greedy instruction for each query and let the student answer under it."""
         with together():
             rollouts = self.respond(queries, self.instruct(queries, greedy=True))
-        return [rollout for part in gather(rollouts) for rollout in part]
+        return gather_rows(rollouts)
 
     # ------------------------------------------------- set-up and checkpoints
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -16,7 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy, SingleDe
 from torch import distributed as dist
 from torch import nn
 
-from wst.errors import ConfigError, StudentStopped, WSTError
+from wst.errors import ConfigError, WSTError
 
 _T = TypeVar("_T")
 
@@ -37,6 +38,11 @@ def gather(item: _T) -> list[_T]:
     items: list[_T | None] = [None] * dist.get_world_size()
     dist.all_gather_object(items, item)
     return items  # type: ignore[return-value]
+
+
+def gather_rows(rows: Sequence[_T]) -> list[_T]:
+    """Give the rows of all processes, in the order of their ranks, as one list."""
+    return [row for part in gather(list(rows)) for row in part]
 
 
 def share(items: Sequence[_T], rank: int, size: int) -> Sequence[_T]:
@@ -96,13 +102,13 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Let no process go on alone: what one of them raises inside, all raise at the end.
+    """Let no process go on alone: what one of them raises inside, all raise at the end, each an error of its class.
 
-    Nothing inside may wait for the other processes.
+    The same class, because what is done about an error (such as saving a checkpoint) all must do. Nothing inside may
+    wait for the other processes.
 
     Raises:
-        StudentStopped: In a process where all was well, if another one was stopped by what a user can mend.
-        RuntimeError: In a process where all was well, if another one failed otherwise.
+        RuntimeError: In a process where all was well, if another one failed in a way that is not known here.
     """
     if not several():
         yield
@@ -112,10 +118,30 @@ def together() -> Iterator[None]:
         yield
     except Exception as error:
         failed = error
-    faults = gather(None if failed is None else (isinstance(failed, WSTError), f"{type(failed).__name__}: {failed}"))
+    faults = gather(None if failed is None else _Fault.of(failed))
     if failed is not None:
         raise failed
     for rank, fault in enumerate(faults):
         if fault is not None:
-            mendable, text = fault
-            raise (StudentStopped if mendable else RuntimeError)(f"process {rank} was stopped: {text}")
+            raise fault.told_by(rank)
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """An error as it is told to other processes."""
+
+    kind: type[Exception]
+    text: str
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, error: Exception) -> _Fault:
+        known = isinstance(error, WSTError | torch.OutOfMemoryError)
+        text = f"{type(error).__name__}: {error}"
+        return cls(type(error) if known else RuntimeError, text, tuple(getattr(error, "__notes__", ())))
+
+    def told_by(self, rank: int) -> Exception:
+        error = self.kind(f"process {rank} was stopped: {self.text}")
+        for note in self.notes:
+            error.add_note(note)
+        return error

@@ -206,34 +206,25 @@ class Teacher(nn.Module):
     def identity(self) -> dict[str, Any]:
         """Give the settings that determine what it writes, with its training left out."""
         adapter = None if self.adapter is None else models.fingerprint_files(self.adapter)
-        return {
-            "model": models.fingerprint(self.source),
-            "adapter": adapter,
-            "loading": self._loading,
-            "prompt": self.prompt,
-            "temperature": self.temperature,
-            "limits": [self.max_new_tokens, self.max_prompt_tokens],
-            "template": self.chat_template_options,
-        }
+        return {"model": models.fingerprint(self.source), "adapter": adapter, **self._settings()}
 
     def fixed_settings(self) -> dict[str, Any]:
         """Give the settings that must stay for a run to go on as it began, as JSON knows them, by option.
 
         Of models and adapters the files' names and sizes count, not where they lie.
         """
-        settings = {
-            "model": models.outline(self.source),
-            "adapter": None if self.adapter is None else models.outline_files(self.adapter),
-            "lora": self.lora if self.adapter is None else None,
+        adapter = None if self.adapter is None else models.outline_files(self.adapter)
+        named = {"model": models.outline(self.source), "adapter": adapter, "lora": None if adapter else self.lora}
+        return {option: identity_of(setting) for option, setting in (named | self._settings()).items()}
+
+    def _settings(self) -> dict[str, Any]:
+        return self._loading | {
             "prompt": self.prompt,
             "temperature": self.temperature,
             "max_new_tokens": self.max_new_tokens,
             "max_prompt_tokens": self.max_prompt_tokens,
-            "quantization": self._loading["quantization"],
-            "dtype": self._loading["dtype"],
             "chat_template_options": self.chat_template_options,
         }
-        return {option: identity_of(setting) for option, setting in settings.items()}
 
     def unloaded(self, **changes: Any) -> Teacher:  # noqa: ANN401
         """Give a teacher with the same settings, or other ones, and nothing loaded.

@@ -50,20 +50,20 @@ class CallAccounts(Callback):
         batch_idx: int,
     ) -> None:
         """Log the step's figures."""
-        self._log(pl_module, "", max(1, len(batch)))
+        self._log(pl_module, "")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the validation's figures; nothing is logged of a sanity check, whose calls count to the first step."""
         if not trainer.sanity_checking:
-            self._log(pl_module, "val/", 1)
+            self._log(pl_module, "val/")
 
-    def _log(self, pl_module: LightningModule, prefix: str, rows: int) -> None:
+    def _log(self, pl_module: LightningModule, prefix: str) -> None:
         for name, student in paid(pl_module).items():
             figures = take(student)
             if name == "student":
                 figures.pop("failed", None)
             shown = {f"{prefix}{name}/{figure}": float(value) for figure, value in figures.items()}
-            cast(Any, self).log_dict(shown, batch_size=rows)  # the trainer gives every callback `log_dict`
+            cast(Any, self).log_dict(shown, batch_size=1)  # the trainer gives every callback `log_dict`
 
 
 def paid(pl_module: LightningModule) -> dict[str, Any]:

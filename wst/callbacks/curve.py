@@ -26,17 +26,17 @@ class UnbrokenCurve(Callback):
         self._open = False  #: whether its figures have yet to be logged
         self._resumed: dict[str, Any] = {}
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
+    def on_train_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any = None,  # noqa: ANN401 - as Lightning has it
+        batch_idx: int = 0,
+    ) -> None:
         """Know that the figures of the step before are logged."""
         self._open = False
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Know that the figures of the step are logged."""
-        self._open = False
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Know that the figures of the epoch's last step are logged."""
-        self._open = False
+    on_validation_start = on_train_epoch_end = on_train_batch_start
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
         """Count the step, and begin anew where the log folder is gone: what is logged into it would be lost unseen."""
@@ -60,16 +60,9 @@ class UnbrokenCurve(Callback):
         """Take up where the curve was."""
         self._resumed = checkpoint.get(_KEY, {})
 
+    @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take back what was logged after the checkpoint, and log what was not yet."""
-        self._take_up(trainer)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do the same where there was no step left to be made, and so no start."""
-        self._take_up(trainer)
-
-    @rank_zero_only
-    def _take_up(self, trainer: Trainer) -> None:
         resumed, self._resumed = self._resumed, {}
         if not resumed:
             return
@@ -80,6 +73,8 @@ class UnbrokenCurve(Callback):
         if resumed["figures"]:
             trainer._logger_connector.log_metrics(resumed["figures"], step=resumed["step"])
             self._step = resumed["step"]
+
+    on_fit_end = on_train_start  # where there was no step left to be made, and so no start
 
 
 class DueValidation(Callback):
@@ -116,13 +111,6 @@ class DueValidation(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make it, if it is due."""
-        self._make(trainer)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make it, if it is due and there was no step left to be made."""
-        self._make(trainer)
-
-    def _make(self, trainer: Trainer) -> None:
         if not self._due:
             return
         loop, before = trainer.fit_loop.epoch_loop.val_loop, trainer._logger_connector._first_loop_iter
@@ -133,6 +121,8 @@ class DueValidation(Callback):
         loop.run()
         trainer.training = True
         trainer._logger_connector._first_loop_iter = before
+
+    on_fit_end = on_train_start  # where there was no step left to be made, and so no start
 
 
 def _loggers(trainer: Trainer) -> list[TensorBoardLogger]:

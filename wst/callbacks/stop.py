@@ -67,42 +67,24 @@ class StopInOrder(Callback):
         self._requeue = False
         self._before: dict[int, Any] = {}
 
-    # The trainer puts its own handlers in place just before the first of these.
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen to signals."""
-        self._listen(trainer)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen to signals."""
+        """Listen to signals; the trainer put its own handlers in place just before."""
         self._listen(trainer)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen to signals."""
-        self._listen(trainer)
+    on_sanity_check_start = on_validation_start = on_test_start = on_predict_start = on_train_start
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen to signals."""
-        self._listen(trainer)
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen to signals."""
-        self._listen(trainer)
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
-        """Leave before the step, if asked to."""
+    def on_train_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,  # noqa: ANN401 - as Lightning has it
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Leave before the step or the batch, if asked to."""
         self._leave_if_asked(trainer)
 
-    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
-        """Leave before the batch, if asked to."""
-        self._leave_if_asked(trainer)
-
-    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
-        """Leave before the batch, if asked to."""
-        self._leave_if_asked(trainer)
-
-    def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
-        """Leave before the batch, if asked to."""
-        self._leave_if_asked(trainer)
+    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
         """Let Lightning save and requeue, if SLURM asked for it."""

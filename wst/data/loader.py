@@ -107,10 +107,6 @@ class QueryLoader(DataLoader[Query]):
             cast("Dataset[Query]", dataset),
             batch_size=batch_size,
             sampler=self.epoch_sampler,
-            num_workers=0,
-            collate_fn=list,
-            # Without one of its own, every new iterator draws from the global generator.
-            generator=torch.Generator(),
         )
         self._digest = hashlib.sha256("\n".join(query.id for query in dataset).encode()).hexdigest()
         self._epoch = 0
