@@ -17,7 +17,7 @@ from runs import write_config, wst
 from safetensors.torch import load_file
 
 from wst import Query
-from wst.data.loader import EvalLoader, QueryLoader
+from wst.data.loader import Batches, QueryLoader
 from wst.errors import ConfigError
 from wst.processes import check_strategy, share
 
@@ -249,7 +249,7 @@ def test_every_query_is_handed_out_once_an_epoch(count: int, batch_size: int, pr
         training = QueryLoader(queries, batch_size, rank=rank, processes=processes)
         training.epoch_sampler.set_epoch(epoch)
         handed.append([[query.id for query in batch] for batch in training])
-        evaluating = EvalLoader(queries, batch_size, rank, processes)
+        evaluating = Batches(queries, batch_size, rank, processes)
         assert len(training) == len(handed[-1]) == len(evaluating) == len(list(evaluating))
     assert len({len(batches) for batches in handed}) == 1  # as many steps for each, or one would wait for ever
     assert sorted(chain.from_iterable(chain.from_iterable(handed)), key=int) == [query.id for query in queries]
@@ -258,7 +258,7 @@ def test_every_query_is_handed_out_once_an_epoch(count: int, batch_size: int, pr
     whole.epoch_sampler.set_epoch(epoch)
     together = [list(chain.from_iterable(step)) for step in zip(*handed, strict=True)]
     assert together == [[query.id for query in batch] for batch in whole]
-    parts = [list(EvalLoader(queries, batch_size, rank, processes)) for rank in range(processes)]
+    parts = [list(Batches(queries, batch_size, rank, processes)) for rank in range(processes)]
     in_order = [query for step in zip(*parts, strict=True) for part in step for query in part]
     assert in_order == queries
 

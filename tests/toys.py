@@ -21,8 +21,15 @@ from wst.errors import StudentStopped
 from wst.teacher import LogProbs
 
 
-class Parrot(Student):
-    """Answers with the last turn it is given; counts what it is asked."""
+class Forgetful(Student):
+    """Answers with the first turn it is given."""
+
+    def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
+        return [Response(prompt.messages[0].content, tokens=1) for prompt in prompts]
+
+
+class Parrot(Forgetful):
+    """Counts what it is asked."""
 
     deterministic = True
 
@@ -31,7 +38,7 @@ class Parrot(Student):
 
     def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
         self.asked += prompts
-        return [Response(prompt.messages[0].content, tokens=1) for prompt in prompts]
+        return super().respond(prompts)
 
 
 class MoodyParrot(Parrot):
@@ -73,13 +80,6 @@ class OneTooMany(Reward):
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         return [0.0] * (len(rollouts) + 1)
-
-
-class Forgetful(Student):
-    """A parrot that counts nothing, for long runs."""
-
-    def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
-        return [Response(prompt.messages[0].content, tokens=1) for prompt in prompts]
 
 
 class Even(Reward):

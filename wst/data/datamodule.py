@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
 
 from wst.data.jsonl import FieldMap, check_file, read_queries
-from wst.data.loader import EvalLoader, QueryLoader
+from wst.data.loader import Batches, QueryLoader
 from wst.errors import ConfigError
 from wst.rollout import Query
 
@@ -243,20 +243,20 @@ class QueryDataModule(LightningDataModule):
     def _processes(self) -> int:
         return 1 if self.trainer is None else self.trainer.world_size
 
-    def val_dataloader(self) -> list[EvalLoader]:
+    def val_dataloader(self) -> list[Batches[Query]]:
         """Give the validation batches; no loader where there is nothing to validate on."""
         return [self._eval_loader("val")] if self.queries("val") else []
 
-    def test_dataloader(self) -> EvalLoader:
+    def test_dataloader(self) -> Batches[Query]:
         """Give the test batches."""
         return self._eval_loader("test")
 
-    def predict_dataloader(self) -> EvalLoader:
+    def predict_dataloader(self) -> Batches[Query]:
         """Give the batches to write instructions for."""
         return self._eval_loader("predict")
 
-    def _eval_loader(self, split: Split) -> EvalLoader:
-        return EvalLoader(self.queries(split), self.eval_batch_size, self._rank, self._processes)
+    def _eval_loader(self, split: Split) -> Batches[Query]:
+        return Batches(self.queries(split), self.eval_batch_size, self._rank, self._processes)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ANN401
         """Leave the batch as it is, and make good a slip in the trainer's count of epochs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, S
 from wst.errors import ConfigError, DataError, WSTError
 from wst.processes import share
 from wst.rollout import Query
+
+_T = TypeVar("_T")
 
 
 class EpochSampler(DistributedSampler[int]):
@@ -55,6 +57,40 @@ class EpochSampler(DistributedSampler[int]):
     def __len__(self) -> int:
         """Give the number of queries."""
         return self.length
+
+
+class Batches(Generic[_T]):
+    """Hands items out in their order, a list at a time; of several processes each gets its share of every batch.
+
+    It is no ``DataLoader``: of one, the trainer would make each process see as many items, and so some of them twice.
+
+    Args:
+        items: What is handed out.
+        batch_size: Items a batch, in each process.
+        rank: Number of this process.
+        processes: How many there are.
+    """
+
+    def __init__(self, items: Sequence[_T], batch_size: int, rank: int = 0, processes: int = 1) -> None:
+        self.items = items
+        self.together = batch_size * processes  #: items a batch, in all processes
+        self.rank = rank
+        self.processes = processes
+
+    def __len__(self) -> int:
+        """Give the number of batches, the same in each process."""
+        return -(-len(self.items) // self.together)
+
+    def __getitem__(self, number: int) -> list[_T]:
+        """Give this process's share of a batch; none where the last one has fewer items than there are processes."""
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        batch = self.items[number * self.together : (number + 1) * self.together]
+        return list(share(batch, self.rank, self.processes))
+
+    def __iter__(self) -> Iterator[list[_T]]:
+        """Go through the batches."""
+        return (self[number] for number in range(len(self)))
 
 
 class QueryLoader(DataLoader[Query]):
@@ -113,14 +149,12 @@ class QueryLoader(DataLoader[Query]):
         self._batches = 0
         self._resumed = False
 
-    @property
-    def _together(self) -> int:
-        """Queries a batch, in all processes."""
-        return cast(int, self.batch_size) * self.processes
+    def _in_batches(self, order: Sequence[int]) -> Batches[int]:
+        return Batches(order, cast(int, self.batch_size), self.rank, self.processes)
 
     def __len__(self) -> int:
         """Give the number of batches, the same in each process."""
-        return -(-self.epoch_sampler.length // self._together)
+        return len(self._in_batches(range(self.epoch_sampler.length)))
 
     def __iter__(self) -> Iterator[list[Query]]:  # type: ignore[override]
         """Go through the epoch, or what is left of it after `load_state_dict`."""
@@ -129,11 +163,10 @@ class QueryLoader(DataLoader[Query]):
         epoch = self.epoch_sampler.epoch
         first = self._batches if self._resumed and epoch == self._epoch else 0
         self._resumed = False
-        order = self.epoch_sampler.order(epoch)
-        for number in range(first, len(self)):
-            batch = order[number * self._together : (number + 1) * self._together]
+        batches = self._in_batches(self.epoch_sampler.order(epoch))
+        for number in range(first, len(batches)):
             self._epoch, self._batches = epoch, number + 1
-            yield [cast(Any, self.dataset)[i] for i in share(batch, self.rank, self.processes)]
+            yield [cast(Any, self.dataset)[i] for i in batches[number]]
 
     def put_back(self) -> None:
         """Count the last batch as not handed out: nothing was learnt from it."""
@@ -192,36 +225,7 @@ class QueryLoader(DataLoader[Query]):
         return {
             "queries": self.epoch_sampler.length,
             "ids": self._digest,
-            "batch_size": self._together,
+            "batch_size": cast(int, self.batch_size) * self.processes,
             "shuffle": self.epoch_sampler.shuffle,
             "seed": self.epoch_sampler.seed,
         }
-
-
-class EvalLoader:
-    """Hands out ``list[Query]`` in the order of the data, to several processes as `QueryLoader` does.
-
-    It is no ``DataLoader``: of one, the trainer would make each process see as many queries, and so some of them twice.
-
-    Args:
-        queries: What is handed out.
-        batch_size: Queries a batch, in each process.
-        rank: Number of this process.
-        processes: How many there are.
-    """
-
-    def __init__(self, queries: Sequence[Query], batch_size: int, rank: int = 0, processes: int = 1) -> None:
-        self.queries = queries
-        self.batch_size = batch_size
-        self.rank = rank
-        self.processes = processes
-
-    def __len__(self) -> int:
-        """Give the number of batches, the same in each process."""
-        return -(-len(self.queries) // (self.batch_size * self.processes))
-
-    def __iter__(self) -> Iterator[list[Query]]:
-        """Go through the queries."""
-        together = self.batch_size * self.processes
-        for number in range(len(self)):
-            yield list(share(self.queries[number * together : (number + 1) * together], self.rank, self.processes))
