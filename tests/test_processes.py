@@ -177,6 +177,17 @@ def test_what_one_process_lacks_memory_for_is_saved_by_all(tmp_path: Path, tiny_
     assert torch.load(tmp_path / RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
 
 
+@pytest.mark.parametrize("hook", ["setup", "on_train_batch_end"])
+def test_where_one_process_ends_alone_nobody_waits_for_it(tmp_path: Path, tiny_model: str, hook: str) -> None:
+    configure(tmp_path, tiny_model, 2)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    config["trainer"]["callbacks"].append({"class_path": "toys.StopsAloneInProcess1", "init_args": {"hook": hook}})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    done = wst(FIT, tmp_path, processes=2, timeout=60)
+    assert done.code != 0
+    assert "wst: error: process 1: only here" in (tmp_path / "run-1.err").read_text()
+
+
 def test_two_processes_share_an_endpoint_with_its_cache_its_budget_and_its_accounts(
     tmp_path: Path, tiny_model: str
 ) -> None:

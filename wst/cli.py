@@ -27,6 +27,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from wst.errors import ConfigError, Interrupted, StorageError, WSTError, debugging
 from wst.files import storage_fault
+from wst.processes import raised_by_all
 
 _EPILOG = (
     "`wst compare --help`: compare instructors. `wst check --config FILE`: try the reward on the gold answers. "
@@ -234,8 +235,10 @@ def guarded(command: Callable[[], int]) -> int:
         if mistake is None or debugging():
             raise
         head = "wst" if isinstance(mistake, Interrupted) else "wst: error"
-        # The others have the same mistake, or `processes.together` told process 0 of theirs.
-        if cast(Any, rank_zero_only).rank == 0:
+        rank = cast(Any, rank_zero_only).rank
+        if rank and not raised_by_all(error):
+            head += f": process {rank}"
+        if not rank or not raised_by_all(error):
             print(f"{head}: {one_line(str(mistake))}", file=sys.stderr)
         return mistake.code if isinstance(mistake, Interrupted) else 2
 

@@ -274,7 +274,8 @@ class WeakToStrong(TrainedWeightsOnly):
         """Count a step that makes no update; whatever the reason, too many in a row end the run."""
         self._skips += 1
         if self._skips >= self.max_skips:
-            raise kind(f"{fault}: no update, in step {self._skips} in a row; {remedy}, then resume")
+            with together():
+                raise kind(f"{fault}: no update, in step {self._skips} in a row; {remedy}, then resume")
         rank_zero_warn(f"{fault}; this step makes no update")
 
     def instruct(self, queries: Sequence[Query], samples: int = 1, greedy: bool = False) -> list[Instruction]:
@@ -432,16 +433,18 @@ class WeakToStrong(TrainedWeightsOnly):
             ConfigError: If the trainer's strategy divides the model.
             ModelError: If one is not there.
         """
-        check_strategy(self.trainer)
-        for model in (self.teacher, self.student, self.reward):
-            model.check()
+        with together():
+            check_strategy(self.trainer)
+            for model in (self.teacher, self.student, self.reward):
+                model.check()
 
     def configure_model(self) -> None:
         """Load teacher, student and reward onto this process's device. Called in every stage."""
         device = self.trainer.strategy.root_device
-        self.teacher.load(device)
-        self.student.setup(device)
-        self.reward.setup(device)
+        with together():
+            self.teacher.load(device)
+            self.student.setup(device)
+            self.reward.setup(device)
         self.keep_frozen_apart()
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - as Lightning has it

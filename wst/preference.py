@@ -21,7 +21,7 @@ from wst.checks import check_counts
 from wst.errors import ConfigError, DataError
 from wst.metrics import PairedRewards
 from wst.partial import TrainedWeightsOnly
-from wst.processes import check_strategy, gather
+from wst.processes import check_strategy, gather, together
 from wst.rollout import Query
 from wst.scorers import encode_dialogue, load_scorer, score_rows
 from wst.teacher import LoRA
@@ -193,17 +193,18 @@ class PreferenceModel(TrainedWeightsOnly):
             ConfigError: If the trainer's strategy divides the model.
             ModelError: If it is not there.
         """
-        check_strategy(self.trainer)
-        models.check(self.source, self._loading["revision"], self._loading["trust_remote_code"])
+        with together():
+            check_strategy(self.trainer)
+            models.check(self.source, self._loading["revision"], self._loading["trust_remote_code"])
 
     def configure_model(self) -> None:
         """Load the network onto this process's device; does nothing when called again."""
         if self.network is not None:
             return
-        base, self._tokenizer = load_scorer(
-            self.source, device=self.trainer.strategy.root_device, new_head=True, **self._loading
-        )
-        self.network = self._trainable_network(base)
+        device = self.trainer.strategy.root_device
+        with together():
+            base, self._tokenizer = load_scorer(self.source, device=device, new_head=True, **self._loading)
+            self.network = self._trainable_network(base)
         self.keep_frozen_apart()
 
     def _trainable_network(self, base: PreTrainedModel) -> PreTrainedModel | PeftModel:

@@ -119,11 +119,16 @@ def together() -> Iterator[None]:
     except Exception as error:
         failed = error
     faults = gather(None if failed is None else _Fault.of(failed))
-    if failed is not None:
-        raise failed
-    for rank, fault in enumerate(faults):
-        if fault is not None:
-            raise fault.told_by(rank)
+    told = (fault.told_by(rank) for rank, fault in enumerate(faults) if fault is not None)
+    raised = failed or next(told, None)
+    if raised is not None:
+        raised._raised_by_all = True  # type: ignore[attr-defined]
+        raise raised
+
+
+def raised_by_all(error: BaseException) -> bool:
+    """Whether no other process goes on: only then may what is done about the error wait for the others."""
+    return not several() or getattr(error, "_raised_by_all", False)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
 from wst.files import log_folder
-from wst.processes import gather
+from wst.processes import gather, together
 
 
 class CallAccounts(Callback):
@@ -38,7 +38,9 @@ class CallAccounts(Callback):
             accounts = student.accounts
             if name != "student" and not accounts.student.startswith(f"{name} "):
                 accounts.student = f"{name} {accounts.student}"  # lest it share a budget with a student of its model
-            accounts.open(gather(log_folder(trainer))[0], str(getattr(stage, "value", stage)))
+            folder = gather(log_folder(trainer))[0]
+            with together():
+                accounts.open(folder, str(getattr(stage, "value", stage)))
             student.on_progress = lambda done, total: show_progress(trainer, done, total)
 
     def on_train_batch_end(

@@ -19,7 +19,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from wst.data.loader import QueryLoader
 from wst.errors import CacheError, Diverged, Interrupted, StudentStopped
 from wst.files import log_folder
-from wst.processes import gather
+from wst.processes import gather, raised_by_all, together
 
 _MENDABLE = (StudentStopped, CacheError, Diverged, Interrupted, torch.OutOfMemoryError)
 
@@ -29,6 +29,7 @@ class CheckpointOnStop(Callback):
 
     It must when a key is refused, a budget spent, the cache unusable, the loss no number, GPU memory short, or a signal
     asks for it. The step that could not be finished is not in it: a resumed run begins with that step.
+    Nothing is saved where one of several processes fails alone, since the others cannot be asked for their part.
     """
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -36,7 +37,8 @@ class CheckpointOnStop(Callback):
 
         Lightning calls no teardown then, and the student may have answers on their way that are paid for.
         """
-        if isinstance(exception, _MENDABLE) and trainer.state.fn == "fit" and not trainer.sanity_checking:
+        mendable = isinstance(exception, _MENDABLE) and raised_by_all(exception)
+        if mendable and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._save(trainer)
         for name in ("student", "reward"):
             if hasattr(pl_module, name):
@@ -135,7 +137,8 @@ class StopInOrder(Callback):
         number = max(gather(self._asked))
         if number:
             saved = trainer.state.fn == "fit" and not trainer.sanity_checking
-            raise Interrupted(number, trainer.global_step if saved else None)
+            with together():
+                raise Interrupted(number, trainer.global_step if saved else None)
 
     def _hang_up(self) -> None:
         if threading.current_thread() is threading.main_thread():

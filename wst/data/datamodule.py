@@ -12,6 +12,7 @@ from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
 from wst.data.jsonl import FieldMap, check_file, read_queries
 from wst.data.loader import Batches, QueryLoader
 from wst.errors import ConfigError
+from wst.processes import together
 from wst.rollout import Query
 
 Split = Literal["train", "val", "test", "predict"]
@@ -197,11 +198,12 @@ class QueryDataModule(LightningDataModule):
             ConfigError: If there are no data for the stage, or the trainer cannot work with queries.
             DataError: If a file cannot be read as asked.
         """
-        self._check_trainer()
-        for split in _STAGES[stage]:
-            # Validation is optional in a fit.
-            if not self.queries(split) and (stage, split) != ("fit", "val"):
-                raise ConfigError(f"there are no data for {stage}; give {_OPTIONS[split]}")
+        with together():
+            self._check_trainer()
+            for split in _STAGES[stage]:
+                # Validation is optional in a fit.
+                if not self.queries(split) and (stage, split) != ("fit", "val"):
+                    raise ConfigError(f"there are no data for {stage}; give {_OPTIONS[split]}")
 
     def _check_trainer(self) -> None:
         trainer = self.trainer

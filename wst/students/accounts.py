@@ -9,14 +9,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from wst.errors import CacheError, ConfigError, StudentStopped
 
 LEDGER = "calls.sqlite"
+_BUSY_SECONDS = 60.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (
@@ -264,17 +267,23 @@ class Accounts:
     def _database(self) -> sqlite3.Connection:
         if self._connection is None or self._pid != os.getpid():  # a connection must not cross a fork
             try:
-                self._connection = sqlite3.connect(self._path, timeout=60, check_same_thread=False)
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                # A killed process loses nothing that is committed; only the machine's own end would.
-                self._connection.execute("PRAGMA synchronous = NORMAL")
-                self._connection.executescript(_SCHEMA)
-            except sqlite3.Error as error:
+                with self._alone():
+                    connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, check_same_thread=False)
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    # A killed process loses nothing that is committed; only the machine's own end would.
+                    connection.execute("PRAGMA synchronous = NORMAL")
+                    connection.executescript(_SCHEMA)
+            except (sqlite3.Error, OSError) as error:
                 raise CacheError(
                     f"ledger {self._path}: cannot be used ({error}); mend or move the file (the budget counts from it)"
                 ) from error
-            self._pid = os.getpid()
+            self._connection, self._pid = connection, os.getpid()
         return self._connection
+
+    def _alone(self) -> AbstractContextManager[object]:
+        """Open the ledger one process at a time: SQLite does not wait for one that changes the journal's mode."""
+        in_memory = self._path == ":memory:"
+        return nullcontext() if in_memory else FileLock(f"{self._path}.lock", timeout=_BUSY_SECONDS)
 
 
 def _latency(seconds: list[float]) -> dict[str, float]:
