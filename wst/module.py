@@ -316,7 +316,7 @@ class WeakToStrong(TrainedWeightsOnly):
         if not self.reward.calibration_size:
             return
         data = cast(Any, self.trainer).datamodule
-        queries: list[Query] = []
+        queries: Sequence[Query] = []
         if isinstance(data, QueryDataModule):
             queries = (data.queries("train") or data.queries(cast(Any, stage)))[: self.reward.calibration_size]
         if not queries:

@@ -349,7 +349,7 @@ def test_problems_that_are_tested_on_are_not_trained_on(tmp_path: Path, said: py
     test = write(tmp_path / "test.jsonl", [*problems([3, 5]), {"problem": "Is\n it  $ 1$?", "solution": r"\boxed 1"}])
     rows = [*problems(range(8)), {"problem": " Is it $1$?\n", "solution": r"\boxed 1"}]
     data = MATH(train=write(tmp_path / "train.jsonl", rows), test=test, val_share=0.5)
-    kept = data.queries("train") + data.queries("val")
+    kept = [*data.queries("train"), *data.queries("val")]
     assert sorted(str(query.target) for query in kept) == ["0", "1", "2", "4", "6", "7"]
     assert len(data.queries("val")) == 3
     assert data.counts["train"] == {"in": 9, "also in the test set": 3, "kept": 6}

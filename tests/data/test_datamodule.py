@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from wst.data import FieldMap, QueryDataModule, QueryLoader, datamodule
 from wst.data.datamodule import Split
-from wst.data.jsonl import read_queries
+from wst.data.jsonl import QueryFile
 from wst.errors import ConfigError, DataError
 from wst.rollout import Query
 
@@ -123,13 +123,13 @@ def test_a_stage_without_data(tmp_path: Path, stage: str, words: str) -> None:
 
 def test_only_what_the_stage_needs_is_read_and_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    original = read_queries
+    original = QueryFile
 
-    def spy(path: str, fields: FieldMap, need_target: bool) -> list[Query]:
+    def spy(path: str, fields: FieldMap, need_target: bool) -> QueryFile:
         read.append(Path(path).stem)
         return original(path, fields, need_target)
 
-    monkeypatch.setattr(datamodule, "read_queries", spy)
+    monkeypatch.setattr(datamodule, "QueryFile", spy)
     files = {name: write(tmp_path / f"{name}.jsonl", range(5)) for name in ("train", "test")}
     data = keyed(**files, val_share=0.4)
     assert read == []
@@ -157,7 +157,7 @@ def test_prediction_takes_the_test_data_unless_it_has_its_own(tmp_path: Path) ->
     unlabelled = tmp_path / "new.jsonl"
     unlabelled.write_text('{"text": "a", "key": "n"}')
     assert ids(keyed(test=test, limit_test=4).queries("predict")) == ids(keyed(test=test, limit_test=4).queries("test"))
-    assert keyed(test=test, predict=str(unlabelled)).queries("predict") == [Query("n", "a")]
+    assert list(keyed(test=test, predict=str(unlabelled)).queries("predict")) == [Query("n", "a")]
     # To test on, it must be labelled.
     with pytest.raises(DataError, match="no field 'label'"):
         keyed(test=str(unlabelled)).setup("test")

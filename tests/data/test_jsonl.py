@@ -4,12 +4,14 @@ import gzip
 import json
 import os
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wst.data.jsonl import FieldMap, check_file, read_queries, read_rows
+from wst.data.jsonl import FieldMap, QueryFile, check_file, read_rows
+from wst.data.queries import chosen, ids
 from wst.errors import ConfigError, DataError
 from wst.rollout import Query
 
@@ -29,7 +31,7 @@ def write(folder: Path, content: bytes, name: str = "rows.jsonl") -> Path:
 def fault(path: Path, fields: FieldMap | None = None) -> str:
     """The message of the one error there is, which must be a single line."""
     with pytest.raises(DataError) as caught:
-        read_queries(path, fields or FieldMap())
+        QueryFile(path, fields or FieldMap())
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     assert "; " in message, "no remedy"
@@ -38,17 +40,17 @@ def fault(path: Path, fields: FieldMap | None = None) -> str:
 
 def test_rows_become_queries(tmp_path: Path) -> None:
     path = write(tmp_path, lines({"id": 7, "text": "Größe\u2028?", "label": "x", "topic": "t", "n": [1]}))
-    assert read_queries(path, FieldMap()) == [
+    assert list(QueryFile(path, FieldMap())) == [
         Query("rows.jsonl:1", "Größe\u2028?", "x", extra={"id": 7, "topic": "t", "n": [1]})
     ]
-    assert read_queries(path, FieldMap(query="topic", target=None, id="id")) == [
+    assert list(QueryFile(path, FieldMap(query="topic", target=None, id="id"))) == [
         Query("7", "t", None, extra={"text": "Größe\u2028?", "label": "x", "n": [1]})
     ]
 
 
 @pytest.mark.parametrize(("value", "text"), [(7, "7"), (-0.5, "-0.5"), (2**70, str(2**70)), ("", ""), ("x", "x")])
 def test_targets_may_be_numbers(tmp_path: Path, value: object, text: str) -> None:
-    assert read_queries(write(tmp_path, lines({"text": "a", "label": value})), FieldMap())[0].target == text
+    assert QueryFile(write(tmp_path, lines({"text": "a", "label": value})), FieldMap())[0].target == text
 
 
 def test_blank_lines_and_byte_order_mark_are_skipped_and_lines_still_counted(tmp_path: Path) -> None:
@@ -63,9 +65,9 @@ def test_a_line_separator_within_a_text_ends_no_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.jsonl"])
 def test_gzip_is_told_by_content(tmp_path: Path, name: str) -> None:
-    packed = read_queries(write(tmp_path, gzip.compress(lines(GOOD, GOOD)), name), FieldMap())
-    plain = read_queries(write(tmp_path, lines(GOOD, GOOD), name), FieldMap())
-    assert packed == plain
+    packed = QueryFile(write(tmp_path, gzip.compress(lines(GOOD, GOOD)), name), FieldMap())
+    plain = QueryFile(write(tmp_path, lines(GOOD, GOOD), name), FieldMap())
+    assert list(packed) == list(plain)
     assert [query.id for query in packed] == [f"{name}:1", f"{name}:2"]
 
 
@@ -75,7 +77,7 @@ def test_a_pipe_can_be_read(tmp_path: Path) -> None:
     os.mkfifo(path)
     writer = threading.Thread(target=path.write_bytes, args=(gzip.compress(lines(GOOD)),), daemon=True)
     writer.start()
-    assert len(read_queries(path, FieldMap())) == 1
+    assert len(QueryFile(path, FieldMap())) == 1
     writer.join()
 
 
@@ -117,7 +119,7 @@ def test_a_bad_row_is_named(tmp_path: Path, bad: str, words: list[str]) -> None:
 
 def test_a_whole_surrogate_pair_is_text(tmp_path: Path) -> None:
     path = write(tmp_path, lines('{"text": "\\ud83d\\ude00", "label": "x"}'))
-    assert read_queries(path, FieldMap())[0].text == "😀"
+    assert QueryFile(path, FieldMap())[0].text == "😀"
 
 
 def test_columns_are_counted_without_the_byte_order_mark(tmp_path: Path) -> None:
@@ -185,7 +187,7 @@ def test_a_bad_id(tmp_path: Path, row: dict[str, Any], words: str) -> None:
 
 def test_the_target_may_be_left_out_where_it_is_not_needed(tmp_path: Path) -> None:
     path = write(tmp_path, lines({"text": "a"}, {"text": "a", "label": None}, {"text": "a", "label": 1}))
-    queries = read_queries(path, FieldMap(), need_target=False)
+    queries = QueryFile(path, FieldMap(), need_target=False)
     assert [query.target for query in queries] == [None, None, "1"]
     assert all("label" not in query.extra for query in queries)
 
@@ -199,6 +201,39 @@ def test_field_names_must_not_be_empty(option: str) -> None:
 def test_relative_paths_start_at_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, lines(GOOD))
     monkeypatch.chdir(tmp_path)
-    assert len(read_queries("rows.jsonl", FieldMap())) == 1
+    assert len(QueryFile("rows.jsonl", FieldMap())) == 1
     with pytest.raises(DataError, match=r"^other\.jsonl does not exist"):
-        read_queries("other.jsonl", FieldMap())
+        QueryFile("other.jsonl", FieldMap())
+
+
+@pytest.mark.parametrize("fields", [FieldMap(), FieldMap(id="id")])
+def test_rows_are_read_when_they_are_asked_for(tmp_path: Path, fields: FieldMap) -> None:
+    rows = [{"text": f"{i}: " + 2_000 * "word ", "label": "x", "id": f"q{i}"} for i in range(2_000)]
+    path = write(tmp_path, b"\n\n".join(json.dumps(row).encode() for row in rows))
+    tracemalloc.start()
+    queries = QueryFile(path, fields)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 100 * len(rows)  # of 10,000 bytes each
+    some = chosen(queries, [1_999, 3])
+    assert [query.text[:4] for query in some] == ["3: w", "1999"]
+    assert list(ids(some)) == [query.id for query in some] == (["q3", "q1999"] if fields.id else list(ids(some)))
+    assert list(ids(queries)) == [query.id for query in queries]
+    assert [query.text for query in queries[-2:]] == [row["text"] for row in rows[-2:]]
+    with pytest.raises(IndexError):
+        queries[2_000]
+
+
+def test_a_file_that_changes_under_the_run_is_not_read_on(tmp_path: Path) -> None:
+    path = write(tmp_path, lines(GOOD, GOOD))
+    queries = QueryFile(path, FieldMap())
+    path.write_bytes(lines(GOOD))
+    with pytest.raises(DataError, match=r"rows.jsonl was written to while the run reads from it; leave it alone"):
+        queries[0]
+
+
+def test_a_file_that_is_replaced_is_read_on_as_it_was(tmp_path: Path) -> None:
+    path = write(tmp_path, lines(GOOD, GOOD))
+    queries = QueryFile(path, FieldMap())
+    write(tmp_path, lines({"text": "other", "label": "y"}), "new.jsonl").replace(path)
+    assert queries[1].text == "a"

@@ -38,7 +38,7 @@ class Answerer:
 class Work:
     """The batches of a comparison, and what is known of them."""
 
-    def __init__(self, queries: list[Query], batch_size: int, folder: Path, device: torch.device) -> None:
+    def __init__(self, queries: Sequence[Query], batch_size: int, folder: Path, device: torch.device) -> None:
         self.queries = queries
         self.starts = range(0, len(queries), batch_size)
         self.batch_size = batch_size

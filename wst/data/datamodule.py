@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
 
-from wst.data.jsonl import FieldMap, check_file, read_queries
+from wst.data.jsonl import FieldMap, QueryFile, check_file
 from wst.data.loader import Batches, QueryLoader
+from wst.data.queries import chosen, ids
 from wst.errors import ConfigError
 from wst.processes import together
 from wst.rollout import Query
@@ -94,8 +96,8 @@ class QueryDataModule(LightningDataModule):
         self.shuffle_seed = shuffle_seed
         self.limits: dict[Split, int | None] = {"train": limit_train, "val": limit_val, "test": limit_test}
         self.resume_changed = resume_changed
-        self._loaded: dict[Split, list[Query]] = {}
-        self._queries: dict[Split, list[Query]] = {}
+        self._loaded: dict[Split, Sequence[Query]] = {}
+        self._queries: dict[Split, Sequence[Query]] = {}
         self._check()
 
     def _check(self) -> None:
@@ -123,7 +125,7 @@ class QueryDataModule(LightningDataModule):
             if path is not None:
                 check_file(path, option=split)
 
-    def load(self, split: Split) -> list[Query]:
+    def load(self, split: Split) -> Sequence[Query]:
         """Read a split as it is given, whole and in its own order; called at most once each.
 
         Override it for another kind of data set. Ids must be unique, and the same in every run.
@@ -138,9 +140,9 @@ class QueryDataModule(LightningDataModule):
             DataError: If the file cannot be read as asked.
         """
         path = self.files[split]
-        return [] if path is None else read_queries(path, self.fields, need_target=split != "predict")
+        return [] if path is None else QueryFile(path, self.fields, need_target=split != "predict")
 
-    def queries(self, split: Split) -> list[Query]:
+    def queries(self, split: Split) -> Sequence[Query]:
         """Give a split as the loaders see it, after shares and limits.
 
         Args:
@@ -161,34 +163,35 @@ class QueryDataModule(LightningDataModule):
             else:
                 queries = self._load(split)
             limit = self.limits.get(split)
-            self._queries[split] = queries if limit is None else _only(queries, self._ranked(queries)[:limit])
+            self._queries[split] = queries if limit is None else chosen(queries, self._ranked(queries)[:limit])
         return self._queries[split]
 
-    def _load(self, split: Split) -> list[Query]:
+    def _load(self, split: Split) -> Sequence[Query]:
         if split not in self._loaded:
             self._loaded[split] = self.load(split)
         return self._loaded[split]
 
-    def _ranked(self, queries: list[Query]) -> list[str]:
-        """Give the ids in an order that is random in the seed and does not depend on that of the rows."""
-        return sorted(
-            (query.id for query in queries),
-            key=lambda id_: hashlib.sha256(f"{self.split_seed} {id_}".encode()).digest(),
-        )
+    def _ranked(self, queries: Sequence[Query]) -> list[int]:
+        """Give the places in an order that is random in the seed and does not depend on that of the rows."""
+        seed = f"{self.split_seed} "
+        digests = [hashlib.sha256((seed + id_).encode()).digest() for id_ in ids(queries)]
+        return sorted(range(len(queries)), key=digests.__getitem__)
 
-    def _parts(self) -> dict[Split, list[Query]]:
+    def _parts(self) -> dict[Split, Sequence[Query]]:
         """Split the training queries by the shares."""
         rows = self._load("train")
+        if not any(self.shares.values()):
+            return {"train": rows}
         ranked = self._ranked(rows)
-        parts: dict[Split, list[Query]] = {}
+        parts: dict[Split, Sequence[Query]] = {}
         for split, share in self.shares.items():
             count = round(share * len(rows))
             if share and not count:
                 raise ConfigError(f"{split}_share {share} of {len(rows)} rows is none; raise it")
-            parts[split], ranked = _only(rows, ranked[:count]), ranked[count:]
+            parts[split], ranked = chosen(rows, ranked[:count]), ranked[count:]
         if rows and not ranked:
             raise ConfigError(f"val_share and test_share leave none of {len(rows)} rows to train on; lower them")
-        parts["train"] = _only(rows, ranked)
+        parts["train"] = chosen(rows, ranked)
         return parts
 
     def setup(self, stage: str) -> None:
@@ -279,12 +282,6 @@ class QueryDataModule(LightningDataModule):
 
 def _processed(progress: _Progress) -> int:
     return cast("_ProcessedTracker", progress.current).processed
-
-
-def _only(queries: list[Query], ids: list[str]) -> list[Query]:
-    """Give the queries of these ids, in the order of the queries."""
-    chosen = set(ids)
-    return [query for query in queries if query.id in chosen]
 
 
 def _whole(option: str, value: int, least: int) -> None:

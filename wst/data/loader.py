@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, SequentialSampler
 
+from wst.data.queries import ids
 from wst.errors import ConfigError, DataError, WSTError
 from wst.processes import share
 from wst.rollout import Query
@@ -144,7 +145,10 @@ class QueryLoader(DataLoader[Query]):
             batch_size=batch_size,
             sampler=self.epoch_sampler,
         )
-        self._digest = hashlib.sha256("\n".join(query.id for query in dataset).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for place, id_ in enumerate(ids(dataset)):
+            digest.update(f"\n{id_}".encode() if place else id_.encode())
+        self._digest = digest.hexdigest()
         self._epoch = 0
         self._batches = 0
         self._resumed = False
