@@ -19,12 +19,10 @@ from wst.models import (
     DType,
     Located,
     check,
-    common_prefix,
     encode_chat,
     encode_within,
     load_causal_lm,
     locate,
-    pad_left,
     resolve_dtype,
 )
 from wst.rollout import Message, Prompt
@@ -441,38 +439,3 @@ def test_no_text_is_too_strange_to_be_cut(tiny_model: str, text: str, limit: int
     assert 0 < len(ids) <= limit
     assert cut is (len(encode(text)) > limit)
     assert tokenizer.decode(ids).endswith("]")
-
-
-def test_rows_are_padded_on_the_left() -> None:
-    ids, mask = pad_left([[5, 6, 7], [8], []], 0, CPU)
-    assert ids.tolist() == [[5, 6, 7], [0, 0, 8], [0, 0, 0]]
-    assert mask.tolist() == [[1, 1, 1], [0, 0, 1], [0, 0, 0]]
-
-
-def test_the_padding_follows_a_shared_prefix() -> None:
-    ids, mask = pad_left([[1, 2, 3], [1, 2, 4, 5, 6]], 0, torch.device("cpu"), prefix=2)
-    assert ids.tolist() == [[1, 2, 0, 0, 3], [1, 2, 4, 5, 6]]
-    assert mask.tolist() == [[1, 1, 0, 0, 1], [1, 1, 1, 1, 1]]
-    assert models.positions(mask).tolist() == [[0, 1, 1, 1, 2], [0, 1, 2, 3, 4]]
-
-
-@pytest.mark.parametrize(
-    ("rows", "length"),
-    [
-        ([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 7], [1, 2, 3, 4, 5, 8, 9]], 4),
-        ([[1, 2, 3, 4, 5]] * 3, 4),  # one token stays out
-        ([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5]], 4),
-        ([[1, 2, 3, 9], [1, 2, 3, 4]], 0),  # too short to be worth it
-        ([[1, 2, 3, 4, 5, 6]], 0),
-    ],
-)
-def test_rows_share_what_they_begin_with(tiny_model: str, rows: list[list[int]], length: int) -> None:
-    model, _ = load_causal_lm(tiny_model, device=torch.device("cpu"))
-    assert common_prefix(model, rows) == length
-
-
-@pytest.mark.parametrize("kinds", [["full_attention", "sliding_attention"], ["linear_attention"]])
-def test_layers_that_look_back_a_fixed_way_share_nothing(tiny_model: str, kinds: list[str]) -> None:
-    model, _ = load_causal_lm(tiny_model, device=torch.device("cpu"))
-    model.config.layer_types = kinds
-    assert common_prefix(model, [[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 7]]) == 0

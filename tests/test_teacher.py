@@ -209,23 +209,29 @@ def test_padding_tokens_change_nothing(tiny_model: str, tiny_plain_model: str, p
 
 
 def test_log_probs_are_those_the_sampler_drew_from(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn_from: list[Tensor] = []
+    drawn_from: dict[tuple[int, ...], Tensor] = {}  # by all tokens before the one that was drawn
     generate = teacher.policy.generate
 
-    def recording(**options: object) -> Tensor:
-        output = generate(**options, output_scores=True, return_dict_in_generate=True)
-        drawn_from.append(torch.stack(output.scores, dim=1).log_softmax(dim=-1))
-        sequences: Tensor = output.sequences
-        return sequences
+    def recording(**options: Any) -> Any:
+        options["generation_config"].output_scores = True
+        output = generate(**options)
+        table = torch.stack(output.scores, dim=1).log_softmax(dim=-1)
+        real = options["attention_mask"].bool()
+        for row, (ids, mask) in enumerate(zip(output.sequences, real, strict=True)):
+            before = ids[: len(mask)][mask].tolist()
+            for position, token in enumerate(ids[len(mask) :].tolist()):
+                drawn_from[tuple(before)] = table[row, position]
+                before.append(token)
+        return output
 
     monkeypatch.setattr(teacher.policy, "generate", recording)
     instructions = sample(teacher)
     z = teacher.log_probs(instructions)
-    (table,) = drawn_from
-    assert torch.isfinite(table).all()
     for row, instruction in enumerate(instructions):
         for position, token in enumerate(instruction.token_ids):
-            assert z.values[row, position].item() == pytest.approx(float(table[row, position, token]), abs=1e-5)
+            scores = drawn_from[instruction.prompt_ids + instruction.token_ids[:position]]
+            assert torch.isfinite(scores).all()
+            assert z.values[row, position].item() == pytest.approx(float(scores[token]), abs=1e-5)
 
 
 @pytest.mark.parametrize("adapted", [False, True])

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import inspect
 import re
 import shutil
 import struct
@@ -23,9 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from peft import PeftModel
 from safetensors import SafetensorError
-from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -383,61 +380,6 @@ def encode_within(
         keep = max(0, keep - max(1, len(ids) - limit))
         ids = encode(str(tokenizer.decode(words[:keep], skip_special_tokens=False)))
     return ids[-limit:], True
-
-
-def pad_left(
-    rows: Sequence[Sequence[int]], pad_id: int, device: torch.device, prefix: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Give token ids and attention mask, both [rows, longest], padded on the left.
-
-    Args:
-        rows: Token ids.
-        pad_id: What is put in.
-        device: Where the tensors go.
-        prefix: So many tokens, the same in all rows, stay at the head: the padding follows them.
-    """
-    width = max(map(len, rows))
-    gaps = [width - len(row) for row in rows]
-    ids = [[*row[:prefix], *[pad_id] * gap, *row[prefix:]] for row, gap in zip(rows, gaps, strict=True)]
-    mask = [[1] * prefix + [0] * gap + [1] * (width - prefix - gap) for gap in gaps]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-def positions(mask: Tensor) -> Tensor:
-    """Position ids that count real tokens only, [rows, tokens]."""
-    return (mask.cumsum(dim=1) - 1).clamp(min=0)
-
-
-def common_prefix(network: nn.Module, rows: Sequence[Sequence[int]]) -> int:
-    """Count the leading tokens that all rows share and that can be read once for all of them.
-
-    At least one token of each row stays out. It is 0 where sharing would save next to nothing, and for models whose
-    layers look back a fixed number of places: the padding behind a shared prefix would take up some of them.
-    """
-    base = network.get_base_model() if isinstance(network, PeftModel) else network
-    takes = inspect.signature(base.forward).parameters
-    if "position_ids" not in takes or "logits_to_keep" not in takes:  # recurrent, or places by the cache's own count
-        return 0
-    config = cast(Any, base).config.get_text_config()
-    if getattr(config, "attention_types", None):  # GPT-Neo's word for layers with a window
-        return 0
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if len(rows) < 2 or kinds - {"full_attention"} or (not kinds and getattr(config, "sliding_window", None)):
-        return 0
-    first, last = min(map(list, rows)), max(map(list, rows))  # in the order of lists, all others lie between them
-    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    length = min(length, *(len(row) - 1 for row in rows))
-    return length if length >= 4 else 0
-
-
-def read_prefix(network: nn.Module, prefix: Sequence[int], copies: int, device: torch.device) -> Any:  # noqa: ANN401
-    """Read a prefix once and give its keys and values (transformers' Cache) for so many rows."""
-    ids = torch.tensor([list(prefix)], device=device)
-    cache = network(
-        input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, logits_to_keep=1
-    ).past_key_values
-    cache.batch_repeat_interleave(copies)
-    return cache
 
 
 def _first_line(error: BaseException) -> str:

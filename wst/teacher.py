@@ -5,26 +5,22 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import (
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wst import models
 from wst.checks import check_counts
 from wst.errors import ConfigError, ModelError
+from wst.generation import Decoding, common_prefix, pad_left, read, write
 from wst.identity import identity_of
 from wst.objective import token_entropy, token_log_probs
 from wst.prompts import TeacherPrompt
@@ -61,39 +57,6 @@ class LogProbs:
     values: Tensor
     mask: Tensor
     entropy: Tensor | None = None
-
-
-class _Rows(StoppingCriteria):
-    """Watches a batch being generated, and hands each row over once it has ended. It stops nothing.
-
-    Args:
-        first: Place of the first row among all that are sampled.
-        ends: Token ids that end a row.
-        done: Told of a row's place and its tokens, without prompt and padding.
-    """
-
-    def __init__(self, first: int, ends: list[int], done: Callable[[int, list[int]], None]) -> None:
-        self.first = first
-        self.width = 0  #: tokens of the prompt, padding included
-        self._ends = set(ends)
-        self._done = done
-        self._open: set[int] | None = None
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # noqa: ANN401
-        """Look at the tokens just sampled, [rows, tokens so far]."""
-        self._hand_over(input_ids, [i for i, token in enumerate(input_ids[:, -1].tolist()) if token in self._ends])
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-
-    def finish(self, output: Tensor) -> None:
-        """Hand over what the token limit ended."""
-        self._hand_over(output, range(len(output)))
-
-    def _hand_over(self, ids: Tensor, ended: Iterable[int]) -> None:
-        still = self._open if self._open is not None else set(range(len(ids)))
-        for row in ended:
-            if row in still:
-                self._done(self.first + row, ids[row, self.width :].tolist())
-        self._open = still.difference(ended)
 
 
 class Teacher(nn.Module):
@@ -324,54 +287,21 @@ class Teacher(nn.Module):
         Returns:
             ``len(queries) * samples`` instructions; the K of a query stand together.
         """
-        size = self.sample_batch_size or len(queries)
-        prompts = [self.encode(query) for query in queries]
+        size = (self.sample_batch_size or max(len(queries), 1)) * samples
+        rows = [prompt for prompt in map(self.encode, queries) for _ in range(samples)]
+        temperature = 0.0 if greedy else self.temperature
+        how = Decoding(tuple(self.end_ids), self._pad_id, self.max_new_tokens, temperature)
         written: dict[int, Instruction] = {}
 
-        def done(place: int, row: list[int]) -> None:
-            written[place] = self._instruction(prompts[place // samples], row)
+        def done(start: int, row: int, tokens: list[int]) -> None:
+            place = start + row
+            written[place] = self._instruction(rows[place], tokens)
             if on_done is not None:
                 on_done(place, written[place])
 
-        for start in range(0, len(prompts), max(size, 1)):
-            rows = _Rows(start * samples, self.end_ids, done)
-            self._sample_batch(prompts[start : start + size], samples, greedy, rows)
-        return [written[place] for place in range(len(prompts) * samples)]
-
-    def _sample_batch(self, prompts: list[tuple[int, ...]], samples: int, greedy: bool, sampled: _Rows) -> None:
-        shared = models.common_prefix(self.policy, prompts)
-        ids, mask = models.pad_left(prompts, self._pad_id, self.policy.device, shared)
-        width = sampled.width = ids.shape[1]
-        settings = GenerationConfig(
-            do_sample=not greedy,
-            temperature=None if greedy else self.temperature,
-            top_k=None if greedy else 0,
-            max_new_tokens=self.max_new_tokens,
-            eos_token_id=self.end_ids,
-            pad_token_id=self._pad_id,
-        )
-        options: dict[str, Any] = {}
-        if width > 1:
-            # The prompt is read once a query; its cache then serves all K samples. generate() wants at least one
-            # token that is not in the cache.
-            options["past_key_values"] = cache = self._read(self.policy, ids[:, :-1], mask[:, :-1], shared)
-            cache.batch_repeat_interleave(samples)
-        output = cast(Any, self.policy).generate(
-            input_ids=ids.repeat_interleave(samples, dim=0),
-            attention_mask=mask.repeat_interleave(samples, dim=0),
-            generation_config=settings,
-            stopping_criteria=StoppingCriteriaList([sampled]),
-            **options,
-        )
-        sampled.finish(output)
-
-    def _read(self, network: nn.Module, ids: Tensor, mask: Tensor, shared: int) -> Any:  # noqa: ANN401
-        """Keys and values (transformers' Cache) of prompts [rows, tokens], whose shared head is read once."""
-        cache = models.read_prefix(network, ids[0, :shared].tolist(), len(ids), ids.device) if shared else None
-        rest = ids[:, shared:]
-        if not rest.shape[1]:
-            return cache
-        return self._forward(rest, mask, models.positions(mask)[:, shared:], cache, network, keep=1).past_key_values
+        for start in range(0, len(rows), size):
+            write(self.policy, rows[start : start + size], how, on_end=partial(done, start))
+        return [written[place] for place in range(len(rows))]
 
     def _instruction(self, prompt: tuple[int, ...], row: list[int]) -> Instruction:
         end = next((i for i, token in enumerate(row) if token in self.end_ids), None)
@@ -414,8 +344,8 @@ class Teacher(nn.Module):
         prompts = list(dict.fromkeys(instruction.prompt_ids for instruction in instructions))
         order = {prompt: i for i, prompt in enumerate(prompts)}
         row_prompt = torch.tensor([order[instruction.prompt_ids] for instruction in instructions], device=device)
-        shared = models.common_prefix(network, prompts)
-        prefix, prefix_mask = models.pad_left([prompt[:-1] for prompt in prompts], self._pad_id, device, shared)
+        shared = common_prefix(network, prompts)
+        prefix, prefix_mask = pad_left([prompt[:-1] for prompt in prompts], self._pad_id, device, shared)
         # [rows, tokens], padded on the right; the input is shifted by one and starts with the prompt's last token
         lengths = torch.tensor([len(instruction.token_ids) for instruction in instructions], device=device)
         width = int(lengths.max())
@@ -424,7 +354,7 @@ class Teacher(nn.Module):
         first = torch.tensor([[instruction.prompt_ids[-1]] for instruction in instructions], device=device)
         cache = None
         if prefix.shape[1]:
-            cache = self._read(network, prefix, prefix_mask, shared)
+            cache = read(network, prefix, prefix_mask, shared)
             cache.batch_select_indices(row_prompt)
         seen = prefix_mask[row_prompt]
         logits = self._forward(

@@ -49,12 +49,12 @@ def spy(student: LocalStudent, monkeypatch: pytest.MonkeyPatch, most_rows: int =
     calls: list[tuple[Tensor, Tensor]] = []
     generate = loaded(student).generate
 
-    def recording(input_ids: Tensor, attention_mask: Tensor, **options: object) -> Tensor:
+    def recording(input_ids: Tensor, attention_mask: Tensor, **options: object) -> Any:
         if len(input_ids) > most_rows:
             calls.append((attention_mask, torch.empty(0)))
             raise torch.OutOfMemoryError("CUDA out of memory")
-        output: Tensor = generate(input_ids=input_ids, attention_mask=attention_mask, **options)
-        calls.append((attention_mask, output[:, input_ids.shape[1] :]))
+        output = generate(input_ids=input_ids, attention_mask=attention_mask, **options)
+        calls.append((attention_mask, output.sequences[:, input_ids.shape[1] :]))
         return output
 
     monkeypatch.setattr(loaded(student), "generate", recording)
@@ -149,16 +149,16 @@ def test_stop_texts_end_the_answer_and_are_not_part_of_it(
 def test_of_stop_texts_that_end_together_the_longest_is_cut_off(tiny_model: str, stop: list[str]) -> None:
     student = make(tiny_model, stop=stop)
     _, tokenizer = student._loaded
-    row = [*tokenizer("one two")["input_ids"], 0, 0]
-    assert student._response(tokenizer, row, [3], 0) == Response("one", 7, truncated=False)
+    row = tokenizer("one two")["input_ids"]
+    assert student._response(tokenizer, row, (3,)) == Response("one", 7, truncated=False)
 
 
 def test_an_end_token_that_is_ordinary_text_is_not_part_of_the_answer(tiny_model: str) -> None:
     student = make(tiny_model)
     _, tokenizer = student._loaded
-    row = [*tokenizer("one;two")["input_ids"], 0]
+    row = tokenizer("one;")["input_ids"]
     (end,) = tokenizer(";")["input_ids"]
-    assert student._response(tokenizer, row, [3, end], 0) == Response("one", 4, truncated=False)
+    assert student._response(tokenizer, row, (3, end)) == Response("one", 4, truncated=False)
 
 
 def test_a_prompt_that_is_too_long_is_cut_with_a_counted_warning(tiny_model: str) -> None:

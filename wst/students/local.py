@@ -8,11 +8,12 @@ from typing import Any, cast
 
 import torch
 import transformers
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StopStringCriteria
 
 from wst import models
 from wst.checks import check_counts
 from wst.errors import ConfigError
+from wst.generation import Decoding, by_heads, write
 from wst.rollout import Message, Prompt, Response
 from wst.students.base import Student
 from wst.students.cache import AnswerCache, answer_key, open_cache
@@ -130,7 +131,7 @@ class LocalStudent(Student):
 
     @torch.no_grad()
     def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
-        """Answer the prompts, longest first, in batches of at most ``batch_size``.
+        """Answer the prompts, longest first and those that begin alike together, in batches of at most ``batch_size``.
 
         Greedy answers that are cached are not generated again, and equal prompts are answered once.
         """
@@ -141,7 +142,8 @@ class LocalStudent(Student):
         ]
         answers = self.cache.get(keys) if self.cache is not None else {}
         encoded = {key: self._encode(prompt) for key, prompt in zip(keys, prompts, strict=True) if key not in answers}
-        todo = sorted(encoded, key=lambda key: len(encoded[key]), reverse=True)
+        waiting = list(encoded)
+        todo = [waiting[place] for place in by_heads(list(encoded.values()))]
         while todo:
             batch = todo[: self.batch_size]
             responses = None
@@ -203,34 +205,15 @@ class LocalStudent(Student):
 
     def _generate(self, rows: list[list[int]]) -> list[Response]:
         model, tokenizer = self._loaded
-        pad_id = int(tokenizer.pad_token_id)
-        shared = models.common_prefix(model, rows)
-        ids, mask = models.pad_left(rows, pad_id, model.device, shared)
-        ends = model.generation_config.eos_token_id
-        sampled = self.temperature > 0
-        settings = GenerationConfig(
-            do_sample=sampled,
-            temperature=self.temperature if sampled else None,
-            top_k=0 if sampled else None,
-            max_new_tokens=self.max_new_tokens,
-            eos_token_id=ends,
-            pad_token_id=pad_id,
-            stop_strings=self.stop or None,
-        )
-        options: dict[str, Any] = {"tokenizer": tokenizer} if self.stop else {}
-        if shared:
-            options["past_key_values"] = models.read_prefix(model, rows[0][:shared], len(rows), model.device)
-        output = cast(Any, model).generate(input_ids=ids, attention_mask=mask, generation_config=settings, **options)
-        return [self._response(tokenizer, row, ends, pad_id) for row in output[:, ids.shape[1] :].tolist()]
+        ends = tuple(cast(Any, model.generation_config).eos_token_id)
+        stop = StopStringCriteria(tokenizer, self.stop) if self.stop else None
+        how = Decoding(ends, int(cast(Any, tokenizer).pad_token_id), self.max_new_tokens, self.temperature, stop)
+        return [self._response(tokenizer, row, ends) for row in write(model, rows, how)]
 
-    def _response(self, tokenizer: PreTrainedTokenizerBase, row: list[int], ends: list[int], pad_id: int) -> Response:
+    def _response(self, tokenizer: PreTrainedTokenizerBase, row: list[int], ends: tuple[int, ...]) -> Response:
         end = next((i for i, token in enumerate(row) if token in ends), None)
         text = str(tokenizer.decode(row if end is None else row[:end], skip_special_tokens=True))
         cuts = [found for stop in self.stop if (found := text.find(stop)) >= 0]
         if cuts:
             text = text[: min(cuts)]
-        generated = row if end is None else row[: end + 1]
-        if cuts:  # what follows is padding, which is an end token for most tokenizers
-            while generated[-1] == pad_id:
-                generated = generated[:-1]
-        return Response(text.strip(), len(generated), truncated=end is None and not cuts)
+        return Response(text.strip(), len(row), truncated=end is None and not cuts)

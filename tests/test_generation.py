@@ -1,0 +1,128 @@
+"""Prompts read together, and rows written on, are what each would be alone."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from transformers import GPTNeoConfig, GPTNeoForCausalLM, MistralConfig, MistralForCausalLM
+
+from wst.generation import Decoding, by_heads, common_prefix, heads, pad_left, positions, write
+from wst.models import load_causal_lm
+
+CPU = torch.device("cpu")
+
+
+def test_rows_are_padded_on_the_left() -> None:
+    ids, mask = pad_left([[5, 6, 7], [8], []], 0, CPU)
+    assert ids.tolist() == [[5, 6, 7], [0, 0, 8], [0, 0, 0]]
+    assert mask.tolist() == [[1, 1, 1], [0, 0, 1], [0, 0, 0]]
+
+
+def test_the_padding_follows_a_shared_prefix() -> None:
+    ids, mask = pad_left([[1, 2, 3], [1, 2, 4, 5, 6]], 0, CPU, prefix=2)
+    assert ids.tolist() == [[1, 2, 0, 0, 3], [1, 2, 4, 5, 6]]
+    assert mask.tolist() == [[1, 1, 0, 0, 1], [1, 1, 1, 1, 1]]
+    assert positions(mask).tolist() == [[0, 1, 1, 1, 2], [0, 1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "length"),
+    [
+        ([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 7], [1, 2, 3, 4, 5, 8, 9]], 4),
+        ([[1, 2, 3, 4, 5]] * 3, 4),  # one token stays out
+        ([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5]], 4),
+        ([[1, 2, 3, 9], [1, 2, 3, 4]], 0),  # too short to be worth it
+        ([[1, 2, 3, 4, 5, 6]], 0),
+    ],
+)
+def test_rows_share_what_they_begin_with(tiny_model: str, rows: list[list[int]], length: int) -> None:
+    model, _ = load_causal_lm(tiny_model, device=CPU)
+    assert common_prefix(model, rows) == length
+
+
+@pytest.mark.parametrize("kinds", [["full_attention", "sliding_attention"], ["linear_attention"]])
+def test_layers_that_look_back_a_fixed_way_share_nothing(tiny_model: str, kinds: list[str]) -> None:
+    model, _ = load_causal_lm(tiny_model, device=CPU)
+    model.config.layer_types = kinds
+    assert common_prefix(model, [[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 7]]) == 0
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=1, max_size=8))
+def test_heads_leave_a_token_of_each_row_and_are_never_dearer_than_reading_all(rows: list[list[int]]) -> None:
+    lengths = heads(rows)
+    assert all(0 <= length < len(row) for length, row in zip(lengths, rows, strict=True))
+    distinct = {tuple(row[:length]) for row, length in zip(rows, lengths, strict=True)}
+    tails = len(rows) * max(len(row) - length for row, length in zip(rows, lengths, strict=True))
+    assert len(distinct) * max(lengths) + tails <= len(rows) * max(map(len, rows)) + len(distinct) * max(lengths)
+    assert sorted(by_heads(rows)) == list(range(len(rows)))
+
+
+def test_rows_are_parted_by_what_they_begin_with() -> None:
+    template, one, other = [9] * 10, [1] * 20, [2] * 22
+    rows = [[*template, *query, *end] for end in ([5], [6, 6], [7]) for query in (one, other)]
+    assert heads(rows) == [30, 32] * 3
+    assert heads([[1, 2, 3], [4, 5], [6]]) == [0, 0, 0]
+    order = by_heads(rows)
+    assert {i % 2 for i in order[:3]} == {1}  # those of a query together, the longest first
+
+
+ROWS = [
+    [*range(10, 40), *query, *instruction]
+    for query in ([50, 51, 52, 53, 54, 55], [60, 61], [70, 71, 72, 73])
+    for instruction in ([80, 81], [82], [83, 84, 85, 86])
+]
+
+
+def alone(network: Any, row: list[int], how: Decoding) -> list[int]:
+    """Write on from a row the plain way, reading all of it for each token."""
+    written: list[int] = []
+    while len(written) < how.max_new_tokens and not set(written) & set(how.ends):
+        logits = network(input_ids=torch.tensor([row + written]), use_cache=False).logits
+        written.append(int(logits[0, -1].argmax()))
+    return written
+
+
+def windowed(kind: str, vocabulary: int) -> nn.Module:
+    sizes = {"vocab_size": vocabulary, "hidden_size": 32, "bos_token_id": 0, "eos_token_id": 3, "pad_token_id": 0}
+    torch.manual_seed(0)
+    if kind == "Mistral":
+        small = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 32}
+        return MistralForCausalLM(MistralConfig(**sizes, **small, sliding_window=8, initializer_range=0.3)).eval()
+    kinds = [[["global", "local"], 1]]
+    config = GPTNeoConfig(**sizes, num_layers=2, attention_types=kinds, num_heads=2, window_size=8)
+    return GPTNeoForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("kind", ["tiny", "Mistral", "GPT-Neo"])
+def test_rows_written_together_are_those_written_alone(tiny_model: str, kind: str) -> None:
+    network: Any = load_causal_lm(tiny_model, device=CPU, dtype="float32")[0] if kind == "tiny" else windowed(kind, 300)
+    how = Decoding(ends=(3, 100, 101, 102), pad_id=0, max_new_tokens=24, temperature=0.0)
+    rows = [*ROWS, *ROWS[:4]]
+    expected = [alone(network, row, how) for row in rows]
+    told: dict[int, list[int]] = {}
+    assert write(network, rows, how, on_end=told.__setitem__) == expected
+    assert [told[place] for place in range(len(rows))] == expected
+
+
+def test_no_token_is_computed_that_need_not_be(tiny_model: str) -> None:
+    network: Any = load_causal_lm(tiny_model, device=CPU, dtype="float32")[0]
+    computed: list[tuple[int, ...]] = []
+
+    def count(_: nn.Module, __: Any, options: dict[str, Any]) -> None:
+        computed.append(tuple(options["input_ids"].shape))
+
+    network.register_forward_pre_hook(count, with_kwargs=True)
+    how = Decoding(ends=(3,), pad_id=0, max_new_tokens=40, temperature=1.0)
+    torch.manual_seed(0)
+    written = write(network, ROWS, how)
+    # 30 tokens that all have in common, three queries of at most 6, nine instructions of at most 4.
+    assert computed[:3] == [(1, 30), (3, 6), (9, 4)]
+    assert all(tokens == 1 for _, tokens in computed[3:])
+    rows = [rows for rows, _ in computed[2:]]
+    assert rows == sorted(rows, reverse=True)
+    lengths = [len(row) for row in written]
+    assert min(lengths) < max(lengths)
+    assert sum(rows) <= 2 * sum(lengths)  # not 9 * max(lengths)
