@@ -185,7 +185,9 @@ class PoisonedTeacher(Teacher):
     def hits(text: str) -> bool:
         return zlib.crc32(text.encode()) % 3 == 0
 
-    def log_probs(self, instructions: Sequence[Instruction], entropy: bool = False) -> LogProbs:
+    def log_probs(
+        self, instructions: Sequence[Instruction], entropy: bool = False, entropy_gradient: bool = False
+    ) -> LogProbs:
         found = super().log_probs(instructions, entropy)
         if not self.poisoned:
             return found

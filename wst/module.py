@@ -36,7 +36,7 @@ from wst.results import ArmResults, arm_rows, joined
 from wst.rewards.base import Reward, Scores
 from wst.rollout import Instruction, Query, Rollout
 from wst.students.base import Student, respond
-from wst.teacher import Teacher
+from wst.teacher import LogProbs, Teacher
 from wst.unaided import UnaidedAnswers
 
 
@@ -177,7 +177,7 @@ class WeakToStrong(TrainedWeightsOnly):
         with together(), own.clock("respond"):
             own.unaided = self.unaided.rewards(queries) if self.baseline.needs_unaided else None
         with together(), own.clock("update"):
-            own.kl = self._kl(instructions)
+            own.kl, scored = self._kl(instructions)
         with own.clock("update"):
             records = gather(own)
             record = StepRecord.joined(records)
@@ -188,26 +188,32 @@ class WeakToStrong(TrainedWeightsOnly):
             if self.whiten_advantages:
                 record.advantages = whiten(record.advantages, ~record.rewards.isnan())
             before = sum(len(other.rewards) for other in records[: self.global_rank])
-            self._update(instructions, record.advantages[before : before + len(queries)], record)
+            self._update(instructions, record.advantages[before : before + len(queries)], record, scored)
         record.seconds["update"] = own.seconds["update"]
         return {"record": record}
 
-    def _update(self, instructions: Sequence[Instruction], advantages: Tensor, record: StepRecord) -> None:
+    def _update(
+        self,
+        instructions: Sequence[Instruction],
+        advantages: Tensor,
+        record: StepRecord,
+        scored: LogProbs | None = None,
+    ) -> None:
         """Go one step up the gradient, the sum of what each process's rows [queries, samples] give.
 
-        Rows that have none (advantage 0) are left out of the passes.
+        Rows that have none (advantage 0) are left out of the passes; ``scored`` is of a pass that is made already.
         """
         advantages = advantages.flatten().to(self.device)
         optimizer = cast(LightningOptimizer, self.optimizers())
         optimizer.zero_grad()
         lengths = [len(rollout.instruction.token_ids) for rollout in record.rollouts if rollout.instruction is not None]
         scale = denominator(torch.tensor(lengths), self.normalization)
-        rows = [i for i in range(len(instructions)) if self.entropy_coef or advantages[i] != 0]
+        rows = [i for i in range(len(instructions)) if scored or self.entropy_coef or advantages[i] != 0]
         size = self.micro_batch_size or max(len(rows), 1)
         done = []
         with together(), own_backward(self.trainer):
             for micro in (rows[start : start + size] for start in range(0, len(rows), size)):
-                z = self.teacher.log_probs([instructions[i] for i in micro], entropy=True)
+                z = scored or self._scored([instructions[i] for i in micro])
                 loss = policy_loss(z.values, z.mask, advantages[micro], scale, z.entropy, self.entropy_coef)
                 self.manual_backward(loss)
                 entropy = torch.where(z.mask, cast(Tensor, z.entropy), 0.0).detach().sum()
@@ -230,6 +236,10 @@ class WeakToStrong(TrainedWeightsOnly):
             cast(LRScheduler, self.lr_schedulers()).step()
         self.trained_steps += 1
 
+    def _scored(self, instructions: Sequence[Instruction]) -> LogProbs:
+        """Log-probabilities with gradient, and entropies, with gradient where they have a weight."""
+        return self.teacher.log_probs(instructions, entropy=True, entropy_gradient=self.entropy_coef > 0)
+
     def _refuse_update(self, instructions: Sequence[Instruction], advantages: Tensor, scale: Tensor) -> None:
         """Say which rollouts made loss or gradient something else than a number.
 
@@ -239,7 +249,7 @@ class WeakToStrong(TrainedWeightsOnly):
         causes = []
         with together(), own_backward(self.trainer):
             for i in advantages.nonzero().flatten().tolist():
-                z = self.teacher.log_probs([instructions[i]], entropy=True)
+                z = self._scored([instructions[i]])
                 loss = policy_loss(z.values, z.mask, advantages[[i]], scale, z.entropy, self.entropy_coef)
                 self.manual_backward(loss)
                 gradients = [p.grad for p in self.trainable() if p.grad is not None]
@@ -333,17 +343,23 @@ class WeakToStrong(TrainedWeightsOnly):
         """Calibrate the reward, if it asks for it and no fit has done so."""
         self._calibrate("val")
 
-    @torch.no_grad()
-    def _kl(self, instructions: Sequence[Instruction]) -> Tensor | None:
-        """KL to the reference teacher [queries, samples], or None if it has no weight."""
+    def _kl(self, instructions: Sequence[Instruction]) -> tuple[Tensor | None, LogProbs | None]:
+        """KL to the reference teacher [queries, samples], or None if it has no weight.
+
+        Where all rows are one micro-batch, the policy's pass has its gradient and is handed on to the update.
+        """
         if not self.kl_coef:
-            return None
+            return None, None
         size = self.micro_batch_size or max(len(instructions), 1)
-        rows = [torch.empty(0)]
+        whole = 0 < len(instructions) <= size
+        rows, z = [torch.empty(0)], None
         for micro in (instructions[start : start + size] for start in range(0, len(instructions), size)):
-            z = self.teacher.log_probs(micro)
-            rows.append(sequence_kl(z.values, self.teacher.reference_log_probs(micro).values, z.mask).cpu())
-        return torch.cat(rows).view(len(instructions) // self.samples_per_query, self.samples_per_query)
+            with torch.set_grad_enabled(whole):
+                z = self._scored(micro) if whole else self.teacher.log_probs(micro)
+            reference = self.teacher.reference_log_probs(micro).values
+            rows.append(sequence_kl(z.values.detach(), reference, z.mask).cpu())
+        kl = torch.cat(rows).view(len(instructions) // self.samples_per_query, self.samples_per_query)
+        return kl, z if whole else None
 
     def _per_sample(self, queries: Sequence[Query]) -> list[Query]:
         return [query for query in queries for _ in range(self.samples_per_query)]

@@ -21,8 +21,8 @@ from wst import models
 from wst.checks import check_counts
 from wst.errors import ConfigError, ModelError
 from wst.generation import Decoding, common_prefix, pad_left, read, write
+from wst.heads import apart, score
 from wst.identity import identity_of
-from wst.objective import token_entropy, token_log_probs
 from wst.prompts import TeacherPrompt
 from wst.rollout import Instruction, Query
 
@@ -46,7 +46,7 @@ class LoRA:
 
 @dataclass(frozen=True)
 class LogProbs:
-    """Log-probabilities of instructions; all [rows, tokens] in float32, padded on the right.
+    """Log-probabilities of instructions; all [rows, tokens] in float32, padded on the right with 0.
 
     Attributes:
         values: Log-probability of each sampled token.
@@ -321,7 +321,9 @@ class Teacher(nn.Module):
 
     # ------------------------------------------------------- log-probabilities
 
-    def log_probs(self, instructions: Sequence[Instruction], entropy: bool = False) -> LogProbs:
+    def log_probs(
+        self, instructions: Sequence[Instruction], entropy: bool = False, entropy_gradient: bool = False
+    ) -> LogProbs:
         """Log-probabilities of the sampled tokens, end token included, at the sampling temperature.
 
         Each distinct prompt is read once, and its keys and values serve all instructions sampled from it;
@@ -330,16 +332,23 @@ class Teacher(nn.Module):
         Args:
             instructions: From `sample`, in any order.
             entropy: Whether to give the entropies too.
+            entropy_gradient: Whether gradients must flow through them, which takes longer.
         """
-        return self._log_probs(self.policy, instructions, entropy)
+        return self._log_probs(self.policy, instructions, entropy, entropy_gradient)
 
     @torch.no_grad()
     def reference_log_probs(self, instructions: Sequence[Instruction]) -> LogProbs:
         """Like `log_probs`, of the policy that training started from, and without gradient."""
         with self.reference() as network:
-            return self._log_probs(network, instructions, entropy=False)
+            return self._log_probs(network, instructions)
 
-    def _log_probs(self, network: nn.Module, instructions: Sequence[Instruction], entropy: bool) -> LogProbs:
+    def _log_probs(
+        self,
+        network: nn.Module,
+        instructions: Sequence[Instruction],
+        entropy: bool = False,
+        entropy_gradient: bool = False,
+    ) -> LogProbs:
         device = self.policy.device
         prompts = list(dict.fromkeys(instruction.prompt_ids for instruction in instructions))
         order = {prompt: i for i, prompt in enumerate(prompts)}
@@ -357,36 +366,21 @@ class Teacher(nn.Module):
             cache = read(network, prefix, prefix_mask, shared)
             cache.batch_select_indices(row_prompt)
         seen = prefix_mask[row_prompt]
-        logits = self._forward(
-            torch.cat([first, targets[:, :-1]], dim=1),
-            torch.cat([seen, mask.to(seen)], dim=1),
-            seen.sum(dim=1, keepdim=True) + torch.arange(width, device=device),
-            cache,
-            network,
-        ).logits
-        return LogProbs(
-            token_log_probs(logits, targets, self.temperature),
-            mask,
-            token_entropy(logits, self.temperature) if entropy else None,
-        )
-
-    def _forward(
-        self,
-        ids: Tensor,
-        mask: Tensor,
-        positions: Tensor,
-        cache: Any,  # noqa: ANN401 - transformers' Cache
-        network: nn.Module,
-        keep: int = 0,
-    ) -> Any:  # noqa: ANN401 - transformers' ModelOutput
-        return network(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=keep,
-        )
+        inputs = {
+            "input_ids": torch.cat([first, targets[:, :-1]], dim=1),
+            "attention_mask": torch.cat([seen, mask.to(seen)], dim=1),
+            "position_ids": seen.sum(dim=1, keepdim=True) + torch.arange(width, device=device),
+            "past_key_values": cache,
+            "use_cache": True,
+        }
+        parts = apart(network)
+        if parts is None:
+            states, head = network(**inputs).logits, None
+        else:
+            states, head = parts[0](**inputs).last_hidden_state, parts[1]
+        found = score(states[mask], targets[mask], head, self.temperature, entropy, entropy_gradient)
+        values, entropies = (None if of is None else _placed(of, mask) for of in found)
+        return LogProbs(cast(Tensor, values), mask, entropies)
 
     # ------------------------------------------------------ other policies
 
@@ -429,6 +423,10 @@ class Teacher(nn.Module):
         else:
             self.policy.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def _placed(values: Tensor, mask: Tensor) -> Tensor:
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
 
 def _padded(row: tuple[int, ...], width: int, pad_id: int) -> list[int]:
