@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, MistralConfig, MistralForCausalLM
 
-from wst.generation import Decoding, by_heads, common_prefix, heads, pad_left, positions, write
+from wst.generation import Decoding, by_heads, common_prefix, draw, heads, pad_left, positions, write
 from wst.models import load_causal_lm
 
 CPU = torch.device("cpu")
@@ -126,3 +126,24 @@ def test_no_token_is_computed_that_need_not_be(tiny_model: str) -> None:
     lengths = [len(row) for row in written]
     assert min(lengths) < max(lengths)
     assert sum(rows) <= 2 * sum(lengths)  # not 9 * max(lengths)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_tokens_are_drawn_as_often_as_they_are_probable(temperature: float) -> None:
+    logits = torch.tensor([3.0, -torch.inf, 0.0, 1.0, -4.0, 2.0, -torch.inf])
+    expected = (logits / temperature).softmax(dim=-1)
+    torch.manual_seed(0)
+    draws = 200_000
+    counts = draw(logits.expand(draws, -1), temperature).flatten().bincount(minlength=7)
+    assert counts[expected == 0].sum() == 0
+    spread = (draws * expected * (1 - expected)).sqrt()
+    assert ((counts - draws * expected).abs() <= 5 * spread).all()  # one in 300,000 fails by chance
+
+
+def test_rare_tokens_are_drawn_as_often_as_they_are_probable() -> None:
+    """Of 100,000 tokens each has a probability of 1e-5; a float32 sum of them is off by more than that at its end."""
+    torch.manual_seed(0)
+    tokens = torch.cat([draw(torch.zeros(100, 100_000), 1.0).flatten() for _ in range(40)]).double()
+    for quarter in range(4):
+        inside = ((tokens >= 25_000 * quarter) & (tokens < 25_000 * (quarter + 1))).double().mean()
+        assert abs(inside - 0.25) < 5 * (0.25 * 0.75 / len(tokens)) ** 0.5

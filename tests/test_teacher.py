@@ -18,6 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from wst import generation
 from wst.errors import ConfigError, ModelError, WSTError
 from wst.models import load_causal_lm
 from wst.objective import denominator, policy_loss
@@ -210,21 +211,15 @@ def test_padding_tokens_change_nothing(tiny_model: str, tiny_plain_model: str, p
 
 def test_log_probs_are_those_the_sampler_drew_from(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn_from: dict[tuple[int, ...], Tensor] = {}  # by all tokens before the one that was drawn
-    generate = teacher.policy.generate
+    original = generation._Draw.__call__
 
-    def recording(**options: Any) -> Any:
-        options["generation_config"].output_scores = True
-        output = generate(**options)
-        table = torch.stack(output.scores, dim=1).log_softmax(dim=-1)
-        real = options["attention_mask"].bool()
-        for row, (ids, mask) in enumerate(zip(output.sequences, real, strict=True)):
-            before = ids[: len(mask)][mask].tolist()
-            for position, token in enumerate(ids[len(mask) :].tolist()):
-                drawn_from[tuple(before)] = table[row, position]
-                before.append(token)
-        return output
+    def recording(self: Any, input_ids: Tensor, scores: Tensor) -> Any:
+        for row, table in zip(input_ids.tolist(), (scores / self.temperature).log_softmax(dim=-1), strict=True):
+            before = tuple(token for token in row if token != teacher.tokenizer.pad_token_id)
+            drawn_from.setdefault(before, table)  # not what is drawn for a row after its end
+        return original(self, input_ids, scores)
 
-    monkeypatch.setattr(teacher.policy, "generate", recording)
+    monkeypatch.setattr(generation._Draw, "__call__", recording)
     instructions = sample(teacher)
     z = teacher.log_probs(instructions)
     for row, instruction in enumerate(instructions):

