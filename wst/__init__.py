@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from wst.rollout import Instruction, Message, Prompt, Query, Response, Rollout
     from wst.schedule import WarmupLinear
-    from wst.students import AnswerCache, Budget, EndpointStudent, LocalStudent, Prices, Student
+    from wst.students import AnswerCache, Budget, EndpointStudent, LocalStudent, Prices, Student, VLLMStudent
     from wst.teacher import LoRA, Teacher
 
 __version__ = "0.1.0"
@@ -55,7 +55,7 @@ _HOMES = {
     ),
     "wst.rollout": ("Instruction", "Message", "Prompt", "Query", "Response", "Rollout"),
     "wst.schedule": ("WarmupLinear",),
-    "wst.students": ("AnswerCache", "Budget", "EndpointStudent", "LocalStudent", "Prices", "Student"),
+    "wst.students": ("AnswerCache", "Budget", "EndpointStudent", "LocalStudent", "Prices", "Student", "VLLMStudent"),
     "wst.teacher": ("LoRA", "Teacher"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -105,6 +105,7 @@ __all__ = [
     "TeacherExport",
     "TeacherPrompt",
     "Unaided",
+    "VLLMStudent",
     "WarmupLinear",
     "WeakToStrong",
     "WeightedSum",

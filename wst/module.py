@@ -10,7 +10,8 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -161,24 +162,24 @@ class WeakToStrong(TrainedWeightsOnly):
         self._seed_step()
         self.unaided.begin_step()
         own = StepRecord([], torch.empty(0), {}, torch.empty(0))
-        with together(), own.clock("sample"):
+        with together(), self._phase(own, "sample"):
             if self.baseline.needs_unaided or self.reward.needs_unaided:
                 self.unaided.prefetch(queries)
             instructions = self.instruct(queries, self.samples_per_query)
-        with together(), own.clock("respond"):
+        with together(), self._phase(own, "respond"):
             own.rollouts = self.respond(self._per_sample(queries), instructions, self._draws(len(queries)))
         if self._too_many_failed(own):
             return {"record": StepRecord.joined(gather(own))}
-        with together(), own.clock("score"):
+        with together(), self._phase(own, "score"):
             scores = self.score(own.rollouts)
             own.leaks = self._table(self.reward.leaks(own.rollouts))
             own.rewards = self._table(scores.total)
             own.parts = {name: self._table(values) for name, values in scores.parts.items()}
-        with together(), own.clock("respond"):
+        with together(), self._phase(own, "respond"):
             own.unaided = self.unaided.rewards(queries) if self.baseline.needs_unaided else None
-        with together(), own.clock("update"):
+        with together(), self._phase(own, "update"):
             own.kl, scored = self._kl(instructions)
-        with own.clock("update"):
+        with self._phase(own, "update"):
             records = gather(own)
             record = StepRecord.joined(records)
             penalty = self.leak_penalty * cast(Tensor, record.leaks).nan_to_num()
@@ -191,6 +192,12 @@ class WeakToStrong(TrainedWeightsOnly):
             self._update(instructions, record.advantages[before : before + len(queries)], record, scored)
         record.seconds["update"] = own.seconds["update"]
         return {"record": record}
+
+    @contextmanager
+    def _phase(self, own: StepRecord, phase: str) -> Iterator[None]:
+        """Time a phase for the record, and for Lightning's profiler if there is one."""
+        with own.clock(phase), cast(Any, self.trainer).profiler.profile(f"[WeakToStrong]{phase}"):
+            yield
 
     def _update(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -12,14 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StopStringCri
 
 from wst import models
 from wst.checks import check_counts
-from wst.errors import ConfigError
 from wst.generation import Decoding, by_heads, write
-from wst.rollout import Message, Prompt, Response
-from wst.students.base import Student
-from wst.students.cache import AnswerCache, answer_key, open_cache
+from wst.rollout import Response
+from wst.students.cache import AnswerCache
+from wst.students.in_process import InProcessStudent
 
 
-class LocalStudent(Student):
+class LocalStudent(InProcessStudent):
     """A frozen causal language model that answers in batches.
 
     Args:
@@ -29,8 +28,8 @@ class LocalStudent(Student):
         max_new_tokens: Length limit of an answer.
         temperature: 0 answers greedily; above 0 samples.
         stop: Texts that end an answer; they are not part of it.
-        batch_size: Prompts answered at once. Prompts are sorted by length first, so that little is padding. On
-            CUDA out-of-memory it is halved and the work goes on.
+        batch_size: Prompts answered at once, the longest first and those that begin alike together. On CUDA
+            out-of-memory it is halved and the work goes on.
         max_prompt_tokens: Length limit of a prompt; a longer one's last turn is cut at its end, with a warning.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Whether Python code that comes with the model may run.
@@ -58,40 +57,19 @@ class LocalStudent(Student):
         chat_template_options: dict[str, Any] | None = None,
         cache: AnswerCache | bool = True,
     ) -> None:
-        check_counts(
-            "LocalStudent", max_new_tokens=max_new_tokens, batch_size=batch_size, max_prompt_tokens=max_prompt_tokens
-        )
-        if temperature < 0:
-            raise ConfigError(f"LocalStudent: temperature must not be below 0, got {temperature}")
-        if any(not text for text in stop or []):
-            raise ConfigError("LocalStudent: stop holds an empty text, which would end every answer; take it out")
-        models.locate(model)
-        self.source = model
-        self.max_new_tokens = max_new_tokens
-        self.temperature = temperature
-        self.stop = list(stop or [])
-        self.batch_size = batch_size
-        self.max_prompt_tokens = max_prompt_tokens
-        self.chat_template_options = chat_template_options
-        self.deterministic = temperature == 0
-        self.cache = open_cache(cache) if temperature == 0 else None
-        self.shortened = 0  #: prompts cut to fit so far
-        self._loading: dict[str, Any] = {
+        check_counts("LocalStudent", batch_size=batch_size)
+        loading = {
             "quantization": quantization,
             "dtype": dtype,
             "revision": revision,
             "trust_remote_code": trust_remote_code,
         }
+        super().__init__(
+            model, max_new_tokens, temperature, stop, max_prompt_tokens, chat_template_options, cache, loading
+        )
+        self.batch_size = batch_size
         self._model: PreTrainedModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
-
-    def check(self) -> None:
-        """Make sure that the model is there, reading its configuration alone.
-
-        Raises:
-            ModelError: If it is not.
-        """
-        models.check(self.source, self._loading["revision"], self._loading["trust_remote_code"])
 
     def identity(self) -> dict[str, Any]:
         """Give what determines its answers besides the prompt, as far as it is known before the model is loaded."""
@@ -113,10 +91,7 @@ class LocalStudent(Student):
     def close(self) -> None:
         """Give the memory back; `setup` loads again."""
         self._model = self._tokenizer = None
-        if self.cache is not None:
-            self.cache.close()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        super().close()
 
     @property
     def memory_bytes(self) -> int:
@@ -124,46 +99,18 @@ class LocalStudent(Student):
         return int(self._loaded[0].get_memory_footprint())
 
     @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer; there once `setup` was called."""
+        return self._loaded[1]
+
+    @property
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if self._model is None or self._tokenizer is None:
             raise RuntimeError("LocalStudent: call setup(device) first")
         return self._model, self._tokenizer
 
-    @torch.no_grad()
-    def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
-        """Answer the prompts, longest first and those that begin alike together, in batches of at most ``batch_size``.
-
-        Greedy answers that are cached are not generated again, and equal prompts are answered once.
-        """
-        identity = self._identity() if self.deterministic else {}
-        keys = [
-            answer_key(identity, prompt, sampled=False) if self.deterministic else str(place)
-            for place, prompt in enumerate(prompts)
-        ]
-        answers = self.cache.get(keys) if self.cache is not None else {}
-        encoded = {key: self._encode(prompt) for key, prompt in zip(keys, prompts, strict=True) if key not in answers}
-        waiting = list(encoded)
-        todo = [waiting[place] for place in by_heads(list(encoded.values()))]
-        while todo:
-            batch = todo[: self.batch_size]
-            responses = None
-            try:
-                responses = self._generate([encoded[key] for key in batch])
-            except torch.OutOfMemoryError:
-                if len(batch) == 1:
-                    raise
-            if responses is None:
-                self._halve(len(batch))
-                continue
-            new = dict(zip(batch, responses, strict=True))
-            if self.cache is not None:
-                self.cache.put(new, self.source)
-            answers |= new
-            todo = todo[len(batch) :]
-        return [answers[key] for key in keys]
-
-    def _identity(self) -> dict[str, Any]:
-        """What determines a greedy answer besides the prompt."""
+    def determines(self) -> dict[str, Any]:
+        """Give what determines a greedy answer besides the prompt, now that the model is loaded."""
         model, tokenizer = self._loaded
         return {
             "local": models.fingerprint(self.source, model),
@@ -176,6 +123,28 @@ class LocalStudent(Student):
             "libraries": [torch.__version__, transformers.__version__],
         }
 
+    def answer(self, rows: Mapping[str, list[int]]) -> Iterator[dict[str, Response]]:
+        """Answer in batches of at most ``batch_size``.
+
+        Raises:
+            torch.OutOfMemoryError: If a single prompt takes too much.
+        """
+        keys = list(rows)
+        todo = [keys[place] for place in by_heads(list(rows.values()))]
+        while todo:
+            batch = todo[: self.batch_size]
+            responses = None
+            try:
+                responses = self._generate([rows[key] for key in batch])
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+            if responses is None:
+                self._halve(len(batch))
+                continue
+            yield dict(zip(batch, responses, strict=True))
+            todo = todo[len(batch) :]
+
     def _halve(self, tried: int) -> None:
         # Not inside the except block: the exception's traceback would keep the batch's memory alive.
         torch.cuda.empty_cache()
@@ -183,25 +152,8 @@ class LocalStudent(Student):
         warnings.warn(
             f"student {self.source!r}: out of memory with {tried} prompts at once; going on with {self.batch_size} "
             f"(set batch_size: {self.batch_size} to start with that)",
-            stacklevel=3,
+            stacklevel=4,
         )
-
-    def _encode(self, prompt: Prompt) -> list[int]:
-        _, tokenizer = self._loaded
-        *before, last = prompt.messages
-
-        def prompt_ids(text: str) -> list[int]:
-            return models.encode_chat(tokenizer, [*before, Message(last.role, text)], self.chat_template_options)
-
-        ids, cut = models.encode_within(tokenizer, prompt_ids, last.content, self.max_prompt_tokens)
-        if cut:
-            self.shortened += 1
-            warnings.warn(
-                f"student {self.source!r}: a prompt was cut to fit max_prompt_tokens={self.max_prompt_tokens} "
-                f"({self.shortened} so far)",
-                stacklevel=3,
-            )
-        return ids
 
     def _generate(self, rows: list[list[int]]) -> list[Response]:
         model, tokenizer = self._loaded

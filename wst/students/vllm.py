@@ -1,0 +1,171 @@
+"""A student inside vLLM, in this process: continuous batching and paged attention, on CUDA alone."""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from wst import models
+from wst.errors import ConfigError, ModelError
+from wst.processes import several
+from wst.rollout import Response
+from wst.students.cache import AnswerCache
+from wst.students.in_process import InProcessStudent
+
+
+class VLLMStudent(InProcessStudent):
+    """A frozen model that vLLM runs on the teacher's GPU. It comes with ``pip install 'wst[vllm]'``.
+
+    vLLM takes its share of the GPU's memory when it starts, for weights and cache together; the teacher needs the rest.
+    In several processes, and for other GPUs, serve the model and take `EndpointStudent`.
+
+    Args:
+        model: Name of the model; see `wst.models`.
+        memory_share: Share of the GPU's memory that vLLM may take, above 0 and below 1.
+        quantization: As vLLM names it, such as "bitsandbytes", "fp8" or "awq"; None: what the weights are in.
+        dtype: Number format of what is not quantized.
+        max_new_tokens: Length limit of an answer.
+        temperature: 0 answers greedily; above 0 samples.
+        stop: Texts that end an answer; they are not part of it.
+        max_prompt_tokens: Length limit of a prompt; a longer one's last turn is cut at its end, with a warning.
+        revision: Branch, tag or commit on the hub.
+        trust_remote_code: Whether Python code that comes with the model may run.
+        chat_template_options: Further arguments for the tokenizer's chat template.
+        engine_options: Further arguments for ``vllm.LLM``, such as ``enforce_eager: true``.
+        cache: Where greedy answers are kept for other runs; true: in the user's cache folder; false: nowhere.
+
+    Raises:
+        ConfigError: If a setting is impossible, or vLLM is not installed.
+        ModelError: If the model named is not there.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        memory_share: float = 0.6,
+        quantization: str | None = None,
+        dtype: models.DType = "auto",
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        stop: list[str] | None = None,
+        max_prompt_tokens: int = 2048,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        chat_template_options: dict[str, Any] | None = None,
+        engine_options: dict[str, Any] | None = None,
+        cache: AnswerCache | bool = True,
+    ) -> None:
+        if not 0 < memory_share < 1:
+            raise ConfigError(f"VLLMStudent: memory_share must be above 0 and below 1, got {memory_share}")
+        if importlib.util.find_spec("vllm") is None:
+            raise ConfigError(
+                "VLLMStudent: vLLM is not installed; pip install 'wst[vllm]' (it needs CUDA), or take LocalStudent"
+            )
+        loading = {
+            "quantization": quantization,
+            "dtype": dtype,
+            "revision": revision,
+            "trust_remote_code": trust_remote_code,
+        }
+        super().__init__(
+            model, max_new_tokens, temperature, stop, max_prompt_tokens, chat_template_options, cache, loading
+        )
+        self.memory_share = memory_share
+        self.engine_options = engine_options or {}
+        self._engine: Any = None
+
+    def identity(self) -> dict[str, Any]:
+        """Give what determines its answers besides the prompt, as far as it is known before the model is loaded."""
+        return {
+            "vllm": models.fingerprint(self.source),
+            "loading": self._loading,
+            "limits": [self.max_new_tokens, self.max_prompt_tokens],
+            "sampling": self.temperature,
+            "stop": self.stop,
+            "template": self.chat_template_options,
+            "engine": self.engine_options,
+            "libraries": [importlib.metadata.version("vllm")],
+        }
+
+    def setup(self, device: torch.device) -> None:
+        """Start the engine; does nothing when called again.
+
+        Raises:
+            ConfigError: If the device is no GPU, or there are several processes.
+            ModelError: If vLLM cannot load the model.
+        """
+        if self._engine is not None:
+            return
+        if device.type != "cuda":
+            raise ConfigError(f"VLLMStudent: vLLM needs a CUDA GPU, this run is on {device.type}; take LocalStudent")
+        if several():
+            raise ConfigError(
+                "VLLMStudent: there are several processes; serve the model (vllm serve) and take EndpointStudent"
+            )
+        import vllm
+
+        try:
+            self._engine = vllm.LLM(
+                models.weights_folder(models.locate(self.source)),
+                gpu_memory_utilization=self.memory_share,
+                max_model_len=self.max_prompt_tokens + self.max_new_tokens,
+                **self._loading,
+                **self.engine_options,
+            )
+        except (ValueError, RuntimeError, OSError) as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ModelError(
+                f"model {self.source!r}: vLLM cannot load it ({reason:.300}); if memory is short, change memory_share "
+                f"(now {self.memory_share})"
+            ) from error
+
+    def close(self) -> None:
+        """Stop the engine; `setup` starts it again."""
+        if self._engine is not None:
+            self._engine.llm_engine.engine_core.shutdown()
+        self._engine = None
+        gc.collect()
+        super().close()
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer; there once `setup` was called."""
+        return self._loaded.get_tokenizer()
+
+    @property
+    def _loaded(self) -> Any:  # noqa: ANN401 - vLLM's LLM
+        if self._engine is None:
+            raise RuntimeError("VLLMStudent: call setup(device) first")
+        return self._engine
+
+    def determines(self) -> dict[str, Any]:
+        """Give what determines a greedy answer besides the prompt, now that the model is loaded."""
+        return self.identity() | {"template": [self.tokenizer.chat_template, self.chat_template_options]}
+
+    def answer(self, rows: Mapping[str, list[int]]) -> Iterator[dict[str, Response]]:
+        """Answer all prompts at once: vLLM makes the batches."""
+        from vllm import SamplingParams
+
+        # Its own random state is not the run's: each sampled answer gets a seed from the latter.
+        settings = [
+            SamplingParams(
+                temperature=self.temperature,
+                max_tokens=self.max_new_tokens,
+                stop=self.stop or None,
+                seed=int(torch.randint(2**31, ())) if self.temperature else None,
+            )
+            for _ in rows
+        ]
+        prompts = [{"prompt_token_ids": row} for row in rows.values()]
+        outputs = self._loaded.generate(prompts, settings, use_tqdm=False)
+        yield {key: _response(output.outputs[0]) for key, output in zip(rows, outputs, strict=True)}
+
+
+def _response(output: Any) -> Response:  # noqa: ANN401 - vLLM's CompletionOutput
+    return Response(output.text.strip(), len(output.token_ids), truncated=output.finish_reason == "length")
