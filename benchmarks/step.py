@@ -38,6 +38,13 @@ DATA = Path(__file__).parent.parent / "data/reviews/train.jsonl"
 PHASES = ("sample", "respond", "score", "update")
 
 
+def now() -> float:
+    """Seconds, once the GPU has done what it was asked for."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 class Vowels(wst.Reward):
     """Share of vowels in the answer: something that differs between rollouts and costs nothing."""
 
@@ -100,11 +107,11 @@ class Ours:
 
     def _timed(self, work: Any) -> Any:  # noqa: ANN401
         def timed(*given: Any, **named: Any) -> Any:  # noqa: ANN401
-            began = time.perf_counter()
+            began = now()
             try:
                 return work(*given, **named)
             finally:
-                self.in_models += time.perf_counter() - began
+                self.in_models += now() - began
 
         return timed
 
@@ -116,15 +123,15 @@ class Ours:
             began = 0.0
 
             def on_train_start(self, *_: Any) -> None:  # noqa: ANN401
-                self.began = time.perf_counter()
+                self.began = now()
 
             def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *_: Any) -> None:  # noqa: ANN401
-                whole = time.perf_counter() - self.began
+                whole = now() - self.began
                 record = outputs["record"]
                 own = {"step": whole, "tokens": tokens_of(record.rollouts), "models": arm.in_models}
                 arm.seconds.append(own | record.seconds)
                 between()
-                self.began, arm.in_models = time.perf_counter(), 0.0
+                self.began, arm.in_models = now(), 0.0
 
         module = wst.WeakToStrong(
             self.bench.teacher(),
@@ -186,12 +193,12 @@ class Trl:
         ]
 
         def reward(completions: Any, query: list[str], id: list[str], **_: Any) -> list[float]:  # noqa: ANN401
-            began = time.perf_counter()
+            began = now()
             queries = [wst.Query(i, text) for i, text in zip(id, query, strict=True)]
             written = [Instruction(completion[0]["content"].strip()) for completion in completions]
             prompts = [bench.student_prompt(q, z) for q, z in zip(queries, written, strict=True)]
             responses = bench.student.respond(prompts)
-            self.phases["respond"] += time.perf_counter() - began
+            self.phases["respond"] += now() - began
             return bench.reward.score([Rollout(*row) for row in zip(queries, written, responses, strict=True)])
 
         class Gate(TrainerCallback):
@@ -231,11 +238,11 @@ class Trl:
         generate = trainer._generate
 
         def timed(*given: Any, **named: Any) -> Any:  # noqa: ANN401
-            began = time.perf_counter()
+            began = now()
             try:
                 return generate(*given, **named)
             finally:
-                self.phases["sample"] += time.perf_counter() - began
+                self.phases["sample"] += now() - began
 
         trainer._generate = timed
 
@@ -255,12 +262,12 @@ class Trl:
             RuntimeError: If TRL's thread has failed.
         """
         self.phases.clear()
-        began = time.perf_counter()
+        began = now()
         self.go.release()
         self.done.acquire()
         if self.failure is not None:
             raise RuntimeError("TRL's step failed") from self.failure
-        whole = time.perf_counter() - began
+        whole = now() - began
         known = dict(self.phases)
         self.seconds.append({"step": whole, **known, "update": whole - sum(known.values())})
 
@@ -293,16 +300,16 @@ class Floor:
         options, device = self.bench.options, self.bench.device
         policy: Any = self.teacher.policy
         student, tokenizer = self.bench.student._loaded
-        seconds, began = {}, time.perf_counter()
+        seconds, began = {}, now()
         with torch.no_grad():
             inputs = self._padded(self.prompts, self.teacher.tokenizer.pad_token_id, device)
             count = options.instruction_tokens
             output = policy.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=count, min_new_tokens=count)
-        seconds["sample"] = time.perf_counter() - began
+        seconds["sample"] = now() - began
         with torch.no_grad():
             inputs = self._padded(self.student_rows, tokenizer.pad_token_id, device)
             student.generate(**inputs, do_sample=False, max_new_tokens=options.answer_tokens)
-        seconds["respond"] = time.perf_counter() - began - seconds["sample"]
+        seconds["respond"] = now() - began - seconds["sample"]
         mask = torch.ones_like(output, dtype=torch.bool)
         if options.beta:
             with torch.no_grad(), self.teacher.untrained():
@@ -310,7 +317,7 @@ class Floor:
         logits = policy(input_ids=output, attention_mask=mask, logits_to_keep=count + 1).logits[:, :-1]
         torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), output[:, -count:].flatten()).backward()
         policy.zero_grad()
-        whole = time.perf_counter() - began
+        whole = now() - began
         self.seconds.append({"step": whole, **seconds, "update": whole - sum(seconds.values())})
 
 

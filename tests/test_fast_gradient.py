@@ -1,6 +1,7 @@
 """The gradient of a step, with all that makes it fast, is that of the formula written down plainly."""
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -136,3 +137,37 @@ def test_values_and_gradients_do_not_depend_on_how_many_logits_are_held(
     found = torch.autograd.grad((values * weights).sum(), inputs)
     for one, other in zip(found, torch.autograd.grad((expected * weights).sum(), inputs), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_the_gradient_of_a_nearly_certain_token_is_no_rounding_noise() -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 500, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    states = (8 * linear.weight[:20] / linear.weight[:20].norm(dim=1, keepdim=True) ** 2).requires_grad_()
+    values, _ = score(states, torch.arange(20), linear, 1.0)
+    assert values.exp().min() > 0.7
+    (found,) = torch.autograd.grad(values.sum(), states)
+    probabilities = (states.detach() @ linear.weight.T).double().softmax(dim=-1)
+    expected = (torch.eye(500, dtype=torch.double)[:20] - probabilities) @ linear.weight.double()
+    assert ((found.double() - expected).norm(dim=1) < 0.02 * expected.norm(dim=1)).all()
+
+
+def test_a_step_without_advantages_moves_nothing_with_a_kl_either(tiny_model: str) -> None:
+    """The adapter is new, so that the KL is 0, and the optimizer decays what has a gradient, be it 0."""
+
+    def decaying(params: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(params, 0.1, weight_decay=0.5)
+
+    module = make(tiny_model, Parrot(), Same(), kl_coef=0.1, optimizer=decaying)
+    module.teacher.load(CPU)
+    before = [parameter.clone() for parameter in module.trainable()]
+    record = one_step(module)
+    assert not record.advantages.any()
+    assert math.isnan(record.loss)
+    assert all(torch.equal(one, other) for one, other in zip(before, module.trainable(), strict=True))
+
+
+class Same(Lowercase):
+    """Finds every answer as good as another."""
+
+    def score(self, rollouts: Any) -> list[float]:
+        return [1.0] * len(rollouts)

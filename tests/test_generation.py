@@ -1,5 +1,6 @@
 """Prompts read together, and rows written on, are what each would be alone."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from transformers import GPTNeoConfig, GPTNeoForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import GPTNeoConfig, GPTNeoForCausalLM, MistralConfig, MistralForCausalLM, StopStringCriteria
 
+from wst.errors import Diverged
 from wst.generation import Decoding, by_heads, common_prefix, draw, heads, pad_left, positions, write
 from wst.models import load_causal_lm
 
@@ -147,3 +149,18 @@ def test_rare_tokens_are_drawn_as_often_as_they_are_probable() -> None:
     for quarter in range(4):
         inside = ((tokens >= 25_000 * quarter) & (tokens < 25_000 * (quarter + 1))).double().mean()
         assert abs(inside - 0.25) < 5 * (0.25 * 0.75 / len(tokens)) ** 0.5
+
+
+def test_logits_that_are_no_numbers_are_not_drawn_from() -> None:
+    with pytest.raises(Diverged, match="lower the learning rate"):
+        draw(torch.tensor([[0.0, 1.0], [0.0, torch.nan]]), 1.0)
+
+
+def test_a_stop_text_is_not_begun_by_the_prompt(tiny_model: str) -> None:
+    network, tokenizer = load_causal_lm(tiny_model, device=CPU, dtype="float32")
+    plain = Decoding(ends=(3,), pad_id=0, max_new_tokens=8, temperature=0.0)
+    row = tokenizer("the end")["input_ids"]
+    (free,) = write(network, [row], plain)
+    border = tokenizer.decode([row[-1], free[0]])
+    stopped = replace(plain, stop=StopStringCriteria(tokenizer, [border]))
+    assert write(network, [row], stopped) == [free]

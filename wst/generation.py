@@ -1,7 +1,7 @@
 """Reading prompts and writing on from them, with no token computed that need not be.
 
 - What rows have in common at their heads is read once, and its keys and values serve all of them.
-- A row that has ended leaves the batch.
+- A row that has ended leaves the batch, in models whose rows may be padded within.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
+
+from wst.errors import Diverged
 
 Row = Sequence[int]
 
@@ -92,7 +94,7 @@ def write(
     leaves = sharing(network) == "free"
     while True:
         left = replace(how, max_new_tokens=how.max_new_tokens - ids.shape[1] + width)
-        watch = _Watch(left, leaves and len(places) > _FEW, partial(_tell, ended, places, width))
+        watch = _Watch(left, width, leaves and len(places) > _FEW, partial(_tell, ended, places))
         output = cast(Any, network).generate(
             input_ids=ids,
             attention_mask=mask,
@@ -113,8 +115,8 @@ def write(
     return [written[place] for place in range(len(rows))]
 
 
-def _tell(ended: Callable[[int, list[int]], None], places: list[int], width: int, row: int, ids: list[int]) -> None:
-    ended(places[row], ids[width:])
+def _tell(ended: Callable[[int, list[int]], None], places: list[int], row: int, written: list[int]) -> None:
+    ended(places[row], written)
 
 
 def draw(logits: Tensor, temperature: float) -> Tensor:
@@ -122,10 +124,17 @@ def draw(logits: Tensor, temperature: float) -> Tensor:
 
     One random number a row is looked up in the cumulated probabilities; torch.multinomial takes one for each token of
     the vocabulary, which on a CPU is a sixth of the time of small models.
+
+    Raises:
+        Diverged: If the logits are no numbers.
     """
     # In float64, so that rare tokens are drawn as often as they are probable.
     precise = torch.float32 if logits.device.type == "mps" else torch.float64
     cumulated = (logits.float() / temperature).softmax(dim=-1).cumsum(dim=-1, dtype=precise)
+    if not bool(cumulated[:, -1].isfinite().all()):
+        raise Diverged(
+            "the model's logits are not numbers; lower the learning rate, or set a dtype with a larger range"
+        )
     point = torch.rand(len(logits), 1, dtype=precise, device=logits.device) * cumulated[:, -1:]
     return torch.searchsorted(cumulated, point, right=True).clamp_(max=logits.shape[1] - 1)
 
@@ -144,24 +153,29 @@ class _Draw(LogitsProcessor):
 class _Watch(StoppingCriteria):
     """Notes which rows of a batch have ended, tells of each, and stops all where the others had better go on alone."""
 
-    def __init__(self, how: Decoding, may_stop: bool, tell: Callable[[int, list[int]], None]) -> None:
+    def __init__(self, how: Decoding, width: int, may_stop: bool, tell: Callable[[int, list[int]], None]) -> None:
         self.how = how
+        self.width = width  #: tokens of the prompts, which are no part of what may hold a stop text
+        self.stopped = False
         self.may_stop = may_stop
         self.tell = tell
         self.ended = torch.empty(0, dtype=torch.bool)
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
         """Look at the tokens just written, [rows, tokens so far]."""
-        now = torch.isin(input_ids[:, -1], torch.tensor(self.how.ends, device=input_ids.device))
+        if self.stopped:  # on some devices transformers learns of it a token too late, and takes that one back
+            return torch.ones_like(self.ended)
+        written = input_ids[:, self.width :]
+        now = torch.isin(written[:, -1], torch.tensor(self.how.ends, device=written.device))
         if self.how.stop is not None:
-            now |= cast(Tensor, self.how.stop(input_ids, scores, **kwargs))
+            now |= cast(Tensor, self.how.stop(written, scores, **kwargs))
         if not len(self.ended):
             self.ended = torch.zeros_like(now)
         for i in (now & ~self.ended).nonzero().flatten().tolist():
-            self.tell(i, input_ids[i].tolist())
+            self.tell(i, written[i].tolist())
         self.ended |= now
-        stop = self.may_stop and int(self.ended.sum()) >= _LEAVE * len(self.ended)
-        return torch.ones_like(now) if stop else self.ended
+        self.stopped = self.may_stop and int(self.ended.sum()) >= _LEAVE * len(self.ended)
+        return torch.ones_like(now) if self.stopped else self.ended
 
 
 # ------------------------------------------------------------------ reading
@@ -200,6 +214,8 @@ def sharing(network: nn.Module) -> Literal["free", "whole", "none"]:
         return "none"
     config = cast(Any, base).config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
+    if kinds - {"full_attention", "sliding_attention", "chunked_attention"}:
+        return "none"
     windows = getattr(config, "attention_types", None)  # GPT-Neo's word for layers with one
     if windows or kinds - {"full_attention"} or (not kinds and getattr(config, "sliding_window", None)):
         return "whole"

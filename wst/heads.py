@@ -57,7 +57,8 @@ def score(
     Returns:
         Two of [tokens] in float32.
     """
-    vocabulary = states.shape[-1] if head is None else int(cast(Any, head).weight.shape[0])
+    layer = cast(Any, head)
+    vocabulary = states.shape[-1] if head is None else int(getattr(layer, "out_features", layer.weight.shape[0]))
     size = max(1, _AT_ONCE // vocabulary)
     frozen = type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters())
     if frozen and not (entropy and entropy_gradient):
@@ -87,7 +88,7 @@ class _FrozenHead(torch.autograd.Function):
     """Computes the gradient by the hidden states along with the values.
 
     A head that is not trained needs no other, and the log-probability of token y has it in closed form:
-    (W[y] - softmax(logits) W) / temperature. So nothing of the vocabulary's size is kept, or computed again.
+    (onehot(y) - softmax(logits)) W / temperature. So nothing of the vocabulary's size is kept, or computed again.
     """
 
     @staticmethod
@@ -114,7 +115,10 @@ class _FrozenHead(torch.autograd.Function):
             if entropy:
                 entropies.append(log_z - torch.linalg.vecdot(probabilities, logits))
             if ctx.needs_input_grad[0]:
-                slopes.append((weight[chosen] - probabilities.to(weight.dtype) @ weight) / temperature)
+                # The difference before it is rounded: the gradient of a token that is nearly certain is small.
+                ones = torch.ones_like(chosen[:, None], dtype=probabilities.dtype)
+                difference = probabilities.neg_().scatter_add_(1, chosen[:, None], ones)
+                slopes.append(difference.to(weight.dtype) @ weight / temperature)
         if slopes:
             ctx.save_for_backward(torch.cat(slopes))
         found = torch.cat(values)

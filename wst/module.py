@@ -215,12 +215,12 @@ class WeakToStrong(TrainedWeightsOnly):
         optimizer.zero_grad()
         lengths = [len(rollout.instruction.token_ids) for rollout in record.rollouts if rollout.instruction is not None]
         scale = denominator(torch.tensor(lengths), self.normalization)
-        rows = [i for i in range(len(instructions)) if scored or self.entropy_coef or advantages[i] != 0]
+        rows = [i for i in range(len(instructions)) if self.entropy_coef or advantages[i] != 0]
         size = self.micro_batch_size or max(len(rows), 1)
         done = []
         with together(), own_backward(self.trainer):
             for micro in (rows[start : start + size] for start in range(0, len(rows), size)):
-                z = scored or self._scored([instructions[i] for i in micro])
+                z = scored.rows(micro) if scored else self._scored([instructions[i] for i in micro])
                 loss = policy_loss(z.values, z.mask, advantages[micro], scale, z.entropy, self.entropy_coef)
                 self.manual_backward(loss)
                 entropy = torch.where(z.mask, cast(Tensor, z.entropy), 0.0).detach().sum()
@@ -412,11 +412,12 @@ class WeakToStrong(TrainedWeightsOnly):
             ConfigError: If nothing was trained and nothing trained was loaded.
         """
         self._results = ArmResults()
-        if not self.trained_steps and self.teacher.adapter is None:
-            raise ConfigError(
-                "test: there is no trained teacher to test; give --ckpt_path (last, best or a file), or a trained "
-                "adapter as model.init_args.teacher.init_args.adapter"
-            )
+        with together():
+            if not self.trained_steps and self.teacher.adapter is None:
+                raise ConfigError(
+                    "test: there is no trained teacher to test; give --ckpt_path (last, best or a file), or a trained "
+                    "adapter as model.init_args.teacher.init_args.adapter"
+                )
         self._calibrate("test")
 
     def test_step(self, queries: list[Query], batch_idx: int) -> dict[str, dict[str, Any]]:
@@ -510,7 +511,8 @@ class WeakToStrong(TrainedWeightsOnly):
         """
         state = checkpoint.get("wst", {})
         if self._trainer is not None and self._trainer.state.fn == "fit":
-            self._compare_teachers(state.get("teacher", {}))
+            with together():
+                self._compare_teachers(state.get("teacher", {}))
         self.trained_steps, self._seed = state.get("trained_steps", 0), state.get("seed")
         if "reward" in state:
             self.reward.load_state_dict(state["reward"])

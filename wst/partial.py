@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wst.errors import ModelError
+from wst.processes import together
 
 
 class TrainedWeightsOnly(LightningModule):
@@ -53,19 +54,20 @@ class TrainedWeightsOnly(LightningModule):
         Raises:
             ModelError: If they are not, or do not.
         """
-        different = sorted(self._trained_keys() ^ {key for key in state_dict if not key.startswith(self.kept)})
-        if different:
-            raise ModelError(
-                f"the checkpoint is of another {self.trained}: {len(different)} weights are only here or only there, "
-                f"{different[0]} among them; give the settings it was trained with"
-            )
-        try:
-            return super().load_state_dict(state_dict, strict=False, assign=assign)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise ModelError(
-                f"the checkpoint is of another {self.trained} ({reason}); give the settings it was trained with"
-            ) from error
+        with together():
+            different = sorted(self._trained_keys() ^ {key for key in state_dict if not key.startswith(self.kept)})
+            if different:
+                raise ModelError(
+                    f"the checkpoint is of another {self.trained}: {len(different)} weights are only here or only "
+                    f"there, {different[0]} among them; give the settings it was trained with"
+                )
+            try:
+                return super().load_state_dict(state_dict, strict=False, assign=assign)
+            except RuntimeError as error:
+                reason = str(error).splitlines()[-1].strip()
+                raise ModelError(
+                    f"the checkpoint is of another {self.trained} ({reason}); give the settings it was trained with"
+                ) from error
 
     def save_plain_hyperparameters(self) -> None:
         """Remember the arguments of the constructor that calls this, for a checkpoint that can rebuild the run.

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from wst import models
 from wst.checks import check_counts
 from wst.errors import ConfigError, ModelError
-from wst.generation import Decoding, common_prefix, pad_left, read, write
+from wst.generation import Decoding, common_prefix, pad_left, read, sharing, write
 from wst.heads import apart, score
 from wst.identity import identity_of
 from wst.prompts import TeacherPrompt
@@ -57,6 +57,12 @@ class LogProbs:
     values: Tensor
     mask: Tensor
     entropy: Tensor | None = None
+
+    def rows(self, places: Sequence[int]) -> LogProbs:
+        """Give those of some rows."""
+        chosen = list(places)
+        entropy = None if self.entropy is None else self.entropy[chosen]
+        return LogProbs(self.values[chosen], self.mask[chosen], entropy)
 
 
 class Teacher(nn.Module):
@@ -213,6 +219,11 @@ class Teacher(nn.Module):
         if self.network is not None:
             return
         base, self._tokenizer = models.load_causal_lm(self.source, device=device, **self._loading)
+        if sharing(base) == "none":
+            raise ModelError(
+                f"teacher {self.source!r}: {type(base).__name__} keeps no keys and values of all its tokens, and its "
+                "instructions could not be scored; take a model with attention alone"
+            )
         self.network = self._trainable(base)
         self.train()
 

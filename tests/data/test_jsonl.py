@@ -1,5 +1,6 @@
 """Reading JSON Lines: what comes out, and what each fault is called."""
 
+import copy
 import gzip
 import json
 import os
@@ -219,6 +220,8 @@ def test_rows_are_read_when_they_are_asked_for(tmp_path: Path, fields: FieldMap)
     assert [query.text[:4] for query in some] == ["3: w", "1999"]
     assert list(ids(some)) == [query.id for query in some] == (["q3", "q1999"] if fields.id else list(ids(some)))
     assert list(ids(queries)) == [query.id for query in queries]
+    assert list(ids(chosen(some, [1]))) == list(ids(some))[1:]
+    assert copy.deepcopy(queries)[3] == queries[3]
     assert [query.text for query in queries[-2:]] == [row["text"] for row in rows[-2:]]
     with pytest.raises(IndexError):
         queries[2_000]

@@ -125,8 +125,12 @@ def test_what_cannot_be_is_said_in_one_line(
         VLLMStudent(tiny_model).setup(torch.device("cpu"))
     with pytest.raises(ConfigError, match=r"memory_share must be above 0 and below 1, got 1.5"):
         VLLMStudent(tiny_model, memory_share=1.5)
-    with pytest.raises(ModelError, match=r"cannot load it \(Free memory .* desired\); .* memory_share \(now 0.95\)"):
+    with pytest.raises(ModelError, match=r"cannot load it \(Free memory .* more words\); .* memory_share \(now 0.95\)"):
         VLLMStudent(tiny_model, memory_share=0.95).setup(GPU)
+    with pytest.raises(ConfigError, match="starts on the first GPU, and this run is on cuda:1"):
+        VLLMStudent(tiny_model).setup(torch.device("cuda:1"))
+    with pytest.raises(ModelError, match="multiple values"):
+        VLLMStudent(tiny_model, engine_options={"model": "twice"}).setup(GPU)
     monkeypatch.setattr(module, "several", lambda: True)
     with pytest.raises(ConfigError, match="several processes; serve the model"):
         VLLMStudent(tiny_model).setup(GPU)

@@ -158,6 +158,10 @@ class QueryFile(Sequence[Query]):
             unpacked.flush()
             self._state = self._changes()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a copy, or another process, read the file anew."""
+        return QueryFile, (self.path, self.fields, self.need_target)
+
     def __len__(self) -> int:
         """Give the number of queries."""
         return len(self._numbers)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, S
 
 from wst.data.queries import ids
 from wst.errors import ConfigError, DataError, WSTError
-from wst.processes import share
+from wst.processes import share, together
 from wst.rollout import Query
 
 _T = TypeVar("_T")
@@ -195,7 +195,8 @@ class QueryLoader(DataLoader[Query]):
             )
         fault = self._difference(state_dict, identity)
         if fault is not None and not self.resume_changed:
-            raise fault
+            with together():
+                raise fault
         if fault is not None:
             rank_zero_warn(f"{fault}; going on all the same, from the same place in the epoch")
         self._epoch, self._batches = state_dict["epoch"], min(state_dict["batches"], len(self))

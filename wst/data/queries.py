@@ -41,7 +41,10 @@ class Chosen(Sequence[Query]):
 
 def chosen(queries: Sequence[Query], places: Iterable[int]) -> Sequence[Query]:
     """Give some of the queries: of a list a list, otherwise what reads them when they are asked for."""
-    some = Chosen(queries, places)
+    if isinstance(queries, Chosen):
+        some = Chosen(queries.queries, [queries.places[place] for place in places])
+    else:
+        some = Chosen(queries, places)
     return some[:] if isinstance(queries, list) else some
 
 

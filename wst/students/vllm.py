@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from wst import models
 from wst.errors import ConfigError, ModelError
@@ -79,6 +79,7 @@ class VLLMStudent(InProcessStudent):
         self.memory_share = memory_share
         self.engine_options = engine_options or {}
         self._engine: Any = None
+        self._commit: str | None = None
 
     def identity(self) -> dict[str, Any]:
         """Give what determines its answers besides the prompt, as far as it is known before the model is loaded."""
@@ -108,18 +109,27 @@ class VLLMStudent(InProcessStudent):
             raise ConfigError(
                 "VLLMStudent: there are several processes; serve the model (vllm serve) and take EndpointStudent"
             )
+        if device.index not in (None, 0):
+            raise ConfigError(
+                f"VLLMStudent: vLLM starts on the first GPU, and this run is on {device}; choose the GPU by "
+                "CUDA_VISIBLE_DEVICES and set trainer.devices to 1"
+            )
         import vllm
 
+        located = models.locate(self.source)
+        options = {
+            "gpu_memory_utilization": self.memory_share,
+            "max_model_len": self.max_prompt_tokens + self.max_new_tokens,
+            **self._loading,
+            **self.engine_options,
+        }
         try:
-            self._engine = vllm.LLM(
-                models.weights_folder(models.locate(self.source)),
-                gpu_memory_utilization=self.memory_share,
-                max_model_len=self.max_prompt_tokens + self.max_new_tokens,
-                **self._loading,
-                **self.engine_options,
-            )
-        except (ValueError, RuntimeError, OSError) as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            if located.kind == "hub":
+                config = AutoConfig.from_pretrained(located.path, revision=self._loading["revision"])
+                self._commit = getattr(config, "_commit_hash", None)
+            self._engine = vllm.LLM(models.weights_folder(located), **options)
+        except (ValueError, TypeError, RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise ModelError(
                 f"model {self.source!r}: vLLM cannot load it ({reason:.300}); if memory is short, change memory_share "
                 f"(now {self.memory_share})"
@@ -146,7 +156,8 @@ class VLLMStudent(InProcessStudent):
 
     def determines(self) -> dict[str, Any]:
         """Give what determines a greedy answer besides the prompt, now that the model is loaded."""
-        return self.identity() | {"template": [self.tokenizer.chat_template, self.chat_template_options]}
+        template = [self.tokenizer.chat_template, self.chat_template_options]
+        return self.identity() | {"template": template, "commit": self._commit}
 
     def answer(self, rows: Mapping[str, list[int]]) -> Iterator[dict[str, Response]]:
         """Answer all prompts at once: vLLM makes the batches."""
