@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from wst import heads
 from wst.cli import run
 
 GB = 1e9
@@ -94,7 +95,8 @@ def parts(settings: dict[str, Any], prompt: int) -> dict[str, float]:
         "teacher: AdamW's moments": 2 * adapter,
         "teacher: keys and values": t.cache_bytes(sampled, prompt + new),
         "teacher: activations": t.activation_bytes(micro, prompt + new),
-        "teacher: logits and their gradient": 10.0 * micro * new * t.vocabulary,
+        # So many logits at a time: in bfloat16 twice, in float32 twice.
+        "teacher: logits": 12.0 * min(heads._AT_ONCE, micro * new * t.vocabulary),
     }
 
 
