@@ -8,9 +8,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from transformers import GPTNeoConfig, GPTNeoForCausalLM, MistralConfig, MistralForCausalLM, StopStringCriteria
+from transformers import (
+    AutoTokenizer,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    StopStringCriteria,
+)
 
-from wst.errors import Diverged
+from wst import LocalStudent, LoRA, Message, Prompt, Teacher
+from wst.errors import Diverged, ModelError
 from wst.generation import Decoding, by_heads, common_prefix, draw, heads, pad_left, positions, write
 from wst.models import load_causal_lm
 
@@ -164,3 +174,24 @@ def test_a_stop_text_is_not_begun_by_the_prompt(tiny_model: str) -> None:
     border = tokenizer.decode([row[-1], free[0]])
     stopped = replace(plain, stop=StopStringCriteria(tokenizer, [border]))
     assert write(network, [row], stopped) == [free]
+
+
+@pytest.fixture(scope="module")
+def recurrent(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("recurrent")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "initializer_range": 0.5}
+    MambaForCausalLM(MambaConfig(vocab_size=len(tokenizer), eos_token_id=3, **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_recurrent_model_answers_and_cannot_teach(recurrent: str) -> None:
+    student = LocalStudent(recurrent, dtype="float32", max_new_tokens=6, temperature=1.0)
+    student.setup(CPU)
+    prompts = [Prompt((Message("user", text),)) for text in ("one", "one", "another")]
+    torch.manual_seed(0)
+    assert len({response.text for response in student.respond(prompts)}) == 3
+    with pytest.raises(ModelError, match=r"MambaForCausalLM keeps no keys and values .* attention alone"):
+        Teacher(recurrent, lora=LoRA(target_modules=["in_proj"])).load(CPU)
