@@ -33,7 +33,7 @@ def draw(run: Path, picture: Path) -> None:
         styles = {"unaided": ("#888888", ":"), "untrained": ("#888888", "--"), "trained": ("#2a8f5b", "-")}
         for arm, (color, style) in styles.items():
             axes.axhline(arms[arm]["mean"], color=color, ls=style, lw=1.2, label=f"test, {arm}")
-    axes.set(xlabel="step", ylabel="reward", ylim=(-0.02, 1.0))
+    axes.set(xlabel="step", ylabel="reward", ylim=(-0.02, 1.05))
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     figure.tight_layout()
