@@ -16,7 +16,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from step import DATA, TEACHER, write_student
+from arms import DATA, TEACHER, write_student
 
 import wst
 from wst import generation, heads, models

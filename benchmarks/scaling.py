@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step import DATA, TEACHER, Vowels
+from arms import DATA, TEACHER, Vowels
 
 import wst
 

@@ -188,6 +188,16 @@ def test_where_one_process_ends_alone_nobody_waits_for_it(tmp_path: Path, tiny_m
     assert "wst: error: process 1: only here" in (tmp_path / "run-1.err").read_text()
 
 
+def test_a_resume_with_other_data_in_one_process_ends_in_all(tmp_path: Path, tiny_model: str) -> None:
+    configure(tmp_path, tiny_model, 2)
+    assert wst([*FIT, "--trainer.max_steps=2"], tmp_path, processes=2).code == 0
+    configure(tmp_path, tiny_model, 2, **{"data.class_path": "toys.OtherQueriesInProcess1"})
+    done = wst([*FIT, "--ckpt_path", "last"], tmp_path, processes=2, timeout=60)
+    assert done.code == 2, done.err
+    assert "process 1 was stopped: DataError: checkpoint: it was made with other training queries" in done.err
+    assert "wst: error" not in (tmp_path / "run-1.err").read_text()
+
+
 def test_two_processes_share_an_endpoint_with_its_cache_its_budget_and_its_accounts(
     tmp_path: Path, tiny_model: str
 ) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
-from wst import Instruction, Prompt, Query, Response, Reward, Rollout, Student, Teacher
+from wst import Instruction, Prompt, Query, QueryDataModule, Response, Reward, Rollout, Student, Teacher
+from wst.data.datamodule import Split
 from wst.errors import StudentStopped
 from wst.teacher import LogProbs
 
@@ -153,6 +154,16 @@ class RemoveLogs(Callback):
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step == 2:
             shutil.rmtree(str(trainer.log_dir))
+
+
+class OtherQueriesInProcess1(QueryDataModule):
+    """Has as many queries of other names in process 1, as where a file was changed on one of several machines."""
+
+    def load(self, split: Split) -> Sequence[Query]:
+        queries = super().load(split)
+        return (
+            [replace(query, id=f"{query.id}, changed") for query in queries] if os.environ["RANK"] == "1" else queries
+        )
 
 
 class StopsAloneInProcess1(Callback):

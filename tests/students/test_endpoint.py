@@ -1,11 +1,8 @@
 """The endpoint student against an endpoint whose every answer is known, and one that breaks them."""
 
-import multiprocessing
 import re
-import sqlite3
 import time
 from collections.abc import Iterator
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +13,6 @@ from endpoints import ALL, FakeServer, FaultProxy
 
 from wst import AnswerCache, Budget, EndpointStudent, Message, Prices, Prompt
 from wst.errors import CacheError, ConfigError, StudentStopped
-from wst.students.accounts import LEDGER, Accounts
 from wst.students.endpoint import _read
 
 CPU = torch.device("cpu")
@@ -282,29 +278,6 @@ def test_a_call_whose_end_nobody_saw_stays_booked(student: Any, tmp_path: Path) 
     other.accounts.open(tmp_path, "fit")
     with pytest.raises(StudentStopped, match="6 of 10"):
         other.respond([prompt("hello")])
-
-
-def _book(folder: Path, ready: Barrier) -> None:
-    for run in range(30):
-        ready.wait(timeout=60)
-        accounts = Accounts("a student")
-        accounts.open(folder / str(run), "fit")
-        call = accounts.begin(0.0)
-        assert call is not None
-        accounts.end(call, "answered", 0.1)
-
-
-def test_processes_may_open_a_new_ledger_at_the_same_moment(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    ready = context.Barrier(4)
-    processes = [context.Process(target=_book, args=(tmp_path, ready)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-    assert [process.exitcode for process in processes] == [0] * 4
-    ledger = sqlite3.connect(tmp_path / "29" / LEDGER)
-    assert ledger.execute("SELECT calls FROM spent").fetchall() == [(4,)]
 
 
 def test_usage_that_is_not_told_is_booked_at_its_most(student: Any, tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ import tempfile
 import weakref
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, cast, overload
+from typing import Any, BinaryIO, NoReturn, cast
 
+from wst.data.queries import Queries
 from wst.errors import ConfigError, DataError
 from wst.rollout import Query
 
@@ -116,7 +117,7 @@ def _lines(path: str | Path) -> Iterator[tuple[int, int, bytes]]:
         raise DataError(f"{_name(path)} is empty; {_ONE_OBJECT}")
 
 
-class QueryFile(Sequence[Query]):
+class QueryFile(Queries):
     """The rows of a file as queries, in the file's order.
 
     Every row is checked at once. Kept in memory is where each of them stands, and its id; a query is read again when it
@@ -166,20 +167,12 @@ class QueryFile(Sequence[Query]):
         """Give the number of queries."""
         return len(self._numbers)
 
-    @overload
-    def __getitem__(self, place: int) -> Query: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[Query]: ...
-
-    def __getitem__(self, place: int | slice) -> Query | list[Query]:
-        """Read a query, or several.
+    def read(self, place: int) -> Query:
+        """Read the query at a place.
 
         Raises:
             DataError: If the file has been written to since its rows were checked.
         """
-        if isinstance(place, slice):
-            return [self[i] for i in range(*place.indices(len(self)))]
         line = self._numbers[place]
         if self._changes() != self._state:
             raise DataError(
@@ -189,7 +182,7 @@ class QueryFile(Sequence[Query]):
         return self._query(line, content)
 
     def id(self, place: int) -> str:
-        """Give the id of a query without reading it."""
+        """Give the id of the query at a place."""
         return self._own_id(self._numbers[place]) if self.fields.id is None else self._ids[place]
 
     def _own_id(self, line: int) -> str:

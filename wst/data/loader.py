@@ -188,14 +188,14 @@ class QueryLoader(DataLoader[Query]):
             ConfigError: If it was taken with other settings, or is not a state of this loader.
         """
         identity = self._identity()
-        if missing := {"epoch", "batches", *identity} - state_dict.keys():
-            raise ConfigError(
-                f"checkpoint: the training data's state lacks {', '.join(sorted(missing))}; "
-                "resume with the data module that the checkpoint was made with"
-            )
-        fault = self._difference(state_dict, identity)
-        if fault is not None and not self.resume_changed:
-            with together():
+        with together():
+            if missing := {"epoch", "batches", *identity} - state_dict.keys():
+                raise ConfigError(
+                    f"checkpoint: the training data's state lacks {', '.join(sorted(missing))}; "
+                    "resume with the data module that the checkpoint was made with"
+                )
+            fault = self._difference(state_dict, identity)
+            if fault is not None and not self.resume_changed:
                 raise fault
         if fault is not None:
             rank_zero_warn(f"{fault}; going on all the same, from the same place in the epoch")

@@ -19,23 +19,18 @@ from wst.students.cache import AnswerCache, answer_key, open_cache
 
 
 class InProcessStudent(Student):
-    """A frozen causal language model in this process.
+    """A frozen causal language model in this process; `LocalStudent` says what the arguments are.
 
     Args:
-        model: Name of the model; see `wst.models`.
-        max_new_tokens: Length limit of an answer.
-        temperature: 0 answers greedily; above 0 samples.
-        stop: Texts that end an answer; they are not part of it.
-        max_prompt_tokens: Length limit of a prompt; a longer one's last turn is cut at its end, with a warning.
-        chat_template_options: Further arguments for the tokenizer's chat template.
-        cache: Where greedy answers are kept for other runs; true: in the user's cache folder; false: nowhere.
-            Sampled ones are not kept: they come from the run's own random numbers.
-        loading: What else the loading of the model needs; ``revision`` and ``trust_remote_code`` must be there.
+        loading: Quantization, dtype, revision and trust_remote_code.
 
     Raises:
         ConfigError: If a setting is impossible.
         ModelError: If the model named is not there.
     """
+
+    #: What its identity is kept under: students that compute in another way answer otherwise.
+    kind: str
 
     def __init__(
         self,
@@ -73,6 +68,22 @@ class InProcessStudent(Student):
             ModelError: If it is not.
         """
         models.check(self.source, self._loading["revision"], self._loading["trust_remote_code"])
+
+    @abstractmethod
+    def libraries(self) -> list[str]:
+        """Give the versions of what computes the answers."""
+
+    def identity(self) -> dict[str, Any]:
+        """Give what determines its answers besides the prompt, as far as it is known before the model is loaded."""
+        return {
+            self.kind: models.fingerprint(self.source),
+            "loading": self._loading,
+            "limits": [self.max_new_tokens, self.max_prompt_tokens],
+            "sampling": self.temperature,
+            "stop": self.stop,
+            "template": self.chat_template_options,
+            "libraries": self.libraries(),
+        }
 
     def close(self) -> None:
         """Give the memory back; `setup` loads again."""

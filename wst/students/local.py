@@ -42,6 +42,8 @@ class LocalStudent(InProcessStudent):
         ModelError: If the model named is not there.
     """
 
+    kind = "local"
+
     def __init__(
         self,
         model: str,
@@ -71,17 +73,9 @@ class LocalStudent(InProcessStudent):
         self._model: PreTrainedModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
-    def identity(self) -> dict[str, Any]:
-        """Give what determines its answers besides the prompt, as far as it is known before the model is loaded."""
-        return {
-            "local": models.fingerprint(self.source),
-            "loading": self._loading,
-            "limits": [self.max_new_tokens, self.max_prompt_tokens],
-            "sampling": self.temperature,
-            "stop": self.stop,
-            "template": self.chat_template_options,
-            "libraries": [torch.__version__, transformers.__version__],
-        }
+    def libraries(self) -> list[str]:
+        """Give the versions of what computes the answers."""
+        return [torch.__version__, transformers.__version__]
 
     def setup(self, device: torch.device) -> None:
         """Load the weights onto the device; does nothing when called again."""
@@ -120,7 +114,7 @@ class LocalStudent(InProcessStudent):
             "limits": [self.max_new_tokens, self.max_prompt_tokens],
             "stop": self.stop,
             "template": [tokenizer.chat_template, self.chat_template_options],
-            "libraries": [torch.__version__, transformers.__version__],
+            "libraries": self.libraries(),
         }
 
     def answer(self, rows: Mapping[str, list[int]]) -> Iterator[dict[str, Response]]:

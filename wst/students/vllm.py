@@ -45,6 +45,8 @@ class VLLMStudent(InProcessStudent):
         ModelError: If the model named is not there.
     """
 
+    kind = "vllm"
+
     def __init__(
         self,
         model: str,
@@ -81,18 +83,13 @@ class VLLMStudent(InProcessStudent):
         self._engine: Any = None
         self._commit: str | None = None
 
+    def libraries(self) -> list[str]:
+        """Give the versions of what computes the answers."""
+        return [importlib.metadata.version("vllm")]
+
     def identity(self) -> dict[str, Any]:
         """Give what determines its answers besides the prompt, as far as it is known before the model is loaded."""
-        return {
-            "vllm": models.fingerprint(self.source),
-            "loading": self._loading,
-            "limits": [self.max_new_tokens, self.max_prompt_tokens],
-            "sampling": self.temperature,
-            "stop": self.stop,
-            "template": self.chat_template_options,
-            "engine": self.engine_options,
-            "libraries": [importlib.metadata.version("vllm")],
-        }
+        return super().identity() | {"engine": self.engine_options}
 
     def setup(self, device: torch.device) -> None:
         """Start the engine; does nothing when called again.
