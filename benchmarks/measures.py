@@ -17,9 +17,10 @@ from unittest.mock import patch
 
 import torch
 from arms import DATA, TEACHER, write_student
+from transformers import CompileConfig, GenerationConfig
 
 import wst
-from wst import generation, heads, models
+from wst import generation, heads
 from wst import teacher as teacher_module
 
 Work = Callable[[], object]
@@ -34,6 +35,11 @@ def rows_apart() -> Iterator[None]:
 
     with patch.object(generation, "_begin", begin):
         yield
+
+
+def without_room() -> Any:  # noqa: ANN401
+    """Let each token's keys and values be put behind the others by a copy of all."""
+    return patch.object(generation, "roomy", lambda network, cache: cache)
 
 
 @contextmanager
@@ -132,7 +138,7 @@ class Measures:
         """Answer long by transformers' continuous batching."""
         model, tokenizer = self.small._loaded
         rows = [self.small._encode(prompt) for prompt in self.prompts]
-        settings = models.GenerationConfig(
+        settings = GenerationConfig(
             max_new_tokens=128,
             do_sample=False,
             eos_token_id=model.generation_config.eos_token_id,
@@ -140,12 +146,40 @@ class Measures:
         )
         return model.generate_batch(inputs=rows, generation_config=settings, progress_bar=False)  # type: ignore[operator]
 
+    def static(self, compile_config: CompileConfig | None = None) -> object:
+        """Answer with a cache of fixed size."""
+        model, tokenizer = self.large._loaded
+        ids, mask = generation.pad_left([self.large._encode(prompt) for prompt in self.prompts], 0, model.device)
+        settings = GenerationConfig(
+            max_new_tokens=24,
+            do_sample=False,
+            cache_implementation="static",
+            disable_compile=compile_config is None,
+            compile_config=compile_config,
+            eos_token_id=model.generation_config.eos_token_id,  # type: ignore[union-attr]
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        with torch.no_grad():
+            return model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)  # type: ignore[operator]
+
+    def compiled(self) -> object:
+        """The same with the passes of one token compiled, which the first call pays for."""
+        config = CompileConfig(mode="default", fullgraph=False)
+        config._compile_all_devices = True
+        return self.static(config)
+
     def pairs(self) -> dict[str, tuple[Work, Work, Any]]:
         """Name, work with the measure, work without it, and what takes it away meanwhile."""
         whole = patch.object(teacher_module, "apart", lambda network: None)
         return {
             "teacher's prompts are read once a query": (self.sample, self.sample, rows_apart),
             "tokens are drawn with one random number a row": (self.sample, self.sample, sampling_by_multinomial),
+            "keys and values have room for 64 tokens more (teacher, 24 tokens)": (
+                self.sample,
+                self.sample,
+                without_room,
+            ),
+            "the same, up to 128 tokens": (self.answer_long, self.answer_long, without_room),
             "heads get contiguous states (0.5B student)": (self.answer, self.answer, lambda: slices(self.large)),
             "student's prompts are read once a query (0.5B, query first)": (self.answer, self.answer, rows_apart),
             "rows that have ended leave (up to 128 tokens)": (
@@ -166,6 +200,8 @@ class Measures:
                 nullcontext,
             ),
             "rows without advantage are left out (half of them)": (self.half, self.update, nullcontext),
+            "against transformers' static cache (0.5B, 24 tokens)": (self.answer, self.static, nullcontext),
+            "against a static cache and torch.compile": (self.answer, self.compiled, nullcontext),
             "against transformers' continuous batching (up to 128 tokens)": (
                 self.answer_long,
                 self.continuous,
@@ -190,21 +226,17 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         measures = Measures(Path(folder))
-        print("| measure | with, s | without, s | without / with (range) |\n|---|---:|---:|---|")
+        print("| measure | with, s | without, s | without / with (range) | first time, s |\n|---|---:|---:|---|---|")
         for name, (with_it, without_it, off) in measures.pairs().items():
-            found: list[tuple[float, float]] = []
-            try:
-                for _ in range(options.repeats + 1):
-                    fast = timed(with_it)
-                    with off():
-                        found.append((fast, timed(without_it)))
-            except Exception as error:
-                print(f"| {name} | | | {type(error).__name__}: {str(error).splitlines()[0]:.100} |", flush=True)
-                continue
+            found = []
+            for _ in range(options.repeats + 1):
+                fast = timed(with_it)
+                with off():
+                    found.append((fast, timed(without_it)))
             ratios = [slow / fast for fast, slow in found[1:]]
             one, other = (statistics.median(column) for column in zip(*found[1:], strict=True))
             middle = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            print(f"| {name} | {one:.2f} | {other:.2f} | {middle} |", flush=True)
+            print(f"| {name} | {one:.2f} | {other:.2f} | {middle} | {found[0][0]:.1f}, {found[0][1]:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

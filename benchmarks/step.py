@@ -3,15 +3,17 @@
     python benchmarks/step.py [--beta 0.05] [--queries 8] [--samples 4] [--instruction-tokens 24] [--answer-tokens 24]
 
 The arms make the same step (same models and number format, same prompts, same sampling, the same student with the same
-batched generation) and alternate in one process. Memory is measured in a process for each arm. TRL comes with
-``pip install -e '.[bench]'``.
+batched generation). Each has a process of its own, lest it meet the memory that another has left behind, and they take
+turns, one step each. TRL comes with ``pip install -e '.[bench]'``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
+import platform
 import resource
 import statistics
 import subprocess
@@ -19,43 +21,22 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import IO, Any, cast
 
 import torch
 from arms import Bench, Floor, Ours, Trl, write_student
 
+ARMS: dict[str, Any] = {"ours": Ours, "TRL": Trl, "floor": Floor}
 PHASES = ("sample", "respond", "score", "update")
 
+#: By these settings, those of `make demo`, glibc keeps blocks that were freed.
+KEEP_FREED = {"MALLOC_TOP_PAD_": 10**9, "MALLOC_MMAP_THRESHOLD_": 4 * 10**9, "MALLOC_TRIM_THRESHOLD_": 8 * 10**9}
 
-def table(arms: dict[str, list[dict[str, float]]]) -> str:
-    """Rows of seconds by phase: medians, with the range of whole steps."""
-    lines = ["| arm | step | range | sample | respond | update |", "|---|---:|---|---:|---:|---:|"]
-    for name, seconds in arms.items():
-        middle = {key: statistics.median(row.get(key, 0.0) for row in seconds) for key in ("step", *PHASES)}
-        whole = [row["step"] for row in seconds]
-        phases = " | ".join(f"{middle[phase]:.2f}" for phase in ("sample", "respond", "update"))
-        lines.append(f"| {name} | {middle['step']:.2f} s | {min(whole):.2f} … {max(whole):.2f} | {phases} |")
-    return "\n".join(lines)
+Rows = list[dict[str, float]]
 
 
-def ratios(one: list[dict[str, float]], two: list[dict[str, float]]) -> str:
-    """How many times as long one arm takes as another: median and range over the pairs of neighbours."""
-    found = [a["step"] / b["step"] for a, b in zip(one, two, strict=False)]
-    return f"{statistics.median(found):.2f} ({min(found):.2f} … {max(found):.2f})"
-
-
-def keep_memory() -> None:
-    """Begin again with the settings of `make demo`, by which glibc keeps freed blocks.
-
-    Otherwise an arm pays for the pages that the arm before it gave back.
-    """
-    kept = {"MALLOC_TOP_PAD_": 10**9, "MALLOC_MMAP_THRESHOLD_": 4 * 10**9, "MALLOC_TRIM_THRESHOLD_": 8 * 10**9}
-    if not kept.keys() <= os.environ.keys():
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {k: str(v) for k, v in kept.items()})
-
-
-def main() -> None:
-    """Print the table."""
-    keep_memory()
+def arguments() -> argparse.ArgumentParser:
+    """Give the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--beta", type=float, default=0.05, help="weight of the KL; 0: no reference pass")
     parser.add_argument("--queries", type=int, default=8)
@@ -64,52 +45,126 @@ def main() -> None:
     parser.add_argument("--answer-tokens", type=int, default=24)
     parser.add_argument("--placement", default="system", help="of the instruction in the student's prompt")
     parser.add_argument("--repeats", type=int, default=5, help="steps of each arm, after one to warm up")
-    parser.add_argument("--without-memory", action="store_true")
-    parser.add_argument("--only", choices=("ours", "TRL"), help="one arm alone; prints the peak of its memory")
-    parser.add_argument("--student", help="folder of the student; by default one is written")
-    options = parser.parse_args()
-    options.rows = options.queries * options.samples
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--keep-freed", action="store_true", help="let glibc keep freed blocks, as `make demo` does")
+    parser.add_argument("--worker", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("--student", help=argparse.SUPPRESS)
+    return parser
+
+
+# ----------------------------------------------------------------- an arm's process
+
+
+def work(options: argparse.Namespace) -> None:
+    """Make a step for each line that comes in, and tell of it in one that goes out."""
+    told = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print goes elsewhere
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    place = tempfile.TemporaryDirectory()
-    bench = Bench(options, options.student or write_student(Path(place.name)))
-    if options.only == "ours":
-        Ours(bench).run(2)
-    if options.only == "TRL":
-        trl = Trl(bench)
-        trl.start(2)
-        trl.step()
-        trl.step()
-    if options.only:
-        gpu = torch.cuda.max_memory_allocated() / 1e6 if bench.device.type == "cuda" else None
-        print(f"\n{gpu or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}")
-        return
-    ours, trl, floor = Ours(bench), Trl(bench), Floor(bench)
-    trl.start(options.repeats + 1)
+    bench = Bench(options, options.student)
 
-    def others() -> None:
-        trl.step()
-        floor.step()
+    def done(seconds: dict[str, float]) -> None:
+        cuda = bench.device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated() / 1e6 if cuda else peak_of_process()
+        print(json.dumps({**seconds, "memory": peak}), file=told, flush=True)
 
-    ours.run(options.repeats + 1, others)
-    arms = {"ours": ours.seconds[1:], "TRL": trl.seconds[1:], "floor": floor.seconds[1:]}
-    device = torch.cuda.get_device_name() if bench.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(
-        f"{device}; {options.queries} queries x {options.samples}, {options.instruction_tokens} instruction and ",
-        end="",
-    )
-    print(f"{options.answer_tokens} answer tokens, beta {options.beta}; median of {options.repeats} steps\n")
-    print(table(arms))
-    rest = [1 - row["models"] / row["step"] for row in arms["ours"]]
-    rate = statistics.median(row["tokens"] / row["step"] for row in arms["ours"])
-    print(f"\nTRL / ours: {ratios(arms['TRL'], arms['ours'])}. ours / floor: {ratios(arms['ours'], arms['floor'])}.")
-    print(f"Ours: {rate:.0f} sampled tokens a second; {statistics.median(rest):.1%} of a step is not spent in models.")
-    if options.without_memory:
+    ARMS[options.worker](bench).run(options.repeats + 1, sys.stdin.readline, done)
+
+
+def peak_of_process() -> float:
+    """Megabytes that this process has held at the most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+# ------------------------------------------------------------------- taking turns
+
+
+class Arm:
+    """An arm's process, seen from outside."""
+
+    def __init__(self, name: str, student: str, log: IO[str], keep_freed: bool) -> None:
+        self.name, self.rows = name, cast(Rows, [])
+        command = [sys.executable, __file__, *sys.argv[1:], "--worker", name, "--student", student]
+        kept = {key: str(value) for key, value in KEEP_FREED.items()} if keep_freed else {}
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=os.environ | kept)
+
+    def step(self) -> None:
+        """Let it make one step.
+
+        Raises:
+            RuntimeError: If it has ended.
+        """
+        try:
+            print(file=self.process.stdin, flush=True)
+            line = cast(IO[str], self.process.stdout).readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise RuntimeError(f"arm {self.name}: its process ended with {self.process.wait()}")
+        self.rows.append(json.loads(line))
+
+
+def table(arms: dict[str, Rows]) -> str:
+    """Rows of seconds by phase: medians, with the range of whole steps."""
+    lines = ["| arm | step | range | sample | respond | update | peak |", "|---|---:|---|---:|---:|---:|---:|"]
+    for name, rows in arms.items():
+        middle = {key: statistics.median(row.get(key, 0.0) for row in rows) for key in ("step", *PHASES)}
+        whole = [row["step"] for row in rows]
+        phases = " | ".join(f"{middle[phase]:.2f}" for phase in ("sample", "respond", "update"))
+        memory = f"{rows[-1]['memory']:.0f} MB"
+        spread = f"{min(whole):.2f} to {max(whole):.2f}"
+        lines.append(f"| {name} | {middle['step']:.2f} s | {spread} | {phases} | {memory} |")
+    return "\n".join(lines)
+
+
+def ratios(one: Rows, two: Rows) -> str:
+    """How many times as long one arm takes as another: median and range over the pairs of neighbours."""
+    found = [a["step"] / b["step"] for a, b in zip(one, two, strict=True)]
+    return f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+
+
+def machine() -> str:
+    """Name the hardware."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads"
+
+
+def main() -> None:
+    """Print the table."""
+    options = arguments().parse_args()
+    options.rows = options.queries * options.samples
+    if options.worker:
+        work(options)
         return
-    for name in ("ours", "TRL"):
-        command = [sys.executable, __file__, *sys.argv[1:], "--only", name, "--student", bench.student.source]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        print(f"{name}: {float(done.stdout.split()[-1]):.0f} MB at the most", flush=True)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
+        student = write_student(Path(folder))
+        arms = [Arm(name, student, log, options.keep_freed) for name in options.arms]
+        try:
+            for _ in range(options.repeats + 1):
+                for arm in arms:
+                    arm.step()
+        except RuntimeError:
+            log.seek(0)
+            print(log.read()[-4000:], file=sys.stderr)
+            raise
+        finally:
+            for arm in arms:
+                arm.process.kill()
+    found = {arm.name: arm.rows[1:] for arm in arms}
+    sizes = f"{options.queries} queries x {options.samples}, {options.instruction_tokens} instruction and "
+    sizes += f"{options.answer_tokens} answer tokens, placement {options.placement}, beta {options.beta}"
+    print(f"\n{machine()}; {sizes}; median of {options.repeats} steps\n\n{table(found)}\n")
+    if "ours" not in found:
+        return
+    if "TRL" in found:
+        print(f"TRL / ours: {ratios(found['TRL'], found['ours'])}")
+    if "floor" in found:
+        print(f"ours / floor: {ratios(found['ours'], found['floor'])}")
+    rest = statistics.median(1 - row["models"] / row["step"] for row in found["ours"])
+    rate = statistics.median(row["tokens"] / row["step"] for row in found["ours"])
+    print(f"ours: {rate:.0f} sampled tokens a second; {rest:.1%} of a step is not spent in models")
 
 
 if __name__ == "__main__":

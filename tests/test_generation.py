@@ -161,6 +161,29 @@ def test_tokens_far_below_the_resolution_of_float32_have_their_turn(monkeypatch:
     assert draw(torch.tensor([[0.0, -18.0, -18.0]]), 1.0).item() == 1
 
 
+def test_each_token_has_its_share_of_the_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over some blocks of tokens, one of which nothing is drawn from and the last of which is not full."""
+    torch.manual_seed(0)
+    logits = torch.randn(1000) * 3
+    logits[256:512] = logits[-40:] = -torch.inf
+    draws = 50_000
+    grid = (torch.arange(draws, dtype=torch.float64)[:, None] + 0.5) / draws
+    monkeypatch.setattr(torch, "rand", lambda *shape, dtype, device: grid.clone())
+    counts = draw(logits.expand(draws, -1), 0.8).flatten().bincount(minlength=1000)
+    expected = draws * (logits.double() / 0.8).softmax(dim=-1)
+    # Its share begins and ends between two points of the grid; float32 moves both by less than another.
+    assert (counts - expected).abs().max() < 2
+    assert counts[expected == 0].sum() == 0
+
+
+@pytest.mark.parametrize("point", [0.0, 1.0])
+def test_the_ends_of_the_range_are_tokens_that_can_be_drawn(point: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *shape, dtype, device: torch.full(shape, point, dtype=dtype))
+    logits = torch.full((1, 600), -torch.inf)
+    logits[0, 300:320] = torch.randn(20)
+    assert draw(logits, 1.0).item() == (300 if point == 0 else 319)
+
+
 def test_logits_that_are_no_numbers_are_not_drawn_from() -> None:
     with pytest.raises(Diverged, match="lower the learning rate"):
         draw(torch.tensor([[0.0, 1.0], [0.0, torch.nan]]), 1.0)
