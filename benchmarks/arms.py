@@ -190,8 +190,11 @@ class Trl:
             written = [Instruction(completion[0]["content"].strip()) for completion in completions]
             prompts = [bench.student_prompt(q, z) for q, z in zip(queries, written, strict=True)]
             responses = bench.student.respond(prompts)
-            phases["respond"] += now() - began
-            return bench.reward.score([Rollout(*row) for row in zip(queries, written, responses, strict=True)])
+            answered = now()
+            scores = bench.reward.score([Rollout(*row) for row in zip(queries, written, responses, strict=True)])
+            phases["respond"] += answered - began
+            phases["score"] += now() - answered
+            return scores
 
         class Turns(TrainerCallback):
             began = 0.0

@@ -182,6 +182,11 @@ class Measures:
             "the same, up to 128 tokens": (self.answer_long, self.answer_long, without_room),
             "heads get contiguous states (0.5B student)": (self.answer, self.answer, lambda: slices(self.large)),
             "student's prompts are read once a query (0.5B, query first)": (self.answer, self.answer, rows_apart),
+            "equal prompts are answered once (each there twice)": (
+                lambda: self.large.respond(self.prompts[::2] * 2),
+                lambda: self.large.respond(self.prompts[::2] * 2),
+                lambda: patch.object(self.large, "deterministic", False),
+            ),
             "rows that have ended leave (up to 128 tokens)": (
                 self.answer_long,
                 self.answer_long,

@@ -27,6 +27,7 @@ import torch
 from arms import Bench, Floor, Ours, Trl, write_student
 
 ARMS: dict[str, Any] = {"ours": Ours, "TRL": Trl, "floor": Floor}
+#: The update is log-probabilities, KL, backward pass and optimizer; TRL's and the floor's: all else.
 PHASES = ("sample", "respond", "score", "update")
 
 #: By these settings, those of `make demo`, glibc keeps blocks that were freed.
@@ -107,14 +108,17 @@ class Arm:
 
 def table(arms: dict[str, Rows]) -> str:
     """Rows of seconds by phase: medians, with the range of whole steps."""
-    lines = ["| arm | step | range | sample | respond | update | peak |", "|---|---:|---|---:|---:|---:|---:|"]
+    lines = [f"| arm | step | range | {' | '.join(PHASES)} | other | peak |", f"|---|---:|---|{'---:|' * 6}"]
     for name, rows in arms.items():
-        middle = {key: statistics.median(row.get(key, 0.0) for row in rows) for key in ("step", *PHASES)}
+        for row in rows:
+            row["other"] = row["step"] - sum(row.get(phase, 0.0) for phase in PHASES)
         whole = [row["step"] for row in rows]
-        phases = " | ".join(f"{middle[phase]:.2f}" for phase in ("sample", "respond", "update"))
-        memory = f"{rows[-1]['memory']:.0f} MB"
+        phases = [statistics.median(row.get(phase, 0.0) for row in rows) for phase in (*PHASES, "other")]
+        seconds = " | ".join(f"{phase:.2f}" for phase in phases)
         spread = f"{min(whole):.2f} to {max(whole):.2f}"
-        lines.append(f"| {name} | {middle['step']:.2f} s | {spread} | {phases} | {memory} |")
+        lines.append(
+            f"| {name} | {statistics.median(whole):.2f} s | {spread} | {seconds} | {rows[-1]['memory']:.0f} MB |"
+        )
     return "\n".join(lines)
 
 

@@ -439,3 +439,13 @@ def test_no_text_is_too_strange_to_be_cut(tiny_model: str, text: str, limit: int
     assert 0 < len(ids) <= limit
     assert cut is (len(encode(text)) > limit)
     assert tokenizer.decode(ids).endswith("]")
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_head_is_not_copied_for_a_slice_of_states(rows: int, tiny_model: str) -> None:
+    network, _ = load_causal_lm(tiny_model, device=CPU, dtype="bfloat16")
+    states = torch.randn(rows, 5, 64, dtype=torch.bfloat16)[:, -1:]
+    head = network.get_output_embeddings()
+    with torch.profiler.profile() as profile, torch.no_grad():
+        head(states)
+    assert "aten::mm" in {event.key for event in profile.key_averages()}  # bmm takes the weights once for each row

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from wst.errors import Diverged
+from wst.heads import apart
 from wst.kv_cache import roomy
 
 Row = Sequence[int]
@@ -263,14 +264,9 @@ def read(network: nn.Module, ids: Tensor, mask: Tensor, shared: int = 0) -> Any:
 
 def _pass(network: nn.Module, ids: Tensor, mask: Tensor, cache: Any) -> Any:  # noqa: ANN401 - transformers' own
     places = positions(mask)[:, mask.shape[1] - ids.shape[1] :]
-    return network(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=places,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": places, "past_key_values": cache}
+    parts = apart(network)  # nobody wants logits of what is only read
+    return network(**inputs, use_cache=True, logits_to_keep=1) if parts is None else parts[0](**inputs, use_cache=True)
 
 
 def heads(rows: Sequence[Row]) -> list[int]:

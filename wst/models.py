@@ -23,7 +23,7 @@ from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -185,8 +185,14 @@ def load_causal_lm(
 
 
 def _contiguous(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Keep torch from copying the head's weights once for each row, as it does for a slice such as the last tokens."""
-    return (inputs[0].contiguous(), *inputs[1:])
+    """Keep torch from copying the head's weights once for each row, as it does for a slice such as the last tokens.
+
+    It looks at all strides, also at those of the only row there is, of which `Tensor.contiguous` thinks nothing.
+    """
+    states = cast(Tensor, inputs[0])
+    if states.stride() != torch.empty(states.shape, device="meta").stride():
+        states = states.clone(memory_format=torch.contiguous_format)
+    return (states, *inputs[1:])
 
 
 def quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig | None:
