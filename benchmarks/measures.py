@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import torch
@@ -45,15 +45,14 @@ def without_room() -> Any:  # noqa: ANN401
 @contextmanager
 def sampling_by_multinomial() -> Iterator[None]:
     """Let transformers sample."""
-    config = generation.Decoding.config.fget
-    assert config is not None
+    config = cast(Any, generation.Decoding.config).fget
 
     def sampled(self: generation.Decoding) -> Any:  # noqa: ANN401
         settings = config(self)
         settings.do_sample, settings.top_k, settings.temperature = True, 0, self.temperature
         return settings
 
-    off = patch.object(generation, "LogitsProcessorList", lambda processors: [])
+    off: Any = patch.object(generation, "LogitsProcessorList", lambda processors: [])
     with patch.object(generation.Decoding, "config", property(sampled)), off:
         yield
 
@@ -136,7 +135,7 @@ class Measures:
 
     def continuous(self) -> object:
         """Answer long by transformers' continuous batching."""
-        model, tokenizer = self.small._loaded
+        model, tokenizer = cast(Any, self.small._loaded)
         rows = [self.small._encode(prompt) for prompt in self.prompts]
         settings = GenerationConfig(
             max_new_tokens=128,
@@ -144,11 +143,11 @@ class Measures:
             eos_token_id=model.generation_config.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-        return model.generate_batch(inputs=rows, generation_config=settings, progress_bar=False)  # type: ignore[operator]
+        return model.generate_batch(inputs=rows, generation_config=settings, progress_bar=False)
 
     def static(self, compile_config: CompileConfig | None = None) -> object:
         """Answer with a cache of fixed size."""
-        model, tokenizer = self.large._loaded
+        model, tokenizer = cast(Any, self.large._loaded)
         ids, mask = generation.pad_left([self.large._encode(prompt) for prompt in self.prompts], 0, model.device)
         settings = GenerationConfig(
             max_new_tokens=24,
@@ -156,16 +155,16 @@ class Measures:
             cache_implementation="static",
             disable_compile=compile_config is None,
             compile_config=compile_config,
-            eos_token_id=model.generation_config.eos_token_id,  # type: ignore[union-attr]
+            eos_token_id=model.generation_config.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
         with torch.no_grad():
-            return model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)  # type: ignore[operator]
+            return model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
 
     def compiled(self) -> object:
         """The same with the passes of one token compiled, which the first call pays for."""
         config = CompileConfig(mode="default", fullgraph=False)
-        config._compile_all_devices = True
+        cast(Any, config)._compile_all_devices = True
         return self.static(config)
 
     def pairs(self) -> dict[str, tuple[Work, Work, Any]]:

@@ -46,8 +46,15 @@ def step(sizes: dict[str, int]) -> dict[str, float]:
     teacher = wst.Teacher(TEACHER, max_new_tokens=sizes["instruction"])
     module = wst.WeakToStrong(teacher, student, Vowels(), samples_per_query=sizes["samples"], micro_batch_size=32)
     data = wst.QueryDataModule(train=str(DATA), fields=wst.FieldMap(target=None), batch_size=sizes["queries"])
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    Trainer(max_steps=2, devices=1, enable_model_summary=False, callbacks=[Keep()], **quiet).fit(module, data)
+    Trainer(
+        max_steps=2,
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Keep()],
+    ).fit(module, data)
     cuda = torch.cuda.is_available()
     peak = torch.cuda.max_memory_allocated() / 1e6 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     return {"step": sum(rows[1].values()), **rows[1], "memory": peak}
