@@ -8,11 +8,6 @@ DEMO := lightning_configs/quickstart.yaml
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
 export TOKENIZERS_PARALLELISM := false
-# glibc gives large blocks back to the system at once and faults them in again; on a CPU that costs half of a forward
-# pass. Kept blocks cost memory only.
-demo: export MALLOC_TOP_PAD_ := 1000000000
-demo: export MALLOC_MMAP_THRESHOLD_ := 4000000000
-demo: export MALLOC_TRIM_THRESHOLD_ := 8000000000
 
 .PHONY: demo test lint figure clean
 

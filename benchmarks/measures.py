@@ -22,6 +22,7 @@ from transformers import CompileConfig, GenerationConfig
 import wst
 from wst import generation, heads
 from wst import teacher as teacher_module
+from wst.allocator import keep_freed_blocks
 
 Work = Callable[[], object]
 
@@ -228,6 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="turns of each, after one to warm up")
     options = parser.parse_args()
+    keep_freed_blocks()  # as the command line does
     with tempfile.TemporaryDirectory() as folder:
         measures = Measures(Path(folder))
         print("| measure | with, s | without, s | without / with (range) | first time, s |\n|---|---:|---:|---|---|")

@@ -21,6 +21,7 @@ import torch
 from arms import DATA, TEACHER, Vowels
 
 import wst
+from wst.allocator import keep_freed_blocks
 
 BASE = {"samples": 4, "queries": 8, "instruction": 24, "answer": 24}
 SIZES = {
@@ -36,6 +37,7 @@ def step(sizes: dict[str, int]) -> dict[str, float]:
     """Make two steps; give the second one's seconds by phase, and the peak of memory in megabytes."""
     from lightning import Callback, Trainer
 
+    keep_freed_blocks()  # as the command line does
     rows: list[dict[str, float]] = []
 
     class Keep(Callback):

