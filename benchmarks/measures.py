@@ -38,11 +38,6 @@ def rows_apart() -> Iterator[None]:
         yield
 
 
-def without_room() -> Any:  # noqa: ANN401
-    """Let each token's keys and values be put behind the others by a copy of all."""
-    return patch.object(generation, "roomy", lambda network, cache: cache)
-
-
 @contextmanager
 def sampling_by_multinomial() -> Iterator[None]:
     """Let transformers sample."""
@@ -174,12 +169,6 @@ class Measures:
         return {
             "teacher's prompts are read once a query": (self.sample, self.sample, rows_apart),
             "tokens are drawn with one random number a row": (self.sample, self.sample, sampling_by_multinomial),
-            "keys and values have room for 64 tokens more (teacher, 24 tokens)": (
-                self.sample,
-                self.sample,
-                without_room,
-            ),
-            "the same, up to 128 tokens": (self.answer_long, self.answer_long, without_room),
             "heads get contiguous states (0.5B student)": (self.answer, self.answer, lambda: slices(self.large)),
             "student's prompts are read once a query (0.5B, query first)": (self.answer, self.answer, rows_apart),
             "equal prompts are answered once (each there twice)": (

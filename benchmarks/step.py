@@ -49,6 +49,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--keep-freed", action="store_true", help="let glibc keep freed blocks for all arms, not just for ours"
     )
+    parser.add_argument("--profile", action="store_true", help="no turns: what operations a step of ours is spent in")
     parser.add_argument("--worker", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("--student", help=argparse.SUPPRESS)
     return parser
@@ -61,8 +62,6 @@ def work(options: argparse.Namespace) -> None:
     """Make a step for each line that comes in, and tell of it in one that goes out."""
     told = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes elsewhere
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     if options.keep_freed or options.worker == "ours":
         keep_freed_blocks()  # as the command line does
     bench = Bench(options, options.student)
@@ -78,6 +77,35 @@ def work(options: argparse.Namespace) -> None:
 def peak_of_process() -> float:
     """Megabytes that this process has held at the most."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def profiled(options: argparse.Namespace, student: str) -> str:
+    """Give the operations that the third of three steps of ours was spent in, as rows of seconds and shares."""
+    cuda = torch.cuda.is_available()
+    kinds = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if cuda else [])]
+    recorder, steps = torch.profiler.profile(activities=kinds), 3
+    left = [steps]
+
+    def go() -> None:
+        left[0] -= 1
+        if not left[0]:
+            recorder.start()
+
+    def done(_: dict[str, float]) -> None:
+        if not left[0]:
+            recorder.stop()
+
+    if not cuda:
+        keep_freed_blocks()
+    Ours(Bench(options, student)).run(steps, go, done)
+    own = "self_device_time_total" if cuda else "self_cpu_time_total"
+    seconds = {event.key: getattr(event, own) / 1e6 for event in recorder.key_averages()}
+    whole = sum(seconds.values())
+    most = sorted(seconds.items(), key=lambda item: -item[1])[:12]
+    lines = ["| operation | s | share |", "|---|---:|---:|"]
+    lines += [f"| {name} | {spent:.2f} | {spent / whole:.1%} |" for name, spent in most]
+    rest = whole - sum(spent for _, spent in most)
+    return "\n".join([*lines, f"| all others | {rest:.2f} | {rest / whole:.1%} |"])
 
 
 # ------------------------------------------------------------------- taking turns
@@ -141,11 +169,16 @@ def main() -> None:
     """Print the table."""
     options = arguments().parse_args()
     options.rows = options.queries * options.samples
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     if options.worker:
         work(options)
         return
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
         student = write_student(Path(folder))
+        if options.profile:
+            print(f"\n{machine()}\n\n{profiled(options, student)}")
+            return
         arms = [Arm(name, student, log) for name in options.arms]
         try:
             for _ in range(options.repeats + 1):

@@ -22,6 +22,7 @@ from transformers import (
 from wst import LocalStudent, LoRA, Message, Prompt, Teacher
 from wst.errors import Diverged, ModelError
 from wst.generation import Decoding, by_heads, common_prefix, draw, heads, pad_left, positions, write
+from wst.heads import apart
 from wst.models import load_causal_lm
 
 CPU = torch.device("cpu")
@@ -129,7 +130,10 @@ def test_no_token_is_computed_that_need_not_be(tiny_model: str) -> None:
     def count(_: nn.Module, __: Any, options: dict[str, Any]) -> None:
         computed.append(tuple(options["input_ids"].shape))
 
-    network.register_forward_pre_hook(count, with_kwargs=True)
+    apart(network)  # which tries the model on two tokens
+    network.model.register_forward_pre_hook(count, with_kwargs=True)
+    heads_of: list[int] = []
+    network.lm_head.register_forward_hook(lambda _, __, logits: heads_of.append(len(logits)))
     how = Decoding(ends=(3,), pad_id=0, max_new_tokens=40, temperature=1.0)
     torch.manual_seed(0)
     written = write(network, ROWS, how)
@@ -137,6 +141,7 @@ def test_no_token_is_computed_that_need_not_be(tiny_model: str) -> None:
     assert computed[:3] == [(1, 30), (3, 6), (9, 4)]
     assert all(tokens == 1 for _, tokens in computed[3:])
     rows = [rows for rows, _ in computed[2:]]
+    assert heads_of == rows  # what is only read needs no logits
     assert rows == sorted(rows, reverse=True)
     lengths = [len(row) for row in written]
     assert min(lengths) < max(lengths)

@@ -27,7 +27,6 @@ from transformers import (
 
 from wst.errors import Diverged
 from wst.heads import apart
-from wst.kv_cache import roomy
 
 Row = Sequence[int]
 
@@ -97,8 +96,6 @@ def write(
     ids, mask, cache = _begin(network, rows, how.pad_id, device)
     width, places = ids.shape[1], list(range(len(rows)))
     leaves = sharing(network) == "free"
-    if leaves:
-        cache = roomy(network, cache)
     while True:
         left = replace(how, max_new_tokens=how.max_new_tokens - ids.shape[1] + width)
         watch = _Watch(left, width, leaves and len(places) > _FEW, partial(_tell, ended, places))
