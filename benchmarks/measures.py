@@ -176,6 +176,11 @@ class Measures:
                 lambda: self.large.respond(self.prompts[::2] * 2),
                 lambda: patch.object(self.large, "deterministic", False),
             ),
+            "what is only read goes without the head (teacher)": (
+                self.sample,
+                self.sample,
+                lambda: patch.object(generation, "apart", lambda network: None),
+            ),
             "rows that have ended leave (up to 128 tokens)": (
                 self.answer_long,
                 self.answer_long,
@@ -183,7 +188,7 @@ class Measures:
             ),
             "gradient: prompts are read once a query": (self.update, self.plain_update, nullcontext),
             "gradient: no logits of all tokens": (self.update, self.update, lambda: whole),
-            "gradient: chunks of 2**20 logits instead of 2**24": (
+            "gradient: chunks of 2**24 logits instead of 2**20": (
                 self.update,
                 self.update,
                 lambda: patch.object(heads, "_AT_ONCE", 2**20),
@@ -216,13 +221,17 @@ def timed(work: Work) -> float:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="part of the names of the measures that are wanted")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each, after one to warm up")
     options = parser.parse_args()
-    keep_freed_blocks()  # as the command line does
+    if not torch.cuda.is_available():
+        keep_freed_blocks()  # as the command line does
     with tempfile.TemporaryDirectory() as folder:
         measures = Measures(Path(folder))
         print("| measure | with, s | without, s | without / with (range) | first time, s |\n|---|---:|---:|---|---|")
         for name, (with_it, without_it, off) in measures.pairs().items():
+            if options.only not in name:
+                continue
             found = []
             for _ in range(options.repeats + 1):
                 fast = timed(with_it)

@@ -62,7 +62,7 @@ def work(options: argparse.Namespace) -> None:
     """Make a step for each line that comes in, and tell of it in one that goes out."""
     told = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes elsewhere
-    if options.keep_freed or options.worker == "ours":
+    if (options.keep_freed or options.worker == "ours") and not torch.cuda.is_available():
         keep_freed_blocks()  # as the command line does
     bench = Bench(options, options.student)
 

@@ -9,9 +9,11 @@ import sys
 
 import pytest
 
+from wst.__main__ import main
+
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
 
-#: Frees 400 MB and says what of that the process still holds, in megabytes.
+#: Frees 400 MB and says how many megabytes the process still holds in all.
 HELD = """
 import torch
 from wst.allocator import keep_freed_blocks
@@ -22,6 +24,18 @@ del block
 resident = next(line for line in open("/proc/self/status") if line.startswith("VmRSS"))
 print(kept, int(resident.split()[1]) // 1000)
 """
+
+
+def test_the_command_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("wst.allocator.keep_freed_blocks", lambda: asked.append("kept"))
+    monkeypatch.setattr("wst.cli.run", lambda arguments: asked.append(arguments[0]) or 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr(sys, "argv", ["wst", "fit"])
+    assert main() == 0
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    main()
+    assert asked == ["kept", "fit", "fit"]
 
 
 def held(**settings: str) -> tuple[bool, int]:

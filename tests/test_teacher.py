@@ -591,6 +591,11 @@ def test_adapters_that_cannot_be_read_safely_or_at_all_are_errors(
         Teacher(tiny_model, adapter=str(broken))
     assert "\n" not in str(caught.value)
 
+    for change in ({"peft_type": "PREFIX_TUNING"}, {"peft_type": "NEW"}, {"alora_invocation_tokens": [5]}):
+        (broken / "adapter_config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ModelError, match=r"adapter '.*broken': .* give a LoRA or its like"):
+            Teacher(tiny_model, adapter=str(broken))
+
     (broken / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["query_key_value"]}))
     with pytest.raises(ModelError, match=r"adapter '.*broken' does not fit model") as caught:
         make(tiny_model, adapter=str(broken))

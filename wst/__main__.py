@@ -27,7 +27,7 @@ def main() -> int:
 
     from wst.allocator import keep_freed_blocks
 
-    if not torch.cuda.is_available():
+    if not torch.cuda.device_count():  # is_available might start CUDA, after which no process can be forked
         keep_freed_blocks()
     if sys.argv[1:2] == ["compare"]:
         from wst.comparison.command import run as run_compare

@@ -133,9 +133,10 @@ def draw(logits: Tensor, temperature: float) -> Tensor:
         Diverged: If the logits are no numbers.
     """
     logits = logits.float() if temperature == 1 else logits.float() / temperature
+    vocabulary = logits.shape[1]
     logits = functional.pad(logits, (0, -logits.shape[1] % _BLOCK), value=-torch.inf)
     blocks = logits.softmax(dim=-1).view(len(logits), -1, _BLOCK)
-    # Sums of many terms in float64, so that rare tokens are drawn as often as they are probable.
+    # Over blocks, and within one, in float64, so that rare tokens are drawn as often as they are probable.
     precise = torch.float32 if logits.device.type == "mps" else torch.float64
     below_one = 1 - 2 * torch.finfo(precise).eps
     cumulated = blocks.sum(dim=-1).cumsum(dim=-1, dtype=precise)
@@ -149,7 +150,8 @@ def draw(logits: Tensor, temperature: float) -> Tensor:
     share = (point - before) / (cumulated.gather(1, place) - before)
     within = blocks[torch.arange(len(logits), device=logits.device), place[:, 0]].cumsum(dim=-1, dtype=precise)
     point = share.clamp_(0, below_one) * within[:, -1:]
-    return place * _BLOCK + torch.searchsorted(within, point, right=True)
+    # A device that sums in parallel may leave a block that holds nothing a trace.
+    return (place * _BLOCK + torch.searchsorted(within, point, right=True)).clamp_(max=vocabulary - 1)
 
 
 class _Draw(LogitsProcessor):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, LoraConfig, PeftModel, PromptLearningConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -468,6 +468,13 @@ def _check_adapter(folder: str) -> None:
     if not (path / "adapter_model.safetensors").is_file():
         raise ModelError(f"adapter {folder!r}: no adapter_model.safetensors; adapters are read from safetensors alone")
     try:
-        json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+        config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"adapter {folder!r}: adapter_config.json is not JSON ({error})") from error
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    shape = PEFT_TYPE_TO_CONFIG_MAPPING.get(cast(Any, kind))
+    if shape is None or issubclass(shape, PromptLearningConfig) or config.get("alora_invocation_tokens"):
+        raise ModelError(
+            f"adapter {folder!r}: one of peft_type {kind!r} with these settings does more than change layers, and "
+            "prompts could not be read once for several instructions; give a LoRA or its like"
+        )
