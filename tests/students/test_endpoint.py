@@ -391,7 +391,9 @@ def test_a_fifth_of_the_answers_is_spoilt(student: Any, server: FakeServer, tmp_
         f"\n{calls} calls: {sum(proxy.counts.values())} faults {dict(sorted(proxy.counts.items()))}, "
         f"{len(proxy.log) - calls} retries, {failed} unknown, {undisturbed:.1f} s without and {disturbed:.1f} s with"
     )
-    assert disturbed <= 2 * undisturbed + 1.5 * (calls < 2000)  # one hanging call is as long as all 200
+    # One hanging call is as long as all 200, and these faults let one prompt hang twice.
+    hangs = max(sum(fault in {"silent", "drip"} for fault in row) for row in faults.values()) if calls < 2000 else 0
+    assert disturbed <= 2 * undisturbed + options["timeout"] * hangs
     assert one.accounts.take()["failed"] == failed
     server.requests.clear()
     one.respond([p for p, a in zip(prompts, answers, strict=True) if a.error is None])
