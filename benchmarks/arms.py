@@ -45,6 +45,19 @@ class Vowels(wst.Reward):
         return [sum(c in "aeiou" for c in r.response.text) / max(1, len(r.response.text)) for r in rollouts]
 
 
+def quiet_trainer(steps: int, callback: Callback) -> Trainer:
+    """Give a trainer that makes steps, and nothing besides."""
+    return Trainer(
+        max_steps=steps,
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[callback],
+    )
+
+
 def write_student(folder: Path) -> str:
     """Write a model of Qwen2.5-0.5B's shape with random weights, and a tokenizer that it can use."""
     _, tokenizer = models.load_causal_lm(TEACHER, device=torch.device("cpu"))
@@ -139,16 +152,7 @@ class Ours:
         calls = ((teacher_module, "write"), (local_module, "write"), (module.teacher, "_log_probs"))
         for place, name in (*calls, (module, "manual_backward")):
             setattr(place, name, self._timed(getattr(place, name)))
-        Trainer(
-            max_steps=steps,
-            accelerator="auto",
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[Turns()],
-        ).fit(module, self.bench.data)
+        quiet_trainer(steps, Turns()).fit(module, self.bench.data)
 
 
 def tokens_of(rollouts: list[Rollout]) -> int:

@@ -224,8 +224,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of the names of the measures that are wanted")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each, after one to warm up")
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        keep_freed_blocks()  # as the command line does
+    keep_freed_blocks()  # as the command line does
     with tempfile.TemporaryDirectory() as folder:
         measures = Measures(Path(folder))
         print("| measure | with, s | without, s | without / with (range) | first time, s |\n|---|---:|---:|---|---|")

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from arms import DATA, TEACHER, Vowels
+from arms import DATA, TEACHER, Vowels, quiet_trainer
+from lightning import Callback, Trainer
 
 import wst
 from wst.allocator import keep_freed_blocks
@@ -35,10 +36,7 @@ ROWS = (10**3, 10**4, 10**5, 10**6)
 
 def step(sizes: dict[str, int]) -> dict[str, float]:
     """Make two steps; give the second one's seconds by phase, and the peak of memory in megabytes."""
-    from lightning import Callback, Trainer
-
-    if not torch.cuda.is_available():
-        keep_freed_blocks()  # as the command line does
+    keep_freed_blocks()  # as the command line does
     rows: list[dict[str, float]] = []
 
     class Keep(Callback):
@@ -49,15 +47,7 @@ def step(sizes: dict[str, int]) -> dict[str, float]:
     teacher = wst.Teacher(TEACHER, max_new_tokens=sizes["instruction"])
     module = wst.WeakToStrong(teacher, student, Vowels(), samples_per_query=sizes["samples"], micro_batch_size=32)
     data = wst.QueryDataModule(train=str(DATA), fields=wst.FieldMap(target=None), batch_size=sizes["queries"])
-    Trainer(
-        max_steps=2,
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[Keep()],
-    ).fit(module, data)
+    quiet_trainer(2, Keep()).fit(module, data)
     cuda = torch.cuda.is_available()
     peak = torch.cuda.max_memory_allocated() / 1e6 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     return {"step": sum(rows[1].values()), **rows[1], "memory": peak}

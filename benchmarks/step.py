@@ -62,7 +62,7 @@ def work(options: argparse.Namespace) -> None:
     """Make a step for each line that comes in, and tell of it in one that goes out."""
     told = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes elsewhere
-    if (options.keep_freed or options.worker == "ours") and not torch.cuda.is_available():
+    if options.keep_freed or options.worker == "ours":
         keep_freed_blocks()  # as the command line does
     bench = Bench(options, options.student)
 
@@ -95,8 +95,7 @@ def profiled(options: argparse.Namespace, student: str) -> str:
         if not left[0]:
             recorder.stop()
 
-    if not cuda:
-        keep_freed_blocks()
+    keep_freed_blocks()
     Ours(Bench(options, student)).run(steps, go, done)
     own = "self_device_time_total" if cuda else "self_cpu_time_total"
     seconds = {event.key: getattr(event, own) / 1e6 for event in recorder.key_averages()}

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from wst.__main__ import main
+from wst.allocator import keep_freed_blocks
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
 
@@ -30,12 +31,15 @@ def test_the_command_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr("wst.allocator.keep_freed_blocks", lambda: asked.append("kept"))
     monkeypatch.setattr("wst.cli.run", lambda arguments: asked.append(arguments[0]) or 0)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr(sys, "argv", ["wst", "fit"])
     assert main() == 0
+    assert asked == ["kept", "fit"]
+
+
+def test_nothing_is_changed_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    main()
-    assert asked == ["kept", "fit", "fit"]
+    monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("an option of malloc was set"))
+    assert not keep_freed_blocks()
 
 
 def held(**settings: str) -> tuple[bool, int]:

@@ -23,12 +23,9 @@ def main() -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # at import it advertises optional packages
-    import torch
-
     from wst.allocator import keep_freed_blocks
 
-    if not torch.cuda.device_count():  # is_available might start CUDA, after which no process can be forked
-        keep_freed_blocks()
+    keep_freed_blocks()
     if sys.argv[1:2] == ["compare"]:
         from wst.comparison.command import run as run_compare
 

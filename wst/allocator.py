@@ -6,6 +6,8 @@ import ctypes
 import os
 import platform
 
+import torch
+
 #: mallopt's numbers (glibc's malloc.h), and what they are set to: never give anything back, and ask for a lot at once.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _SETTINGS = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, 2**30))
@@ -20,8 +22,11 @@ def keep_freed_blocks() -> bool:
     model on a CPU. Kept, the process stays as large as it was at its largest.
 
     Returns:
-        Whether it does now: not with another C library, nor where the user has settings of their own.
+        Whether it does now: not where there is a GPU, nor with another C library, nor where the user has settings of
+        their own.
     """
+    if torch.cuda.device_count():  # is_available might start CUDA, after which no process can be forked
+        return False
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _OWN):
         return False
     mallopt = ctypes.CDLL(None).mallopt
