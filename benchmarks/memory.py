@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from wst import heads
-from wst.cli import run
+from wst.cli.lightning import run
 
 GB = 1e9
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits, an 8-bit scale for 64, a float32 for 256 of these

@@ -22,7 +22,7 @@ from arms import DATA, TEACHER, Vowels, quiet_trainer
 from lightning import Callback, Trainer
 
 import wst
-from wst.allocator import keep_freed_blocks
+from wst.modeling.allocator import keep_freed_blocks
 
 BASE = {"samples": 4, "queries": 8, "instruction": 24, "answer": 24}
 SIZES = {

@@ -26,7 +26,7 @@ from typing import IO, Any, cast
 import torch
 from arms import Bench, Floor, Ours, Trl, write_student
 
-from wst.allocator import keep_freed_blocks
+from wst.modeling.allocator import keep_freed_blocks
 
 ARMS: dict[str, Any] = {"ours": Ours, "TRL": Trl, "floor": Floor}
 #: The update is log-probabilities, KL, backward pass and optimizer; TRL's and the floor's: all else.

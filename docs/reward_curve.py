@@ -11,7 +11,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from wst.comparison.curve import training_curve
+from wst.evaluation.curve import training_curve
 
 
 def newest(folder: Path) -> Path:

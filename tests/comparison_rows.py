@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from wst.comparison import NONE
+from wst.evaluation import NONE
 
 KINDS = {NONE: "none", "fixed 1": "fixed", "fixed 2": "fixed", "teacher": "trained"}
 

@@ -142,7 +142,7 @@ def start(
 ) -> BaseProcess:
     """Start the command line, with the folder as current directory."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["wst.cli"])
+    context.set_forkserver_preload(["wst.cli.lightning"])
     files = str(folder / f"{name}.out"), str(folder / f"{name}.err")
     process = context.Process(target=_child, args=(args, str(folder), *files, environment or {}))
     process.start()

@@ -10,14 +10,14 @@ import sys
 import pytest
 
 from wst.__main__ import main
-from wst.allocator import keep_freed_blocks
+from wst.modeling.allocator import keep_freed_blocks
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
 
 #: Frees 400 MB and says how many megabytes the process still holds in all.
 HELD = """
 import torch
-from wst.allocator import keep_freed_blocks
+from wst.modeling.allocator import keep_freed_blocks
 kept = keep_freed_blocks()
 block = torch.ones(10**8)
 small = torch.ones(10)
@@ -29,8 +29,8 @@ print(kept, int(resident.split()[1]) // 1000)
 
 def test_the_command_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("wst.allocator.keep_freed_blocks", lambda: asked.append("kept"))
-    monkeypatch.setattr("wst.cli.run", lambda arguments: asked.append(arguments[0]) or 0)
+    monkeypatch.setattr("wst.modeling.allocator.keep_freed_blocks", lambda: asked.append("kept"))
+    monkeypatch.setattr("wst.cli.lightning.run", lambda arguments: asked.append(arguments[0]) or 0)
     monkeypatch.setattr(sys, "argv", ["wst", "fit"])
     assert main() == 0
     assert asked == ["kept", "fit"]

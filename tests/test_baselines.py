@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from wst.baselines import Baseline, GroupMean, LeaveOneOut, MovingAverage, Unaided
 from wst.errors import ConfigError
+from wst.training.baselines import Baseline, GroupMean, LeaveOneOut, MovingAverage, Unaided
 
 NAN = math.nan
 TABLE = [[1.0, 0.0, 0.5], [0.2, NAN, 0.6], [NAN, 0.7, NAN], [NAN, NAN, NAN]]

@@ -12,9 +12,9 @@ import pytest
 
 from wst import cache_command
 from wst.errors import CacheError
-from wst.folders import cache_dir
-from wst.rollout import Response
+from wst.files import cache_dir
 from wst.students.cache import AnswerCache
+from wst.types import Response
 
 DAY = 86400
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from wst.check_command import run
+from wst.cli.check import run
 
 
 def config(folder: Path, tiny_model: str, reward: str, answers: list[str]) -> str:

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toys import Lowercase, Parrot
 
 from wst import LocalStudent, LoRA, QueryDataModule, Teacher, TeacherPrompt, WeakToStrong
-from wst.models import load_causal_lm
+from wst.modeling.loading import load_causal_lm
 
 RUN = Path("runs/tiny/version_0")
 

@@ -11,7 +11,7 @@ from endpoints import FakeServer
 from runs import TESTS, wst
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from wst.cli import run
+from wst.cli.lightning import run
 
 ROOT = TESTS.parent
 CONFIGS = sorted((ROOT / "lightning_configs").glob("*.yaml"))

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from toys import Lowercase, Parrot
 
 from wst import GroupMean, Instruction, LoRA, MovingAverage, Unaided, WeakToStrong, heads
-from wst.heads import score
-from wst.objective import token_entropy, token_log_probs, whiten
-from wst.record import StepRecord
+from wst.modeling.logprobs import score
+from wst.training.objective import token_entropy, token_log_probs, whiten
+from wst.training.record import StepRecord
 
 
 class Keep(torch.optim.SGD):

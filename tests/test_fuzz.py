@@ -16,10 +16,10 @@ from lightning import Trainer
 from runs import write_config
 
 from wst import LocalStudent, Query, StudentPrompt, Teacher, TeacherPrompt
-from wst.cli import run
+from wst.cli.lightning import run
 from wst.data.jsonl import FieldMap, QueryFile
 from wst.errors import DataError
-from wst.rollout import Instruction, Message
+from wst.types import Instruction, Message
 
 # --- data rows
 

@@ -21,9 +21,9 @@ from transformers import (
 
 from wst import LocalStudent, LoRA, Message, Prompt, Teacher
 from wst.errors import Diverged, ModelError
-from wst.generation import Decoding, by_heads, common_prefix, draw, heads, pad_left, positions, write
-from wst.heads import apart
-from wst.models import load_causal_lm
+from wst.modeling.generation import Decoding, by_heads, common_prefix, draw, heads, pad_left, positions, write
+from wst.modeling.loading import load_causal_lm
+from wst.modeling.logprobs import apart
 
 CPU = torch.device("cpu")
 

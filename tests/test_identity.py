@@ -10,7 +10,7 @@ from endpoints import FakeServer
 from toys import Parrot
 
 from wst import EndpointStudent, LocalStudent, LoRA, Message, Prompt, Teacher, TeacherPrompt
-from wst.identity import identity_of
+from wst.settings import identity_of
 
 
 def tiny_teacher(model: str) -> Teacher:

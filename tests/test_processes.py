@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from wst import Query
 from wst.data.loader import Batches, QueryLoader
+from wst.distributed import check_strategy, share
 from wst.errors import ConfigError
-from wst.processes import check_strategy, share
 
 RUN = Path("runs/tiny/version_0")
 EXPORT = RUN / "teacher/last/adapter_model.safetensors"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from wst.errors import ConfigError
 from wst.prompts import Placement, StudentPrompt, TeacherPrompt, fill
-from wst.rollout import Instruction, Message, Prompt, Query
+from wst.types import Instruction, Message, Prompt, Query
 
 QUERY = Query("q", "2 + 2 = ?")
 HISTORY = (Message("user", "Hello"), Message("assistant", "Yes?"))

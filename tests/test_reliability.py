@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from toys import PoisonedTeacher
 
 from wst.errors import ModelError
-from wst.files import AtomicCheckpointIO
+from wst.training.checkpoint import AtomicCheckpointIO
 
 RUN = Path("runs/tiny/version_0")
 LAST = RUN / "checkpoints/last.ckpt"

@@ -20,11 +20,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from wst import generation
 from wst.errors import ConfigError, ModelError, WSTError
-from wst.models import load_causal_lm
-from wst.objective import denominator, policy_loss
+from wst.modeling.loading import load_causal_lm
 from wst.prompts import TeacherPrompt
-from wst.rollout import Instruction, Message, Query
 from wst.teacher import LoRA, Teacher
+from wst.training.objective import denominator, policy_loss
+from wst.types import Instruction, Message, Query
 
 CPU = torch.device("cpu")
 TEMPERATURE = 0.7

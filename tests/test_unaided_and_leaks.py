@@ -32,8 +32,8 @@ from wst import (
 )
 from wst.data.datamodule import Split
 from wst.errors import ConfigError
-from wst.metrics import gain_by_length
-from wst.record import StepRecord
+from wst.evaluation.metrics import gain_by_length
+from wst.training.record import StepRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -3,11 +3,12 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from wst import _moved
+
 if TYPE_CHECKING:
-    from wst.baselines import Baseline, GroupMean, LeaveOneOut, MovingAverage, Unaided
     from wst.callbacks import CallAccounts, InstructionSamples, PreferenceExport, RewardLogging, TeacherExport
-    from wst.comparison import Comparison, compare
     from wst.data import GSM8K, HHRLHF, MATH, Benchmark, FieldMap, QueryDataModule
+    from wst.evaluation import Comparison, compare
     from wst.module import WeakToStrong
     from wst.preference import PreferenceModel
     from wst.prompts import StudentPrompt, TeacherPrompt
@@ -24,18 +25,21 @@ if TYPE_CHECKING:
         Standardized,
         WeightedSum,
     )
-    from wst.rollout import Instruction, Message, Prompt, Query, Response, Rollout
-    from wst.schedule import WarmupLinear
     from wst.students import AnswerCache, Budget, EndpointStudent, LocalStudent, Prices, Student, VLLMStudent
     from wst.teacher import LoRA, Teacher
+    from wst.training.baselines import Baseline, GroupMean, LeaveOneOut, MovingAverage, Unaided
+    from wst.training.schedules import WarmupLinear
+    from wst.types import Instruction, Message, Prompt, Query, Response, Rollout
 
 __version__ = "0.1.0"
 
+_moved.install()
+
 # Where each public name lives. They are imported when first asked for, so that `import wst` stays light.
 _HOMES = {
-    "wst.baselines": ("Baseline", "GroupMean", "LeaveOneOut", "MovingAverage", "Unaided"),
+    "wst.training.baselines": ("Baseline", "GroupMean", "LeaveOneOut", "MovingAverage", "Unaided"),
     "wst.callbacks": ("CallAccounts", "InstructionSamples", "PreferenceExport", "RewardLogging", "TeacherExport"),
-    "wst.comparison": ("Comparison", "compare"),
+    "wst.evaluation": ("Comparison", "compare"),
     "wst.data": ("GSM8K", "HHRLHF", "MATH", "Benchmark", "FieldMap", "QueryDataModule"),
     "wst.module": ("WeakToStrong",),
     "wst.preference": ("PreferenceModel",),
@@ -53,8 +57,8 @@ _HOMES = {
         "Standardized",
         "WeightedSum",
     ),
-    "wst.rollout": ("Instruction", "Message", "Prompt", "Query", "Response", "Rollout"),
-    "wst.schedule": ("WarmupLinear",),
+    "wst.types": ("Instruction", "Message", "Prompt", "Query", "Response", "Rollout"),
+    "wst.training.schedules": ("WarmupLinear",),
     "wst.students": ("AnswerCache", "Budget", "EndpointStudent", "LocalStudent", "Prices", "Student", "VLLMStudent"),
     "wst.teacher": ("LoRA", "Teacher"),
 }

@@ -13,7 +13,7 @@ def main() -> int:
         print(f"wst {__version__}")
         return 0
     if sys.argv[1:2] == ["cache"]:
-        from wst.cache_command import run as run_cache
+        from wst.cli.cache import run as run_cache
 
         return run_cache(sys.argv[2:])
     import logging
@@ -23,18 +23,18 @@ def main() -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # at import it advertises optional packages
-    from wst.allocator import keep_freed_blocks
+    from wst.modeling.allocator import keep_freed_blocks
 
     keep_freed_blocks()
     if sys.argv[1:2] == ["compare"]:
-        from wst.comparison.command import run as run_compare
+        from wst.cli.compare import run as run_compare
 
         return run_compare(sys.argv[2:])
     if sys.argv[1:2] == ["check"]:
-        from wst.check_command import run as run_check
+        from wst.cli.check import run as run_check
 
         return run_check(sys.argv[2:])
-    from wst.cli import run
+    from wst.cli.lightning import run
 
     return run(sys.argv[1:])
 

@@ -1,29 +1,21 @@
-"""Writing files whole or not at all."""
+"""Whole-file writes, and the folders of the user's machine that the project keeps things in."""
 
 from __future__ import annotations
 
 import glob
 import json
 import os
-import pickle
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning import Trainer
-from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-
-from wst.errors import ModelError, StorageError
-from wst.rollout import Rollout
-
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that a reader, or a crash, sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_scratch(path)
+    clear_scratch(path)
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False
     ) as file:
@@ -65,14 +57,14 @@ def restore_folder(path: Path) -> None:
     """Put back what `write_folder` had moved out of the way when it was killed, and remove what it had half-written."""
     if not path.exists() and _old(path).exists():
         _old(path).rename(path)
-    _clear_scratch(path)
+    clear_scratch(path)
 
 
 def _old(path: Path) -> Path:
     return path.with_name(f".{path.name}-old")
 
 
-def _clear_scratch(path: Path) -> None:
+def clear_scratch(path: Path) -> None:
     """Remove what a killed process left half-written. A file has one writer, so that none of it is in use."""
     for left in path.parent.glob(f".{glob.escape(path.name)}-*"):
         if left.is_dir():
@@ -86,74 +78,6 @@ def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def rollout_row(rollout: Rollout) -> dict[str, Any]:
-    """A rollout as a row of a JSON Lines file."""
-    query, instruction, response = rollout.query, rollout.instruction, rollout.response
-    row: dict[str, Any] = {
-        "id": query.id,
-        "query": query.text,
-        "target": query.target,
-        "instruction": instruction.text if instruction is not None else None,
-        "response": response.text,
-        "truncated": response.truncated,
-    }
-    return row if response.error is None else row | {"error": response.error}
-
-
-def log_folder(trainer: Trainer) -> Path:
-    """Folder that the run's own files go to: the first logger's, or the trainer's root folder.
-
-    It is process 0 that writes there; another one may number its runs differently, and has to ask it.
-    """
-    # The trainer's own `log_dir` waits for all processes, which are not all here.
-    for logger in trainer.loggers[:1]:
-        folder = logger.log_dir if isinstance(logger, TensorBoardLogger | CSVLogger) else logger.save_dir
-        if folder is not None:
-            return Path(folder)
-    return Path(trainer.default_root_dir)
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint next to its place and moves it there, so that a kill leaves the old one or the new one."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ANN401
-        """Write the checkpoint whole or not at all.
-
-        Raises:
-            StorageError: If it cannot be written; an older one of that name is as it was.
-        """
-        target = Path(path)
-        scratch = target.with_name(f".{target.name}-{os.getpid()}")
-        _clear_scratch(target)
-        try:
-            super().save_checkpoint(checkpoint, scratch, storage_options)
-            with scratch.open("rb") as file:
-                os.fsync(file.fileno())
-            scratch.replace(target)
-            sync_folder(target.parent)
-        except (OSError, RuntimeError) as error:
-            # torch's writer makes a RuntimeError, with C++ frames in its text, of what the system says.
-            if isinstance(error, OSError) or "PytorchStreamWriter" in str(error) or "inline_container" in str(error):
-                raise StorageError(storage_fault(target, error)) from error
-            raise
-        finally:
-            scratch.unlink(missing_ok=True)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:  # noqa: ANN401
-        """Load a checkpoint, whoever asks, without running code that it may hold.
-
-        Raises:
-            ModelError: If it holds more than weights and plain values, or is no checkpoint.
-        """
-        del weights_only
-        try:
-            return super().load_checkpoint(path, map_location, weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ModelError(
-                f"checkpoint {str(path)!r} does not load with weights_only; give one that `wst fit` wrote"
-            ) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -177,3 +101,17 @@ def storage_fault(path: str | Path, error: BaseException) -> str:
         f"{path} cannot be written ({reason}{room}); what was written before is whole. Make room, or see to the "
         "folder, then go on with --ckpt_path last"
     )
+
+
+def cache_dir() -> Path:
+    """Folder for converted models and answers: ``$WST_CACHE``, else ``wst`` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("WST_CACHE") or Path(base) / "wst")
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
+    if name == "AtomicCheckpointIO":  # the class path that configs of earlier versions name
+        from wst.training.checkpoint import AtomicCheckpointIO
+
+        return AtomicCheckpointIO
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,21 +24,21 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from wst.baselines import Baseline, LeaveOneOut
 from wst.data.datamodule import QueryDataModule
+from wst.distributed import check_strategy, gather, gather_rows, own_backward, sum_gradients, together
+from wst.environment import UnaidedAnswers
 from wst.errors import ConfigError, Diverged, StudentStopped, WSTError
-from wst.metrics import nan_mean
-from wst.objective import Normalization, denominator, policy_loss, sequence_kl, whiten
-from wst.partial import TrainedWeightsOnly
-from wst.processes import check_strategy, gather, gather_rows, own_backward, sum_gradients, together
+from wst.evaluation.metrics import nan_mean
+from wst.evaluation.results import ArmResults, arm_rows, joined
 from wst.prompts import StudentPrompt
-from wst.record import ARMS, StepRecord
-from wst.results import ArmResults, arm_rows, joined
 from wst.rewards.base import Reward, Scores
-from wst.rollout import Instruction, Query, Rollout
 from wst.students.base import Student, respond
 from wst.teacher import LogProbs, Teacher
-from wst.unaided import UnaidedAnswers
+from wst.training.baselines import Baseline, LeaveOneOut
+from wst.training.checkpoint import TrainedWeightsOnly
+from wst.training.objective import Normalization, denominator, policy_loss, sequence_kl, whiten
+from wst.training.record import ARMS, StepRecord
+from wst.types import Instruction, Query, Rollout
 
 
 class WeakToStrong(TrainedWeightsOnly):

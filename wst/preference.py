@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from wst import models
-from wst.checks import check_counts
+from wst.distributed import check_strategy, gather, together
 from wst.errors import ConfigError, DataError
-from wst.metrics import PairedRewards
-from wst.partial import TrainedWeightsOnly
-from wst.processes import check_strategy, gather, together
-from wst.rollout import Query
-from wst.scorers import encode_dialogue, load_scorer, score_rows
+from wst.evaluation.metrics import PairedRewards
+from wst.modeling import loading as models
+from wst.modeling.classifiers import encode_dialogue, load_scorer, score_rows
+from wst.settings import check_counts
 from wst.teacher import LoRA
+from wst.training.checkpoint import TrainedWeightsOnly
+from wst.types import Query
 
 ARMS = ("model", "length", "chance")
 
@@ -40,7 +40,7 @@ class PreferenceModel(TrainedWeightsOnly):
     `wst.HHRLHF`. A test says how often the model ranks a pair rightly, and how often its length alone would.
 
     Args:
-        model: Name of the causal language model to start from; see `wst.models`.
+        model: Name of the causal language model to start from; see `wst.modeling.loading`.
         lora: Shape of the adapter; None trains all weights.
         layers: Only so many layers from the top get an adapter: the pass backwards ends below them. It needs a lora
             whose target_modules are listed by name. None: all.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wst.errors import ConfigError
-from wst.rollout import Instruction, Message, Prompt, Query
+from wst.types import Instruction, Message, Prompt, Query
 
 Placement = Literal["system", "before", "after"]
 

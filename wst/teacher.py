@@ -17,14 +17,13 @@ from peft import PEFT_TYPE_TO_CONFIG_MAPPING, LoraConfig, PeftModel, PromptLearn
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from wst import models
-from wst.checks import check_counts
 from wst.errors import ConfigError, ModelError
-from wst.generation import Decoding, common_prefix, pad_left, read, sharing, write
-from wst.heads import apart, score
-from wst.identity import identity_of
+from wst.modeling import loading as models
+from wst.modeling.generation import Decoding, common_prefix, pad_left, read, sharing, write
+from wst.modeling.logprobs import apart, score
 from wst.prompts import TeacherPrompt
-from wst.rollout import Instruction, Query
+from wst.settings import check_counts, identity_of
+from wst.types import Instruction, Query
 
 _TRAINED, _REFERENCE = "default", "reference"
 
@@ -72,7 +71,7 @@ class Teacher(nn.Module):
     loss: both must see the same policy.
 
     Args:
-        model: Name of the model; see `wst.models`.
+        model: Name of the model; see `wst.modeling.loading`.
         prompt: What it reads when it is to write an instruction.
         lora: Shape of the adapter to be trained; None trains all weights.
         adapter: Folder of an adapter to start from. Its own shape then counts instead of ``lora``, and it is also

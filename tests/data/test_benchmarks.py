@@ -16,7 +16,7 @@ from wst.data import GSM8K, HHRLHF, MATH, Benchmark
 from wst.data.datamodule import Split
 from wst.data.math import SUBJECTS
 from wst.errors import ConfigError, DataError
-from wst.rollout import Query
+from wst.types import Query
 
 # Public benchmark files, where they lie beside the project.
 PUBLIC = Path(__file__).parents[3] / "shared" / "data"

@@ -16,7 +16,7 @@ from wst.data import FieldMap, QueryDataModule, QueryLoader, datamodule
 from wst.data.datamodule import Split
 from wst.data.jsonl import QueryFile
 from wst.errors import ConfigError, DataError
-from wst.rollout import Query
+from wst.types import Query
 
 REVIEWS = Path(__file__).parents[2] / "data" / "reviews"
 VAL = ["k11", "k13", "k2"]

@@ -13,7 +13,7 @@ from wst.data.datamodule import Split
 from wst.data.hh_rlhf import TRANCHES, turns
 from wst.data.sources import Row
 from wst.errors import ConfigError, DataError
-from wst.rollout import Message, Query
+from wst.types import Message, Query
 
 # Public benchmark files, where they lie beside the project.
 PUBLIC = Path(__file__).parents[3] / "shared" / "data" / "hh-rlhf"

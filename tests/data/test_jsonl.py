@@ -14,7 +14,7 @@ import pytest
 from wst.data.jsonl import FieldMap, QueryFile, check_file, read_rows
 from wst.data.queries import chosen, ids
 from wst.errors import ConfigError, DataError
-from wst.rollout import Query
+from wst.types import Query
 
 GOOD = '{"text": "a", "label": "x"}'
 

@@ -17,7 +17,7 @@ from wst.data import QueryDataModule, QueryLoader
 from wst.data.datamodule import Split
 from wst.data.loader import EpochSampler
 from wst.errors import ConfigError, DataError
-from wst.rollout import Query
+from wst.types import Query
 
 ROWS, BATCH, EPOCHS = 10, 3, 3
 PER_EPOCH = 4  # batches, the last with one row

@@ -10,7 +10,7 @@ import pytest
 
 from wst.errors import ContractError
 from wst.rewards.base import Reward, Scores, score
-from wst.rollout import Query, Response, Rollout
+from wst.types import Query, Response, Rollout
 
 
 class Fixed(Reward):

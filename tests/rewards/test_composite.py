@@ -12,7 +12,7 @@ import pytest
 from wst.errors import ConfigError, ContractError
 from wst.rewards import ExactMatch, LastNumber, Length, Reward, WeightedSum
 from wst.rewards.base import score
-from wst.rollout import Instruction, Query, Response, Rollout
+from wst.types import Instruction, Query, Response, Rollout
 
 if TYPE_CHECKING:
     import torch

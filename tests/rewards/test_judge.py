@@ -17,8 +17,8 @@ from wst.errors import ConfigError, ContractError, DataError, StudentStopped
 from wst.rewards import ExactMatch, Reward, WeightedSum
 from wst.rewards.base import score
 from wst.rewards.judge import Judge
-from wst.rollout import Instruction, Message, Prompt, Query, Response, Rollout
 from wst.students.base import Student
+from wst.types import Instruction, Message, Prompt, Query, Response, Rollout
 
 CPU = torch.device("cpu")
 NAN = math.nan

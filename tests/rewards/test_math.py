@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 from rewards.math_table import BOXED, READ
 
-from wst.answers import after_hashes, gold_answer, last_boxed
 from wst.errors import ConfigError, DataError
-from wst.rewards.expressions import same_answer
-from wst.rewards.math import MathAnswer
-from wst.rewards.workers import Workers
-from wst.rollout import Instruction, Query, Response, Rollout
+from wst.rewards.math.expressions import same_answer
+from wst.rewards.math.extract import after_hashes, gold_answer, last_boxed
+from wst.rewards.math.reward import MathAnswer
+from wst.rewards.math.workers import Workers
+from wst.types import Instruction, Query, Response, Rollout
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 0.5
@@ -331,8 +331,8 @@ def test_workers_that_cannot_start_are_named(monkeypatch: pytest.MonkeyPatch) ->
 
 SCRIPT = r"""
 import os, sys, threading, time
-from wst.rewards.math import MathAnswer
-from wst.rollout import Query, Response, Rollout
+from wst.rewards.math.reward import MathAnswer
+from wst.types import Query, Response, Rollout
 assert not {"torch", "sympy", "math_verify"} & set(sys.modules)
 reward = MathAnswer(timeout=1.0, workers=2)
 def score(answer):

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from wst import RewardModel, WeightedSum
 from wst.errors import ConfigError, ModelError
 from wst.rewards.base import Reward, score
-from wst.rollout import Instruction, Message, Query, Response, Rollout
+from wst.types import Instruction, Message, Query, Response, Rollout
 
 CPU = torch.device("cpu")
 
@@ -205,7 +205,7 @@ def test_a_missing_model_is_found_before_anything_is_loaded(monkeypatch: pytest.
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("wst.scorers.load_scorer", refuse)
+    monkeypatch.setattr("wst.modeling.classifiers.load_scorer", refuse)
     with pytest.raises(ModelError, match=r"\./nowhere"):
         RewardModel("./nowhere")
     absent = RewardModel("nobody/no-such-model")

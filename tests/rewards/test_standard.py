@@ -17,7 +17,7 @@ from wst.data.datamodule import Split
 from wst.errors import ConfigError, DataError
 from wst.rewards import Length, Reward, Standardized, WeightedSum
 from wst.rewards.base import score
-from wst.rollout import Instruction
+from wst.types import Instruction
 
 
 class Number(Reward):

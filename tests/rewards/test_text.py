@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wst.errors import ConfigError, DataError
 from wst.rewards import ExactMatch, LabelMatch, LastNumber, Length, Reward
 from wst.rewards.text import last_number, normalize
-from wst.rollout import Instruction, Query, Response, Rollout
+from wst.types import Instruction, Query, Response, Rollout
 
 SENTIMENTS = ["positive", "negative", "neutral", "not positive"]
 

@@ -23,10 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wst.errors import CacheError, ConfigError
-from wst.folders import cache_dir
-from wst.rollout import Message, Prompt, Response
+from wst.files import cache_dir
 from wst.students import cache as module
 from wst.students.cache import AnswerCache, answer_key, row_size
+from wst.types import Message, Prompt, Response
 
 IDENTITY: dict[str, Any] = {"class": "S", "model": "m", "revision": "r", "sampling": {"temperature": 0.5, "top_p": 1.0}}
 PROMPT = Prompt((Message("system", "Be brief."), Message("user", "Hi")))
@@ -61,9 +61,7 @@ def total_is_right(path: Path) -> bool:
 
 
 def script(code: str, *args: object) -> subprocess.Popen[str]:
-    head = (
-        "import os, signal, sys, time\nfrom wst.rollout import Response\nfrom wst.students.cache import AnswerCache\n"
-    )
+    head = "import os, signal, sys, time\nfrom wst.types import Response\nfrom wst.students.cache import AnswerCache\n"
     return subprocess.Popen(
         [sys.executable, "-c", head + code, *map(str, args)],
         stdout=subprocess.PIPE,

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from wst.errors import ConfigError, ContractError, ModelError
-from wst.rollout import Message, Prompt, Response
 from wst.students.base import Student, respond
 from wst.students.local import LocalStudent
+from wst.types import Message, Prompt, Response
 
 CPU = torch.device("cpu")
 LIMIT = 20

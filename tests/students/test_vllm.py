@@ -17,8 +17,8 @@ from types import SimpleNamespace
 
 import torch
 
-from wst.generation import Decoding, write
-from wst.models import load_causal_lm
+from wst.modeling.generation import Decoding, write
+from wst.modeling.loading import load_causal_lm
 
 engines = []
 

@@ -7,8 +7,8 @@ from typing import Any, cast
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
-from wst.files import log_folder
-from wst.processes import gather, together
+from wst.distributed import gather, together
+from wst.training.checkpoint import log_folder
 
 
 class CallAccounts(Callback):

@@ -11,7 +11,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from wst.errors import ConfigError
-from wst.files import log_folder, restore_folder, write_folder
+from wst.files import restore_folder, write_folder
+from wst.training.checkpoint import log_folder
 
 _MODES = ("min", "max")
 
@@ -146,7 +147,7 @@ def model_card(trainer: Trainer, pl_module: Any) -> str:  # noqa: ANN401 - WeakT
         'model = AutoModelForCausalLM.from_pretrained("FOLDER")\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")'
         if teacher.full_finetuning
         else (
-            "import torch\nfrom peft import PeftModel\nfrom wst.models import load_causal_lm\n\n"
+            "import torch\nfrom peft import PeftModel\nfrom wst.modeling.loading import load_causal_lm\n\n"
             f'base, tokenizer = load_causal_lm("{teacher.source}", device=torch.device("cpu"))\n'
             'model = PeftModel.from_pretrained(base, "FOLDER")'
         )

@@ -14,9 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from wst.callbacks.calls import paid, take
-from wst.files import append_lines, log_folder, rollout_row, write_whole
-from wst.metrics import json_number
-from wst.record import ARMS
+from wst.evaluation.metrics import json_number
+from wst.files import append_lines, write_whole
+from wst.training.checkpoint import log_folder
+from wst.training.record import ARMS
+from wst.types import rollout_row
 
 _NAMES = {
     "unaided": "no instruction",
@@ -35,9 +37,9 @@ class TestReport(Callback):
     ``{"mean": float, "ci95": [low, high]}``; null stands for what cannot be computed. ``"relative_gain"`` has the gains
     in units of the other arm's mean; ``"leak"`` the share of each teacher's instructions that hold the gold answer
     already, where there are gold answers; ``"words"`` the mean length of each arm's answers; ``"gain_by_length"`` the
-    part of a gain that goes with longer answers (`wst.metrics.gain_by_length`). A student that keeps accounts
-    adds ``"student": {"test": {...}, "run": {STAGE: {...}}}``: what this test has taken (calls, cache hits, failed,
-    tokens, cost, seconds a call), and the sums over all that was done in this log folder.
+    part of a gain that goes with longer answers (`wst.evaluation.metrics.gain_by_length`). A student that keeps
+    accounts adds ``"student": {"test": {...}, "run": {STAGE: {...}}}``: what this test has taken (calls, cache hits,
+    failed, tokens, cost, seconds a call), and the sums over all that was done in this log folder.
     """
 
     __test__ = False  # not a test class, whatever its name looks like

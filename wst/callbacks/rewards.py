@@ -9,8 +9,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from wst.metrics import nan_mean
-from wst.record import StepRecord
+from wst.evaluation.metrics import nan_mean
+from wst.training.record import StepRecord
 
 
 class RewardLogging(Callback):

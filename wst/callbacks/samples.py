@@ -14,10 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from wst.errors import ConfigError
-from wst.files import append_lines, log_folder, rollout_row, write_whole
-from wst.metrics import json_number
-from wst.record import StepRecord
-from wst.rollout import Rollout
+from wst.evaluation.metrics import json_number
+from wst.files import append_lines, write_whole
+from wst.training.checkpoint import log_folder
+from wst.training.record import StepRecord
+from wst.types import Rollout, rollout_row
 
 
 class InstructionSamples(Callback):

@@ -17,9 +17,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from wst.data.loader import QueryLoader
+from wst.distributed import gather, raised_by_all, together
 from wst.errors import CacheError, Diverged, Interrupted, StudentStopped
-from wst.files import log_folder
-from wst.processes import gather, raised_by_all, together
+from wst.training.checkpoint import log_folder
 
 _MENDABLE = (StudentStopped, CacheError, Diverged, Interrupted, torch.OutOfMemoryError)
 

@@ -13,7 +13,7 @@ from wst.data.datamodule import QueryDataModule, Split
 from wst.data.jsonl import check_file
 from wst.data.sources import Row, file_rows, listed, split_files
 from wst.errors import ConfigError, DataError
-from wst.rollout import Query
+from wst.types import Query
 
 
 class Benchmark(QueryDataModule, ABC):

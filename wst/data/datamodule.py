@@ -13,9 +13,9 @@ from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
 from wst.data.jsonl import FieldMap, QueryFile, check_file
 from wst.data.loader import Batches, QueryLoader
 from wst.data.queries import chosen, ids
+from wst.distributed import together
 from wst.errors import ConfigError
-from wst.processes import together
-from wst.rollout import Query
+from wst.types import Query
 
 Split = Literal["train", "val", "test", "predict"]
 

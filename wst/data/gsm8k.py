@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from wst.answers import after_hashes
 from wst.data.benchmark import Benchmark
 from wst.data.sources import Row, hub_rows
 from wst.errors import DataError
-from wst.rollout import Query
+from wst.rewards.math.extract import after_hashes
+from wst.types import Query
 
 
 class GSM8K(Benchmark):

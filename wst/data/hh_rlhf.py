@@ -10,7 +10,7 @@ from itertools import chain
 from wst.data.benchmark import Benchmark
 from wst.data.sources import Row, hub_rows
 from wst.errors import ConfigError, DataError
-from wst.rollout import Message, Query, Role
+from wst.types import Message, Query, Role
 
 TRANCHES = ("harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled")
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")

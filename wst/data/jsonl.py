@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NoReturn, cast
 
 from wst.data.queries import Queries
 from wst.errors import ConfigError, DataError
-from wst.rollout import Query
+from wst.types import Query
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

@@ -11,9 +11,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, SequentialSampler
 
 from wst.data.queries import ids
+from wst.distributed import share, together
 from wst.errors import ConfigError, DataError, WSTError
-from wst.processes import share, together
-from wst.rollout import Query
+from wst.types import Query
 
 _T = TypeVar("_T")
 

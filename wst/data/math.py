@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain
 
-from wst.answers import last_boxed
 from wst.data.benchmark import Benchmark
 from wst.data.sources import Row, hub_rows
 from wst.errors import DataError
-from wst.rollout import Query
+from wst.rewards.math.extract import last_boxed
+from wst.types import Query
 
 SUBJECTS = (
     "algebra",

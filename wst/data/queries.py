@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
-from wst.rollout import Query
+from wst.types import Query
 
 
 class Queries(Sequence[Query]):

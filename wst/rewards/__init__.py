@@ -3,7 +3,7 @@
 from wst.rewards.base import Reward, Scores
 from wst.rewards.composite import WeightedSum
 from wst.rewards.judge import Judge
-from wst.rewards.math import MathAnswer
+from wst.rewards.math.reward import MathAnswer
 from wst.rewards.model import RewardModel
 from wst.rewards.standard import Standardized
 from wst.rewards.text import ExactMatch, LabelMatch, LastNumber, Length

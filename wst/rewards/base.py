@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wst.errors import ContractError
-from wst.rollout import Rollout
+from wst.types import Rollout
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from wst.errors import ConfigError
 from wst.rewards import base
 from wst.rewards.base import Reward, Scores
-from wst.rollout import Rollout
+from wst.types import Rollout
 
 if TYPE_CHECKING:
     import torch

@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from wst.checks import check_choice
 from wst.errors import ConfigError, ContractError, DataError
 from wst.prompts import fill, require_places
 from wst.rewards.base import Reward, Scores
-from wst.rollout import Message, Prompt, Query, Response, Rollout
+from wst.settings import check_choice
 from wst.students.base import Student, respond
+from wst.types import Message, Prompt, Query, Response, Rollout
 
 if TYPE_CHECKING:
     import torch

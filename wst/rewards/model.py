@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from wst.checks import check_counts
 from wst.rewards.base import Reward
-from wst.rollout import Rollout
+from wst.settings import check_counts
+from wst.types import Rollout
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ class RewardModel(Reward):
     reward models.
 
     Args:
-        model: Hub id or folder of the classifier; see `wst.models`.
+        model: Hub id or folder of the classifier; see `wst.modeling.loading`.
         quantization: "nf4" (4 bits) or "int8" by bitsandbytes, or "none".
         dtype: Number format of what is not quantized.
         batch_size: Dialogues scored at once, those of a length together.
@@ -70,7 +70,7 @@ class RewardModel(Reward):
         Raises:
             ModelError: If it is not.
         """
-        from wst import models
+        from wst.modeling import loading as models
 
         models.check(self.source, self._loading["revision"], self._loading["trust_remote_code"])
 
@@ -80,7 +80,7 @@ class RewardModel(Reward):
         Raises:
             ModelError: If it cannot be loaded, has more outputs than one, or no trained head.
         """
-        from wst.scorers import load_scorer
+        from wst.modeling.classifiers import load_scorer
 
         if self._loaded is None:
             self._loaded = load_scorer(self.source, device=device, **self._loading)
@@ -93,7 +93,7 @@ class RewardModel(Reward):
         """Give each rollout the model's number, equal dialogues once."""
         import torch
 
-        from wst.scorers import encode_dialogue, score_rows
+        from wst.modeling.classifiers import encode_dialogue, score_rows
 
         if self._loaded is None:
             raise RuntimeError("RewardModel: call setup(device) first")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wst.errors import ConfigError, DataError
 from wst.rewards.base import Reward, Scores, score
 from wst.rewards.composite import Composite
-from wst.rollout import Rollout
+from wst.types import Rollout
 
 if TYPE_CHECKING:
     from wst.students.base import Student

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, ROUND_UP, Context, Decimal
 from typing import Literal
 
-from wst.checks import check_choice
 from wst.errors import ConfigError, DataError
 from wst.rewards.base import Reward
-from wst.rollout import Rollout
+from wst.settings import check_choice
+from wst.types import Rollout
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b", re.IGNORECASE)
 
@@ -198,7 +198,7 @@ class LastNumber(Reward):
         DataError: If a query has no target, or one without a number (in ``score``).
 
     Example:
-        >>> from wst.rollout import Query, Response
+        >>> from wst.types import Query, Response
         >>> query = Query("1", "How far?", target="#### 1200")
         >>> LastNumber(tolerance=0.5).score([Rollout(query, None, Response("About 1,200.4 km."))])
         [1.0]

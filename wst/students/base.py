@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from wst.errors import ContractError
-from wst.identity import public_settings
-from wst.rollout import Prompt, Response
+from wst.settings import public_settings
+from wst.types import Prompt, Response
 
 if TYPE_CHECKING:
     import torch

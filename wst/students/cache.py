@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from wst.errors import CacheError, ConfigError
-from wst.folders import cache_dir
-from wst.rollout import Prompt, Response
+from wst.files import cache_dir
+from wst.types import Prompt, Response
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ def answer_key(identity: Mapping[str, Any], prompt: Prompt, sampled: bool) -> st
     Raises:
         TypeError: If the identity holds what JSON cannot.
 
-    >>> from wst.rollout import Message
+    >>> from wst.types import Message
     >>> again = Prompt((Message("user", "Hi"),), sample=1)
     >>> answer_key({"model": "m"}, Prompt(again.messages), False) == answer_key({"model": "m"}, again, False)
     True
@@ -113,7 +113,7 @@ class AnswerCache:
     A file that is damaged is set aside with a warning, and a new one begun; a row that is damaged counts as missing.
 
     Args:
-        path: The file; by default ``answers.sqlite`` in `wst.folders.cache_dir`. It is made when first used.
+        path: The file; by default ``answers.sqlite`` in `wst.files.cache_dir`. It is made when first used.
         max_megabytes: Limit (in 10^6 bytes) of what the answers take; beyond it those unused for longest are dropped,
             down to 90%. The file may be larger by the gaps they leave; ``wst cache prune`` gives those back.
 

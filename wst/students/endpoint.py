@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from wst.errors import CacheError, ConfigError, StudentStopped
-from wst.rollout import Prompt, Response
 from wst.students.accounts import Accounts, Budget, Prices
 from wst.students.base import Student
 from wst.students.cache import AnswerCache, answer_key, open_cache
+from wst.types import Prompt, Response
 
 if TYPE_CHECKING:
     import torch

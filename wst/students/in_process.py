@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from wst import models
-from wst.checks import check_counts
 from wst.errors import ConfigError
-from wst.rollout import Message, Prompt, Response
+from wst.modeling import loading as models
+from wst.settings import check_counts
 from wst.students.base import Student
 from wst.students.cache import AnswerCache, answer_key, open_cache
+from wst.types import Message, Prompt, Response
 
 
 class InProcessStudent(Student):

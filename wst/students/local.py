@@ -10,19 +10,19 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StopStringCriteria
 
-from wst import models
-from wst.checks import check_counts
-from wst.generation import Decoding, by_heads, write
-from wst.rollout import Response
+from wst.modeling import loading as models
+from wst.modeling.generation import Decoding, by_heads, write
+from wst.settings import check_counts
 from wst.students.cache import AnswerCache
 from wst.students.in_process import InProcessStudent
+from wst.types import Response
 
 
 class LocalStudent(InProcessStudent):
     """A frozen causal language model that answers in batches.
 
     Args:
-        model: Name of the model; see `wst.models`.
+        model: Name of the model; see `wst.modeling.loading`.
         quantization: "nf4" (4 bits) or "int8" by bitsandbytes, or "none".
         dtype: Number format of what is not quantized.
         max_new_tokens: Length limit of an answer.

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from wst import models
+from wst.distributed import several
 from wst.errors import ConfigError, ModelError
-from wst.processes import several
-from wst.rollout import Response
+from wst.modeling import loading as models
 from wst.students.cache import AnswerCache
 from wst.students.in_process import InProcessStudent
+from wst.types import Response
 
 
 class VLLMStudent(InProcessStudent):
@@ -26,7 +26,7 @@ class VLLMStudent(InProcessStudent):
     In several processes, and for other GPUs, serve the model and take `EndpointStudent`.
 
     Args:
-        model: Name of the model; see `wst.models`.
+        model: Name of the model; see `wst.modeling.loading`.
         memory_share: Share of the GPU's memory that vLLM may take, above 0 and below 1.
         quantization: As vLLM names it, such as "bitsandbytes", "fp8" or "awq"; None: what the weights are in.
         dtype: Number format of what is not quantized.

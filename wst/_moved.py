@@ -1,0 +1,41 @@
+"""Modules under the names that they had before, so that class paths in configs and checkpoints go on being found."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+MOVED = {
+    "wst.baselines": "wst.training.baselines",
+    "wst.comparison": "wst.evaluation",
+    "wst.metrics": "wst.evaluation.metrics",
+    "wst.models": "wst.modeling.loading",
+    "wst.objective": "wst.training.objective",
+    "wst.rollout": "wst.types",
+    "wst.schedule": "wst.training.schedules",
+}
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Import a moved module under its old name; both names give the same module object."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if fullname in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return import_module(MOVED[spec.name])
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Do nothing: the module has run under its new name."""
+
+
+def install() -> None:
+    """Make the old names importable."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())

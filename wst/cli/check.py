@@ -1,0 +1,78 @@
+"""``wst check``: do data and reward of a config fit each other? The gold answer of every row must score 1.0."""
+
+from __future__ import annotations
+
+import torch
+from lightning import LightningModule
+
+from wst.cli.lightning import SETTINGS, WSTCommandLine, guarded
+from wst.data.datamodule import QueryDataModule
+from wst.errors import ConfigError
+from wst.module import WeakToStrong
+from wst.rewards.base import Reward, score
+from wst.types import Query, Response, Rollout
+
+_SHOWN = 5  #: rows named for each split
+_BATCH = 256
+
+
+def wrong_golds(reward: Reward, queries: list[Query], field: str | None = None) -> list[Query]:
+    """Give the queries whose gold answer, given as the response, does not score 1.0.
+
+    Args:
+        reward: A reward that compares with `Query.target`; it is set up.
+        queries: Queries with a target.
+        field: What is given as the response instead: a field of `Query.extra`, such as the worked solution.
+    """
+    wrong = []
+    for start in range(0, len(queries), _BATCH):
+        batch = queries[start : start + _BATCH]
+        answers = [query.target or "" if field is None else str(query.extra[field]) for query in batch]
+        rollouts = [Rollout(query, None, Response(answer)) for query, answer in zip(batch, answers, strict=True)]
+        rewards = score(reward, rollouts).total
+        wrong += [query for query, value in zip(batch, rewards, strict=True) if value != 1.0]
+    return wrong
+
+
+def run(args: list[str]) -> int:
+    """Check a config's data against its reward; no model is loaded but those of the reward.
+
+    Args:
+        args: Options as of ``wst fit``.
+
+    Returns:
+        0 if every gold answer scores 1.0, 1 if one does not, 2 after a mistake of the user's.
+    """
+
+    def command() -> int:
+        command_line = WSTCommandLine(
+            LightningModule, None, run=False, save_config_callback=None, args=args, **SETTINGS
+        )
+        module, data = command_line.model, command_line.datamodule
+        if not isinstance(module, WeakToStrong) or not isinstance(data, QueryDataModule):
+            raise ConfigError("check: the config must have a wst.WeakToStrong and a wst.QueryDataModule")
+        reward = module.reward
+        failed = False
+        reward.check()
+        reward.setup(torch.device("cpu"))
+        try:
+            for split in ("train", "val", "test"):
+                queries = [q for q in data.queries(split) if q.target is not None]
+                if not queries:
+                    print(f"{split}: no rows with a gold answer")
+                    continue
+                fields: list[str | None] = [None]
+                if all("solution" in query.extra for query in queries):
+                    fields.append("solution")
+                for field in fields:
+                    wrong = wrong_golds(reward, queries, field)
+                    failed |= bool(wrong)
+                    named = ", ".join(query.id for query in wrong[:_SHOWN])
+                    more = f"; not: {named}{', ...' if len(wrong) > _SHOWN else ''}" if wrong else ""
+                    what = "gold answers" if field is None else f"worked answers (field {field})"
+                    print(f"{split}: {len(queries) - len(wrong)} of {len(queries)} {what} score 1.0{more}")
+        finally:
+            reward.close()
+        return int(failed)
+
+    return guarded(command)

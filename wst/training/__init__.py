@@ -1,0 +1,1 @@
+"""What training needs besides the method: objective, baselines, schedules, records, checkpoints."""

@@ -1,0 +1,145 @@
+"""Checkpoints of the trained weights alone, written whole or not at all."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from wst.distributed import together
+from wst.errors import ModelError, StorageError
+from wst.files import clear_scratch, storage_fault, sync_folder
+
+
+class TrainedWeightsOnly(LightningModule):
+    """A module whose checkpoints leave the frozen base out: megabytes, not gigabytes."""
+
+    #: What an error calls that which is trained.
+    trained: str = "model"
+    #: Heads of the keys of further state that a checkpoint keeps, and may lack when it is loaded.
+    kept: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strict_loading = False  # load_state_dict checks what is missing
+
+    def trainable(self) -> list[nn.Parameter]:
+        """Give the parameters that are trained."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def keep_frozen_apart(self) -> None:
+        """Let DDP leave alone what is not trained; to be called once the weights are there.
+
+        Every process loads the same, so that there is nothing to be sent around, and quantized weights could not be.
+        """
+        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+        buffers = [name for name, _ in self.named_buffers()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, frozen + buffers)
+
+    def _trained_keys(self) -> set[str]:
+        return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trained weights and the further state."""
+        trained, state = self._trained_keys(), checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if k in trained or k.startswith(self.kept)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = False, assign: bool = False) -> Any:  # noqa: ANN401
+        """Load a checkpoint's weights, which must be all of the trained ones and fit them.
+
+        Raises:
+            ModelError: If they are not, or do not.
+        """
+        with together():
+            different = sorted(self._trained_keys() ^ {key for key in state_dict if not key.startswith(self.kept)})
+            if different:
+                raise ModelError(
+                    f"the checkpoint is of another {self.trained}: {len(different)} weights are only here or only "
+                    f"there, {different[0]} among them; give the settings it was trained with"
+                )
+            try:
+                return super().load_state_dict(state_dict, strict=False, assign=assign)
+            except RuntimeError as error:
+                reason = str(error).splitlines()[-1].strip()
+                raise ModelError(
+                    f"the checkpoint is of another {self.trained} ({reason}); give the settings it was trained with"
+                ) from error
+
+    def save_plain_hyperparameters(self) -> None:
+        """Remember the arguments of the constructor that calls this, for a checkpoint that can rebuild the run.
+
+        The command line has them as class paths and plain values. Objects handed over from Python would be pickled,
+        and such a checkpoint could not be loaded safely: of these only plain values are kept.
+        """
+        if _given_hyperparameters.get() is not None:
+            self.save_hyperparameters()
+            return
+        frame = inspect.currentframe()
+        init = frame.f_back if frame is not None else None
+        values = init.f_locals if init is not None else {}
+        plain = [name for name, value in values.items() if isinstance(value, bool | int | float | str | None)]
+        self.save_hyperparameters(*[name for name in plain if name not in ("self", "__class__")], frame=init)
+
+
+def log_folder(trainer: Trainer) -> Path:
+    """Folder that the run's own files go to: the first logger's, or the trainer's root folder.
+
+    It is process 0 that writes there; another one may number its runs differently, and has to ask it.
+    """
+    # The trainer's own `log_dir` waits for all processes, which are not all here.
+    for logger in trainer.loggers[:1]:
+        folder = logger.log_dir if isinstance(logger, TensorBoardLogger | CSVLogger) else logger.save_dir
+        if folder is not None:
+            return Path(folder)
+    return Path(trainer.default_root_dir)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint next to its place and moves it there, so that a kill leaves the old one or the new one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ANN401
+        """Write the checkpoint whole or not at all.
+
+        Raises:
+            StorageError: If it cannot be written; an older one of that name is as it was.
+        """
+        target = Path(path)
+        scratch = target.with_name(f".{target.name}-{os.getpid()}")
+        clear_scratch(target)
+        try:
+            super().save_checkpoint(checkpoint, scratch, storage_options)
+            with scratch.open("rb") as file:
+                os.fsync(file.fileno())
+            scratch.replace(target)
+            sync_folder(target.parent)
+        except (OSError, RuntimeError) as error:
+            # torch's writer makes a RuntimeError, with C++ frames in its text, of what the system says.
+            if isinstance(error, OSError) or "PytorchStreamWriter" in str(error) or "inline_container" in str(error):
+                raise StorageError(storage_fault(target, error)) from error
+            raise
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:  # noqa: ANN401
+        """Load a checkpoint, whoever asks, without running code that it may hold.
+
+        Raises:
+            ModelError: If it holds more than weights and plain values, or is no checkpoint.
+        """
+        del weights_only
+        try:
+            return super().load_checkpoint(path, map_location, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ModelError(
+                f"checkpoint {str(path)!r} does not load with weights_only; give one that `wst fit` wrote"
+            ) from error
