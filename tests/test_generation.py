@@ -23,7 +23,7 @@ from wst import LocalStudent, LoRA, Message, Prompt, Teacher
 from wst.errors import Diverged, ModelError
 from wst.modeling.generation import Decoding, by_heads, common_prefix, draw, heads, pad_left, positions, write
 from wst.modeling.loading import load_causal_lm
-from wst.modeling.logprobs import apart
+from wst.modeling.logprobs import split_backbone_and_head
 
 CPU = torch.device("cpu")
 
@@ -130,7 +130,7 @@ def test_no_token_is_computed_that_need_not_be(tiny_model: str) -> None:
     def count(_: nn.Module, __: Any, options: dict[str, Any]) -> None:
         computed.append(tuple(options["input_ids"].shape))
 
-    apart(network)  # which tries the model on two tokens
+    split_backbone_and_head(network)  # which tries the model on two tokens
     network.model.register_forward_pre_hook(count, with_kwargs=True)
     heads_of: list[int] = []
     network.lm_head.register_forward_hook(lambda _, __, logits: heads_of.append(len(logits)))

@@ -20,7 +20,7 @@ from wst.modeling.loading import (
     Located,
     check,
     encode_chat,
-    encode_within,
+    encode_truncated,
     load_causal_lm,
     locate,
     resolve_dtype,
@@ -424,7 +424,7 @@ def test_a_prompts_text_is_cut_at_its_end_to_fit(
     def encode(words: str) -> list[int]:
         return list(tokenizer(f"<<{words}>>")["input_ids"])
 
-    ids, was_cut = encode_within(tokenizer, encode, text, limit)
+    ids, was_cut = encode_truncated(tokenizer, encode, text, limit)
     assert (tokenizer.decode(ids), was_cut) == (expected, cut)
 
 
@@ -435,7 +435,7 @@ def test_no_text_is_too_strange_to_be_cut(tiny_model: str, text: str, limit: int
     def encode(words: str) -> list[int]:
         return list(tokenizer(f"[{words}]")["input_ids"])
 
-    ids, cut = encode_within(tokenizer, encode, text, limit)
+    ids, cut = encode_truncated(tokenizer, encode, text, limit)
     assert 0 < len(ids) <= limit
     assert cut is (len(encode(text)) > limit)
     assert tokenizer.decode(ids).endswith("]")

@@ -22,7 +22,7 @@ from wst.errors import ConfigError, WSTError
 _T = TypeVar("_T")
 
 
-def several() -> bool:
+def is_distributed() -> bool:
     """Whether there is more than one process."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
@@ -33,7 +33,7 @@ def gather(item: _T) -> list[_T]:
     Args:
         item: Anything that can be pickled, of any size in each process.
     """
-    if not several():
+    if not is_distributed():
         return [item]
     items: list[_T | None] = [None] * dist.get_world_size()
     dist.all_gather_object(items, item)
@@ -56,9 +56,9 @@ def share(items: Sequence[_T], rank: int, size: int) -> Sequence[_T]:
     return items[start : start + least + (rank < more)]
 
 
-def own_share(items: Sequence[_T]) -> Sequence[_T]:
+def local_share(items: Sequence[_T]) -> Sequence[_T]:
     """Give this process's part."""
-    return share(items, dist.get_rank(), dist.get_world_size()) if several() else items
+    return share(items, dist.get_rank(), dist.get_world_size()) if is_distributed() else items
 
 
 def check_strategy(trainer: Trainer) -> None:
@@ -74,7 +74,7 @@ def check_strategy(trainer: Trainer) -> None:
         )
 
 
-def own_backward(trainer: Trainer) -> AbstractContextManager[None]:
+def local_backward(trainer: Trainer) -> AbstractContextManager[None]:
     """Keep the strategy from exchanging gradients: processes with no rows would be waited for in vain.
 
     `sum_gradients` exchanges them afterwards.
@@ -85,7 +85,7 @@ def own_backward(trainer: Trainer) -> AbstractContextManager[None]:
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Add up the gradients of all processes; where one has none, it counts as 0."""
-    if not several():
+    if not is_distributed():
         return
     with_gradient = list(parameters)
     for parameter in with_gradient:
@@ -101,7 +101,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def collective_errors() -> Iterator[None]:
     """Let no process go on alone: what one of them raises inside, all raise at the end, each an error of its class.
 
     The same class, because what is done about an error (such as saving a checkpoint) all must do. Nothing inside may
@@ -110,7 +110,7 @@ def together() -> Iterator[None]:
     Raises:
         RuntimeError: In a process where all was well, if another one failed in a way that is not known here.
     """
-    if not several():
+    if not is_distributed():
         yield
         return
     failed: Exception | None = None
@@ -128,7 +128,7 @@ def together() -> Iterator[None]:
 
 def raised_by_all(error: BaseException) -> bool:
     """Whether no other process goes on: only then may what is done about the error wait for the others."""
-    return not several() or getattr(error, "_raised_by_all", False)
+    return not is_distributed() or getattr(error, "_raised_by_all", False)
 
 
 @dataclass(frozen=True)

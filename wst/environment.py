@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from wst.distributed import gather, own_share, together
+from wst.distributed import collective_errors, gather, local_share
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward, Scores, score
 from wst.students.base import Student, respond
@@ -76,8 +76,8 @@ class UnaidedAnswers:
 
     def calibrate(self, queries: Sequence[Query]) -> None:
         """Show the reward what the student answers; of several processes, each asks for its part of it."""
-        with together():
-            answers = self.responses(own_share(queries))
+        with collective_errors():
+            answers = self.responses(local_share(queries))
         for found in gather(answers):
             answers |= found
         self.reward.calibrate([Rollout(query, None, answers[query.id], answers[query.id]) for query in queries])

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from wst.data.datamodule import QueryDataModule
-from wst.distributed import check_strategy, gather, gather_rows, own_backward, sum_gradients, together
+from wst.distributed import check_strategy, collective_errors, gather, gather_rows, local_backward, sum_gradients
 from wst.environment import UnaidedAnswers
 from wst.errors import ConfigError, Diverged, StudentStopped, WSTError
 from wst.evaluation.metrics import nan_mean
@@ -73,7 +73,7 @@ class WeakToStrong(TrainedWeightsOnly):
     """
 
     trained = "teacher"
-    kept = ("baseline.",)
+    checkpoint_keys = ("baseline.",)
 
     def __init__(
         self,
@@ -162,22 +162,22 @@ class WeakToStrong(TrainedWeightsOnly):
         self._seed_step()
         self.unaided.begin_step()
         own = StepRecord([], torch.empty(0), {}, torch.empty(0))
-        with together(), self._phase(own, "sample"):
+        with collective_errors(), self._phase(own, "sample"):
             if self.baseline.needs_unaided or self.reward.needs_unaided:
                 self.unaided.prefetch(queries)
             instructions = self.instruct(queries, self.samples_per_query)
-        with together(), self._phase(own, "respond"):
+        with collective_errors(), self._phase(own, "respond"):
             own.rollouts = self.respond(self._per_sample(queries), instructions, self._draws(len(queries)))
         if self._too_many_failed(own):
             return {"record": StepRecord.joined(gather(own))}
-        with together(), self._phase(own, "score"):
+        with collective_errors(), self._phase(own, "score"):
             scores = self.score(own.rollouts)
             own.leaks = self._table(self.reward.leaks(own.rollouts))
             own.rewards = self._table(scores.total)
             own.parts = {name: self._table(values) for name, values in scores.parts.items()}
-        with together(), self._phase(own, "respond"):
+        with collective_errors(), self._phase(own, "respond"):
             own.unaided = self.unaided.rewards(queries) if self.baseline.needs_unaided else None
-        with together(), self._phase(own, "update"):
+        with collective_errors(), self._phase(own, "update"):
             own.kl, scored = self._kl(instructions)
         with self._phase(own, "update"):
             records = gather(own)
@@ -218,7 +218,7 @@ class WeakToStrong(TrainedWeightsOnly):
         rows = [i for i in range(len(instructions)) if self.entropy_coef or advantages[i] != 0]
         size = self.micro_batch_size or max(len(rows), 1)
         done = []
-        with together(), own_backward(self.trainer):
+        with collective_errors(), local_backward(self.trainer):
             for micro in (rows[start : start + size] for start in range(0, len(rows), size)):
                 z = scored.rows(micro) if scored else self._scored([instructions[i] for i in micro])
                 loss = policy_loss(z.values, z.mask, advantages[micro], scale, z.entropy, self.entropy_coef)
@@ -254,7 +254,7 @@ class WeakToStrong(TrainedWeightsOnly):
             Diverged: If it is one of too many steps in a row.
         """
         causes = []
-        with together(), own_backward(self.trainer):
+        with collective_errors(), local_backward(self.trainer):
             for i in advantages.nonzero().flatten().tolist():
                 z = self._scored([instructions[i]])
                 loss = policy_loss(z.values, z.mask, advantages[[i]], scale, z.entropy, self.entropy_coef)
@@ -291,7 +291,7 @@ class WeakToStrong(TrainedWeightsOnly):
         """Count a step that makes no update; whatever the reason, too many in a row end the run."""
         self._skips += 1
         if self._skips >= self.max_skips:
-            with together():
+            with collective_errors():
                 raise kind(f"{fault}: no update, in step {self._skips} in a row; {remedy}, then resume")
         rank_zero_warn(f"{fault}; this step makes no update")
 
@@ -379,7 +379,7 @@ class WeakToStrong(TrainedWeightsOnly):
     def validation_step(self, queries: list[Query], batch_idx: int) -> dict[str, list[Rollout]]:
         """Score the greedy instruction of each query, and the student on its own."""
         self.unaided.begin_step()
-        with together():
+        with collective_errors():
             self.unaided.prefetch(queries)
             rollouts = self.respond(queries, self.instruct(queries, greedy=True))
             scores = self.score(rollouts)
@@ -412,7 +412,7 @@ class WeakToStrong(TrainedWeightsOnly):
             ConfigError: If nothing was trained and nothing trained was loaded.
         """
         self._results = ArmResults()
-        with together():
+        with collective_errors():
             if not self.trained_steps and self.teacher.adapter is None:
                 raise ConfigError(
                     "test: there is no trained teacher to test; give --ckpt_path (last, best or a file), or a trained "
@@ -422,7 +422,7 @@ class WeakToStrong(TrainedWeightsOnly):
 
     def test_step(self, queries: list[Query], batch_idx: int) -> dict[str, dict[str, Any]]:
         """Answer each query unaided, under the untrained and under the trained teacher, all greedy."""
-        with together():
+        with collective_errors():
             self.unaided.prefetch(queries)
             with self.teacher.untrained():
                 untrained: list[Instruction | None] = [*self.instruct(queries, greedy=True)]
@@ -444,7 +444,7 @@ class WeakToStrong(TrainedWeightsOnly):
 
     def predict_step(self, queries: list[Query], batch_idx: int) -> list[Rollout]:
         """Write the greedy instruction for each query and let the student answer under it."""
-        with together():
+        with collective_errors():
             rollouts = self.respond(queries, self.instruct(queries, greedy=True))
         return gather_rows(rollouts)
 
@@ -457,7 +457,7 @@ class WeakToStrong(TrainedWeightsOnly):
             ConfigError: If the trainer's strategy divides the model.
             ModelError: If one is not there.
         """
-        with together():
+        with collective_errors():
             check_strategy(self.trainer)
             for model in (self.teacher, self.student, self.reward):
                 model.check()
@@ -465,11 +465,11 @@ class WeakToStrong(TrainedWeightsOnly):
     def configure_model(self) -> None:
         """Load teacher, student and reward onto this process's device. Called in every stage."""
         device = self.trainer.strategy.root_device
-        with together():
+        with collective_errors():
             self.teacher.load(device)
             self.student.setup(device)
             self.reward.setup(device)
-        self.keep_frozen_apart()
+        self.exclude_frozen_from_ddp()
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - as Lightning has it
         """Make the optimizer for what is trained, and the scheduler."""
@@ -511,7 +511,7 @@ class WeakToStrong(TrainedWeightsOnly):
         """
         state = checkpoint.get("wst", {})
         if self._trainer is not None and self._trainer.state.fn == "fit":
-            with together():
+            with collective_errors():
                 self._compare_teachers(state.get("teacher", {}))
         self.trained_steps, self._seed = state.get("trained_steps", 0), state.get("seed")
         if "reward" in state:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from wst.distributed import check_strategy, gather, together
+from wst.distributed import check_strategy, collective_errors, gather
 from wst.errors import ConfigError, DataError
 from wst.evaluation.metrics import PairedRewards
 from wst.modeling import loading as models
@@ -193,7 +193,7 @@ class PreferenceModel(TrainedWeightsOnly):
             ConfigError: If the trainer's strategy divides the model.
             ModelError: If it is not there.
         """
-        with together():
+        with collective_errors():
             check_strategy(self.trainer)
             models.check(self.source, self._loading["revision"], self._loading["trust_remote_code"])
 
@@ -202,10 +202,10 @@ class PreferenceModel(TrainedWeightsOnly):
         if self.network is not None:
             return
         device = self.trainer.strategy.root_device
-        with together():
+        with collective_errors():
             base, self._tokenizer = load_scorer(self.source, device=device, new_head=True, **self._loading)
             self.network = self._trainable_network(base)
-        self.keep_frozen_apart()
+        self.exclude_frozen_from_ddp()
 
     def _trainable_network(self, base: PreTrainedModel) -> PreTrainedModel | PeftModel:
         if self.lora is None:

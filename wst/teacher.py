@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from wst.errors import ConfigError, ModelError
 from wst.modeling import loading as models
 from wst.modeling.generation import Decoding, common_prefix, pad_left, read, sharing, write
-from wst.modeling.logprobs import apart, score
+from wst.modeling.logprobs import score, split_backbone_and_head
 from wst.prompts import TeacherPrompt
 from wst.settings import check_counts, identity_of
 from wst.types import Instruction, Query
@@ -181,8 +181,12 @@ class Teacher(nn.Module):
 
         Of models and adapters the files' names and sizes count, not where they lie.
         """
-        adapter = None if self.adapter is None else models.outline_files(self.adapter)
-        named = {"model": models.outline(self.source), "adapter": adapter, "lora": None if adapter else self.lora}
+        adapter = None if self.adapter is None else models.portable_file_fingerprint(self.adapter)
+        named = {
+            "model": models.portable_fingerprint(self.source),
+            "adapter": adapter,
+            "lora": None if adapter else self.lora,
+        }
         return {option: identity_of(setting) for option, setting in (named | self._settings()).items()}
 
     def _settings(self) -> dict[str, Any]:
@@ -267,7 +271,7 @@ class Teacher(nn.Module):
             shortened = Query(query.id, text, history=query.history)
             return models.encode_chat(self.tokenizer, self.prompt(shortened).messages, self.chat_template_options)
 
-        ids, cut = models.encode_within(self.tokenizer, prompt_ids, query.text, self.max_prompt_tokens)
+        ids, cut = models.encode_truncated(self.tokenizer, prompt_ids, query.text, self.max_prompt_tokens)
         if cut:
             self.shortened += 1
             warnings.warn(
@@ -383,7 +387,7 @@ class Teacher(nn.Module):
             "past_key_values": cache,
             "use_cache": True,
         }
-        parts = apart(network)
+        parts = split_backbone_and_head(network)
         if parts is None:
             states, head = network(**inputs).logits, None
         else:

@@ -7,7 +7,7 @@ from typing import Any, cast
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
-from wst.distributed import gather, together
+from wst.distributed import collective_errors, gather
 from wst.training.checkpoint import log_folder
 
 
@@ -39,7 +39,7 @@ class CallAccounts(Callback):
             if name != "student" and not accounts.student.startswith(f"{name} "):
                 accounts.student = f"{name} {accounts.student}"  # lest it share a budget with a student of its model
             folder = gather(log_folder(trainer))[0]
-            with together():
+            with collective_errors():
                 accounts.open(folder, str(getattr(stage, "value", stage)))
             student.on_progress = lambda done, total: show_progress(trainer, done, total)
 

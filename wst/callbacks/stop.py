@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from wst.data.loader import QueryLoader
-from wst.distributed import gather, raised_by_all, together
+from wst.distributed import collective_errors, gather, raised_by_all
 from wst.errors import CacheError, Diverged, Interrupted, StudentStopped
 from wst.training.checkpoint import log_folder
 
@@ -137,7 +137,7 @@ class StopInOrder(Callback):
         number = max(gather(self._asked))
         if number:
             saved = trainer.state.fn == "fit" and not trainer.sanity_checking
-            with together():
+            with collective_errors():
                 raise Interrupted(number, trainer.global_step if saved else None)
 
     def _hang_up(self) -> None:

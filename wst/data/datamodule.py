@@ -13,7 +13,7 @@ from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
 from wst.data.jsonl import FieldMap, QueryFile, check_file
 from wst.data.loader import Batches, QueryLoader
 from wst.data.queries import chosen, ids
-from wst.distributed import together
+from wst.distributed import collective_errors
 from wst.errors import ConfigError
 from wst.types import Query
 
@@ -201,7 +201,7 @@ class QueryDataModule(LightningDataModule):
             ConfigError: If there are no data for the stage, or the trainer cannot work with queries.
             DataError: If a file cannot be read as asked.
         """
-        with together():
+        with collective_errors():
             self._check_trainer()
             for split in _STAGES[stage]:
                 # Validation is optional in a fit.

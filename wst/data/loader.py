@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, SequentialSampler
 
 from wst.data.queries import ids
-from wst.distributed import share, together
+from wst.distributed import collective_errors, share
 from wst.errors import ConfigError, DataError, WSTError
 from wst.types import Query
 
@@ -188,7 +188,7 @@ class QueryLoader(DataLoader[Query]):
             ConfigError: If it was taken with other settings, or is not a state of this loader.
         """
         identity = self._identity()
-        with together():
+        with collective_errors():
             if missing := {"epoch", "batches", *identity} - state_dict.keys():
                 raise ConfigError(
                     f"checkpoint: the training data's state lacks {', '.join(sorted(missing))}; "

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from wst.errors import Diverged
-from wst.modeling.logprobs import apart
+from wst.modeling.logprobs import split_backbone_and_head
 
 Row = Sequence[int]
 
@@ -264,7 +264,7 @@ def read(network: nn.Module, ids: Tensor, mask: Tensor, shared: int = 0) -> Any:
 def _pass(network: nn.Module, ids: Tensor, mask: Tensor, cache: Any) -> Any:  # noqa: ANN401 - transformers' own
     places = positions(mask)[:, mask.shape[1] - ids.shape[1] :]
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": places, "past_key_values": cache}
-    parts = apart(network)  # nobody wants logits of what is only read
+    parts = split_backbone_and_head(network)  # nobody wants logits of what is only read
     return network(**inputs, use_cache=True, logits_to_keep=1) if parts is None else parts[0](**inputs, use_cache=True)
 
 

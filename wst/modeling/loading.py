@@ -286,13 +286,13 @@ def fingerprint_files(place: str) -> list[Any]:
     return [str(path.resolve()), *([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)]
 
 
-def outline(source: str) -> list[Any]:
+def portable_fingerprint(source: str) -> list[Any]:
     """Tell a model from others wherever it lies: the hub's id, or names and sizes of the files."""
     located = locate(source)
-    return [located.path] if located.kind == "hub" else outline_files(located.path)
+    return [located.path] if located.kind == "hub" else portable_file_fingerprint(located.path)
 
 
-def outline_files(place: str) -> list[Any]:
+def portable_file_fingerprint(place: str) -> list[Any]:
     """Give names and sizes of a file, or of the files of a folder."""
     return [[name, size] for name, size, _ in fingerprint_files(place)[1:]]
 
@@ -307,9 +307,9 @@ def encode_chat(
 
     Without a chat template the turns' texts are joined by blank lines. A template that knows no system turn gets
     the system text at the head of the first user turn. What stands in a text cannot end its turn or begin another one:
-    control tokens are taken apart (`take_apart`).
+    control tokens are taken apart (`neutralize_control_tokens`).
     """
-    messages = [Message(message.role, take_apart(tokenizer, message.content)) for message in messages]
+    messages = [Message(message.role, neutralize_control_tokens(tokenizer, message.content)) for message in messages]
     if not tokenizer.chat_template:
         text = "\n\n".join(message.content for message in messages)
         return _ids(tokenizer(text if answered else text + "\n\n"))
@@ -325,7 +325,7 @@ def encode_chat(
     )
 
 
-def take_apart(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+def neutralize_control_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """Put a space into each control token that a text holds, so that the tokenizer reads it as plain characters.
 
     Data, instructions and responses come from strangers and models: one that writes ``<|im_end|>`` must not end a turn.
@@ -370,7 +370,7 @@ def _knows_system(tokenizer: PreTrainedTokenizerBase) -> bool:
     return bool(known)
 
 
-def encode_within(
+def encode_truncated(
     tokenizer: PreTrainedTokenizerBase, encode: Callable[[str], list[int]], text: str, limit: int
 ) -> tuple[list[int], bool]:
     """Encode a prompt that holds ``text``, cutting the text's end off until the prompt has at most ``limit`` tokens.

@@ -17,16 +17,16 @@ from wst.training.objective import token_entropy, token_log_probs
 _AT_ONCE = 2**24
 
 
-def apart(network: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+def split_backbone_and_head(network: nn.Module) -> tuple[nn.Module, nn.Module] | None:
     """Give what computes hidden states, and the layer that makes logits of them.
 
     None if the network does more than that, such as to scale or cap its logits: it is tried on two tokens.
     """
     base = cast(Any, network.get_base_model() if isinstance(network, PeftModel) else network)
-    if not hasattr(base, "_wst_apart"):
+    if not hasattr(base, "_wst_splits"):
         body, head = getattr(base, base.base_model_prefix, None), base.get_output_embeddings()
-        base._wst_apart = body is not None and head is not None and _same(base, body, head)
-    return (getattr(base, base.base_model_prefix), base.get_output_embeddings()) if base._wst_apart else None
+        base._wst_splits = body is not None and head is not None and _same(base, body, head)
+    return (getattr(base, base.base_model_prefix), base.get_output_embeddings()) if base._wst_splits else None
 
 
 @torch.no_grad()

@@ -131,7 +131,7 @@ class InProcessStudent(Student):
         def prompt_ids(text: str) -> list[int]:
             return models.encode_chat(self.tokenizer, [*before, Message(last.role, text)], self.chat_template_options)
 
-        ids, cut = models.encode_within(self.tokenizer, prompt_ids, last.content, self.max_prompt_tokens)
+        ids, cut = models.encode_truncated(self.tokenizer, prompt_ids, last.content, self.max_prompt_tokens)
         if cut:
             self.shortened += 1
             warnings.warn(

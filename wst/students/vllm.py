@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from wst.distributed import several
+from wst.distributed import is_distributed
 from wst.errors import ConfigError, ModelError
 from wst.modeling import loading as models
 from wst.students.cache import AnswerCache
@@ -102,7 +102,7 @@ class VLLMStudent(InProcessStudent):
             return
         if device.type != "cuda":
             raise ConfigError(f"VLLMStudent: vLLM needs a CUDA GPU, this run is on {device.type}; take LocalStudent")
-        if several():
+        if is_distributed():
             raise ConfigError(
                 "VLLMStudent: there are several processes; serve the model (vllm serve) and take EndpointStudent"
             )

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from wst.distributed import together
+from wst.distributed import collective_errors
 from wst.errors import ModelError, StorageError
 from wst.files import clear_scratch, storage_fault, sync_folder
 
@@ -27,7 +27,7 @@ class TrainedWeightsOnly(LightningModule):
     #: What an error calls that which is trained.
     trained: str = "model"
     #: Heads of the keys of further state that a checkpoint keeps, and may lack when it is loaded.
-    kept: tuple[str, ...] = ()
+    checkpoint_keys: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class TrainedWeightsOnly(LightningModule):
         """Give the parameters that are trained."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def keep_frozen_apart(self) -> None:
+    def exclude_frozen_from_ddp(self) -> None:
         """Let DDP leave alone what is not trained; to be called once the weights are there.
 
         Every process loads the same, so that there is nothing to be sent around, and quantized weights could not be.
@@ -52,7 +52,9 @@ class TrainedWeightsOnly(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trained weights and the further state."""
         trained, state = self._trained_keys(), checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if k in trained or k.startswith(self.kept)}
+        checkpoint["state_dict"] = {
+            k: v for k, v in state.items() if k in trained or k.startswith(self.checkpoint_keys)
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = False, assign: bool = False) -> Any:  # noqa: ANN401
         """Load a checkpoint's weights, which must be all of the trained ones and fit them.
@@ -60,8 +62,10 @@ class TrainedWeightsOnly(LightningModule):
         Raises:
             ModelError: If they are not, or do not.
         """
-        with together():
-            different = sorted(self._trained_keys() ^ {key for key in state_dict if not key.startswith(self.kept)})
+        with collective_errors():
+            different = sorted(
+                self._trained_keys() ^ {key for key in state_dict if not key.startswith(self.checkpoint_keys)}
+            )
             if different:
                 raise ModelError(
                     f"the checkpoint is of another {self.trained}: {len(different)} weights are only here or only "
