@@ -69,7 +69,7 @@ def start(count: int) -> dict[str, float]:
     return {"seconds": seconds, "memory": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3}
 
 
-def apart(: str, argument: Any) -> dict[str, float]:  # noqa: ANN401
+def apart(kind: str, argument: Any) -> dict[str, float]:  # noqa: ANN401
     """Do it in a process of its own."""
     command = [sys.executable, __file__, "--only", kind, json.dumps(argument)]
     done = subprocess.run(command, capture_output=True, text=True)
