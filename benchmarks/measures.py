@@ -20,8 +20,9 @@ from arms import DATA, TEACHER, write_student
 from transformers import CompileConfig, GenerationConfig
 
 import wst
-from wst import generation, heads
 from wst import teacher as teacher_module
+from wst.modeling import generation
+from wst.modeling import logprobs as heads
 from wst.modeling.allocator import keep_freed_blocks
 
 Work = Callable[[], object]

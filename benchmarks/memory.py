@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
-from wst import heads
 from wst.cli.lightning import run
+from wst.modeling import logprobs as heads
 
 GB = 1e9
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits, an 8-bit scale for 64, a float32 for 256 of these

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from wst import cache_command
+from wst.cli import cache as cache_command
 from wst.errors import CacheError
 from wst.files import cache_dir
 from wst.students.cache import AnswerCache

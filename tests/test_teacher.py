@@ -18,8 +18,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from wst import generation
 from wst.errors import ConfigError, ModelError, WSTError
+from wst.modeling import generation
 from wst.modeling.loading import load_causal_lm
 from wst.prompts import TeacherPrompt
 from wst.teacher import LoRA, Teacher
