@@ -10,7 +10,8 @@ from test_module import CPU, make, one_step
 from torch import Tensor, nn
 from toys import Lowercase, Parrot
 
-from wst import GroupMean, Instruction, LoRA, MovingAverage, Unaided, WeakToStrong, heads
+from wst import GroupMean, Instruction, LoRA, MovingAverage, Unaided, WeakToStrong
+from wst.modeling import logprobs as heads
 from wst.modeling.logprobs import score
 from wst.training.objective import token_entropy, token_log_probs, whiten
 from wst.training.record import StepRecord
