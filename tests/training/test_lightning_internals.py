@@ -77,7 +77,7 @@ def test_logged_step(tmp_path: Path) -> None:
     module = Probe("on_train_batch_end", lambda module: internals.logged_step(module.trainer))
     trainer = fit(module, tmp_path, logger=CSVLogger(tmp_path, "csv"))
     rows = (Path(trainer.loggers[0].log_dir or "") / "metrics.csv").read_text().splitlines()[1:]
-    assert [row.split(",")[rows and -1] for row in rows][:4] == [str(step) for step in module.found]
+    assert [row.split(",")[-1] for row in rows] == [str(step) for step in module.found]
 
 
 def test_validation_follows(tmp_path: Path) -> None:
@@ -115,16 +115,22 @@ class Counting(BoringModel):
     def on_train_batch_start(self, *_: Any) -> None:
         internals.count_epoch_start(self.trainer)
 
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        assert epochs.ready == epochs.started == epochs.processed + 1
+        return super().training_step(batch, batch_idx)
 
-@pytest.mark.parametrize("saved_at", [2, 3])
-def test_a_run_resumed_at_the_end_of_an_epoch_goes_on_with_the_next(tmp_path: Path, saved_at: int) -> None:
+
+@pytest.mark.parametrize("saved", ["between epochs", "at the last step"])
+def test_a_run_resumed_at_the_end_of_an_epoch_goes_on_with_the_next(tmp_path: Path, saved: str) -> None:
     order = Order()
-    first = fit(Counting(), tmp_path, max_steps=saved_at, limit_train_batches=2, limit_val_batches=0)
-    first.save_checkpoint(tmp_path / "x.ckpt")
-    again = quiet_trainer(tmp_path, max_steps=6, limit_train_batches=2, limit_val_batches=0, callbacks=[order])
-    again.fit(Counting(), ckpt_path=str(tmp_path / "x.ckpt"), weights_only=False)
-    assert order.epochs == [0, 0, 1, 1, 2, 2][saved_at:]
-    assert again.fit_loop.epoch_progress.current.ready == 3
+    saver = ModelCheckpoint(tmp_path, filename="at the last step", every_n_train_steps=2)
+    settings: dict[str, Any] = {"limit_train_batches": 2, "limit_val_batches": 0, "enable_checkpointing": True}
+    first = fit(Counting(), tmp_path, max_steps=2, callbacks=[saver], **settings)
+    first.save_checkpoint(tmp_path / "between epochs.ckpt")
+    again = quiet_trainer(tmp_path, max_steps=6, callbacks=[order], **settings)
+    again.fit(Counting(), ckpt_path=str(tmp_path / f"{saved}.ckpt"), weights_only=False)
+    assert order.epochs == [1, 1, 2, 2]
 
 
 def test_figures_are_logged_under_a_step_of_the_past(tmp_path: Path) -> None:
@@ -142,6 +148,7 @@ def test_a_deleted_event_file_is_begun_anew(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, "tb")
     assert not internals.reopen_if_deleted(logger)
     logger.experiment.add_scalar("x", 1.0, 1)
+    logger.experiment.flush()
     assert not internals.reopen_if_deleted(logger)
     shutil.rmtree(logger.log_dir)
     assert internals.reopen_if_deleted(logger)
@@ -173,9 +180,6 @@ def test_saved_last(tmp_path: Path) -> None:
 
 
 def test_cluster_environment() -> None:
-    assert internals.cluster_environment(quiet_trainer()) is None or hasattr(
-        internals.cluster_environment(quiet_trainer()), "world_size"
-    )
     assert internals.cluster_environment(quiet_trainer(devices=2)).world_size() == 2
 
 
