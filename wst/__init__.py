@@ -25,7 +25,9 @@ if TYPE_CHECKING:
         Standardized,
         WeightedSum,
     )
+    from wst.rewards.function import FunctionReward
     from wst.students import AnswerCache, Budget, EndpointStudent, LocalStudent, Prices, Student, VLLMStudent
+    from wst.students.function import FunctionStudent
     from wst.teacher import LoRA, Teacher
     from wst.training.baselines import Baseline, GroupMean, LeaveOneOut, MovingAverage, Unaided
     from wst.training.schedules import WarmupLinear
@@ -57,6 +59,8 @@ _HOMES = {
         "Standardized",
         "WeightedSum",
     ),
+    "wst.rewards.function": ("FunctionReward",),
+    "wst.students.function": ("FunctionStudent",),
     "wst.types": ("Instruction", "Message", "Prompt", "Query", "Response", "Rollout"),
     "wst.training.schedules": ("WarmupLinear",),
     "wst.students": ("AnswerCache", "Budget", "EndpointStudent", "LocalStudent", "Prices", "Student", "VLLMStudent"),
@@ -77,6 +81,8 @@ __all__ = [
     "EndpointStudent",
     "ExactMatch",
     "FieldMap",
+    "FunctionReward",
+    "FunctionStudent",
     "GroupMean",
     "Instruction",
     "InstructionSamples",

@@ -44,7 +44,7 @@ def printable(text: str, limit: int | None = None) -> str:
 def show(*things: Any) -> None:  # noqa: ANN401 - what rich can print
     """Print texts, which may contain paths, and rich's tables to standard output; never raises.
 
-    Characters that the encoding of the output does not have are escaped. If nobody reads the output, nothing is printed.
+    Characters that the encoding of the output does not have are escaped. Output that nobody reads is dropped.
     """
     from rich.console import Console  # the command line's help does not need it
 
@@ -83,7 +83,11 @@ def protect_output() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if not isinstance(stream, _Tolerant):
-            setattr(sys, name, _Tolerant(stream or open(os.devnull, "w")))
+            setattr(sys, name, _Tolerant(stream or _nowhere()))  # None if it was closed
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w")
 
 
 class _Tolerant:
@@ -91,7 +95,7 @@ class _Tolerant:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        with suppress(AttributeError, ValueError):
+        with suppress(AttributeError, ValueError):  # not a file, or closed
             cast(Any, stream).reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:

@@ -8,6 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
 from wst.distributed import collective_errors, gather
+from wst.terminal import never_fatal
 from wst.training.folders import log_folder
 
 
@@ -80,16 +81,18 @@ def take(student: Any) -> dict[str, float]:  # noqa: ANN401 - a student that kee
 
 
 def show_progress(trainer: Trainer, done: int, total: int) -> None:
-    """Show in the progress bar how many answers have arrived."""
+    """Show in the progress bar how many answers have arrived, if the bar exists by now."""
     bar = trainer.progress_bar_callback
     name = "train" if trainer.training else "val" if trainer.validating else "test" if trainer.testing else None
     if name is None:  # sanity checks and predictions
         return
     text = f"answers {done}/{total}"
-    if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
-        task = getattr(bar, f"{name}_progress_bar")
-        if task is not None:
-            bar.progress.update(task.id, description=f"{task.description.split(' · ')[0]} · {text}")
-            bar.refresh()
-    elif isinstance(bar, TQDMProgressBar) and bar.is_enabled:
-        getattr(bar, f"{name}_progress_bar").set_description_str(text)
+    with never_fatal():
+        if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
+            # On a resume within an epoch, Lightning creates the task only after the first answers.
+            task = getattr(bar, f"{name}_progress_bar") if getattr(bar, f"{name}_progress_bar_id") is not None else None
+            if task is not None:
+                bar.progress.update(task.id, description=f"{task.description.split(' · ')[0]} · {text}")
+                bar.refresh()
+        elif isinstance(bar, TQDMProgressBar) and bar.is_enabled:
+            getattr(bar, f"{name}_progress_bar").set_description_str(text)

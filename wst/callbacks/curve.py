@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from wst.training import lightning_internals as internals
@@ -14,7 +14,7 @@ _KEY = "wst_curve"
 
 
 class UnbrokenCurve(Callback):
-    """Makes TensorBoard's curve of a resumed run continue at the checkpoint.
+    """Makes the curve of a resumed run, in TensorBoard or a CSV file, continue at the checkpoint.
 
     What a killed run logged after the checkpoint is discarded, since those steps are made again. The checkpoint holds
     the figures of its own step, which Lightning logs only after it is saved.
@@ -34,14 +34,14 @@ class UnbrokenCurve(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:  # noqa: ANN401
         """Count the step, and start a new event file if the log folder was deleted."""
         for logger in _loggers(trainer):
-            if internals.reopen_if_deleted(logger):
+            if isinstance(logger, TensorBoardLogger) and internals.reopen_if_deleted(logger):
                 rank_zero_warn(f"log folder {logger.log_dir} is gone, with what was in it; it is made anew")
         self._step, self._open = internals.logged_step(trainer), True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Flush metrics before saving, and store the current step's metrics inside the checkpoint."""
         for logger in _loggers(trainer):
-            logger.experiment.flush()
+            logger.save() if isinstance(logger, CSVLogger) else logger.experiment.flush()
         figures = internals.figures_to_be_logged(trainer) if self._open else {}
         checkpoint[_KEY] = {"step": self._step if self._open else self._step + 1, "figures": figures}
 
@@ -104,7 +104,7 @@ class DueValidation(Callback):
     on_fit_end = on_train_start  # a resumed run with no step left has no start
 
 
-def _loggers(trainer: Trainer) -> list[TensorBoardLogger]:
+def _loggers(trainer: Trainer) -> list[TensorBoardLogger | CSVLogger]:
     if not trainer.is_global_zero:
         return []
-    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger | CSVLogger)]

@@ -9,16 +9,19 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from wst.errors import ConfigError
 from wst.evaluation.metrics import json_number
 from wst.files import append_lines, write_whole
+from wst.terminal import printable, show
+from wst.training import lightning_internals as internals
 from wst.training.folders import log_folder
 from wst.training.record import StepRecord
 from wst.types import Rollout, rollout_row
+
+_PANEL, _TENSORBOARD = 600, 5_000  #: characters of a text that are shown; ``instructions.jsonl`` has all of them
 
 
 class InstructionSamples(Callback):
@@ -58,7 +61,8 @@ class InstructionSamples(Callback):
         path = log_folder(trainer) / "instructions.jsonl"
         if not trainer.global_step or not path.is_file():
             return
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:  # a kill may cut a character
+            lines = list(file)
         rows = [(line, row) for line in lines if (row := _row(line))["step"] <= trainer.global_step]
         self._shown = max((row["step"] for _, row in rows if row["stage"] == "val"), default=-1)
         if len(rows) < len(lines):
@@ -67,15 +71,17 @@ class InstructionSamples(Callback):
     @rank_zero_only
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401
         """Append some of the step's rollouts to the file."""
-        if not self.every_n_steps or trainer.global_step % self.every_n_steps:
-            return
         record: StepRecord = outputs["record"]
+        step = trainer.global_step + record.skipped  # without an update, the step that is tried again
+        if not self.every_n_steps or step % self.every_n_steps:
+            return
         # One of each query first: the samples of a query look alike.
         samples = record.rewards.shape[1]
         order = [i for offset in range(samples) for i in range(offset, len(record.rollouts), samples)]
         rewards, advantages = record.rewards.flatten().tolist(), record.advantages.flatten().tolist()
         rows = [
-            {"step": trainer.global_step, "stage": "train"}
+            {"step": step, "stage": "train"}
+            | ({"skipped": True} if record.skipped else {})
             | rollout_row(record.rollouts[i])
             | {"reward": json_number(rewards[i]), "advantage": advantages[i]}
             for i in order[: self.count]
@@ -100,13 +106,11 @@ class InstructionSamples(Callback):
             self._shown = step
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("instructions", markdown(rollouts), step)
+                logger.experiment.add_text("instructions", markdown(rollouts), internals.logged_step(trainer))
         if self.terminal:
             reward = trainer.callback_metrics.get("val/reward")
             title = f"step {step}" + (f", validation reward {float(reward):.3f}" if reward is not None else "")
-            console = Console()
-            console.print()
-            console.print(panel(rollouts, title))
+            show("", panel(rollouts, title))
 
 
 def _row(line: str) -> dict[str, Any]:
@@ -122,7 +126,7 @@ def markdown(rollouts: list[Rollout]) -> str:
     """Return a table for TensorBoard; texts of models and data stand in it as code, so that they are not rendered."""
 
     def cell(text: str) -> str:
-        shown = " ".join(text.split()).replace("|", "\\|").replace("`", "'")
+        shown = printable(text, _TENSORBOARD).replace("|", "\\|").replace("`", "'")
         return f"`{shown}`" if shown else ""
 
     rows = [
@@ -140,5 +144,5 @@ def panel(rollouts: list[Rollout], title: str) -> Table:
     for rollout in rollouts:
         instruction = rollout.instruction.text if rollout.instruction is not None else ""
         cells = (rollout.query.text, instruction, rollout.response.text)
-        table.add_row(*(Text(" ".join(cell.split())) for cell in cells))
+        table.add_row(*(Text(printable(cell, _PANEL)) for cell in cells))
     return table

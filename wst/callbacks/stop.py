@@ -19,7 +19,7 @@ from wst.data.loader import QueryLoader
 from wst.distributed import collective_errors, gather, raised_by_all
 from wst.errors import CacheError, Diverged, Interrupted, StudentStopped
 from wst.training import lightning_internals as internals
-from wst.training.folders import log_folder
+from wst.training.folders import FolderLock, log_folder
 
 _RESUMABLE = (StudentStopped, CacheError, Diverged, Interrupted, torch.OutOfMemoryError)
 
@@ -55,6 +55,31 @@ class CheckpointOnStop(Callback):
         if trainer.training and isinstance(loader, QueryLoader):
             loader.put_back()
         trainer.save_checkpoint(target)
+
+
+class FolderGuard(Callback):
+    """Refuses to train in a folder in which another process is training."""
+
+    def __init__(self) -> None:
+        self._lock: FolderLock | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lock the folder, where runs have folders of their own.
+
+        Raises:
+            ConfigError: If another process is training there.
+        """
+        with collective_errors():
+            if stage == "fit" and trainer.is_global_zero and trainer.loggers and not cast(Any, trainer).fast_dev_run:
+                self._lock = FolderLock(log_folder(trainer))
+
+    def teardown(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
+        """Unlock it."""
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
+
+    on_exception = teardown
 
 
 class StopInOrder(Callback):

@@ -8,20 +8,29 @@ and reads ``_subcommand_parsers``, which only a subclass can do.
 
 from __future__ import annotations
 
+import csv
+import io
+import os
 import signal
+import threading
+import time
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loops.evaluation_loop import RestartStage
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from wst.files import write_whole
 
 # ------------------------------------------------------------------------ modules
 
@@ -123,9 +132,36 @@ def reopen_if_deleted(logger: TensorBoardLogger) -> bool:
     return True
 
 
-def discard_from(logger: TensorBoardLogger, step: int) -> None:
-    """Make TensorBoard discard what was logged from this step on: torch's writer has no public `SessionLog`."""
-    _file_writer(logger).add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+def discard_from(logger: TensorBoardLogger | CSVLogger, step: int) -> None:
+    """Discard what was logged from this step on.
+
+    TensorBoard does so at a `SessionLog`, for which torch's writer has no public method; a CSV file is cut.
+    """
+    if isinstance(logger, TensorBoardLogger):
+        _file_writer(logger).add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+    elif (path := Path(logger.log_dir) / "metrics.csv").is_file():
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        lines = io.StringIO()
+        writer = csv.DictWriter(lines, fieldnames=list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(row for row in rows if int(row["step"]) < step)
+        write_whole(path, lines.getvalue())
+
+
+def keep_rows(logger: CSVLogger) -> None:
+    """Open a CSV logger on the file of an earlier stage or run; its `_ExperimentWriter` would delete the file."""
+    path = Path(logger.log_dir) / "metrics.csv"
+    if logger._experiment is not None or not path.is_file():
+        return
+    aside = path.with_name("metrics.csv.kept")
+    path.rename(aside)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Experiment logs directory")  # no longer true
+        writer: Any = logger.experiment
+    aside.rename(path)
+    with path.open(newline="") as file:
+        writer.metrics_keys = next(csv.reader(file), [])
 
 
 def _file_writer(logger: TensorBoardLogger) -> Any:  # noqa: ANN401 - tensorboard has no types
@@ -149,3 +185,22 @@ def kill_children(trainer: Trainer) -> None:
     """Kill the ranks that this process has started, if it has (`_SubprocessScriptLauncher`)."""
     if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
         trainer.strategy.launcher.kill(signal.SIGKILL)
+
+
+def end_with_parent(trainer: Trainer) -> None:
+    """End this rank if rank 0, which has started it, is gone: it would wait for the connection for half an hour.
+
+    Lightning watches the ranks that it starts (`_ChildProcessObserver`), but these do not watch it. Ranks that torchrun
+    or SLURM starts are ended by them.
+    """
+    environment = cluster_environment(trainer)
+    if not isinstance(environment, LightningEnvironment) or environment.local_rank() == 0:
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="end with parent").start()
