@@ -1,6 +1,6 @@
 """Rewards: what the teacher is trained to raise. None of them needs torch to be imported."""
 
-from wst.rewards.base import Reward, Scores
+from wst.rewards.base import FunctionReward, Reward, Scores
 from wst.rewards.composite import WeightedSum
 from wst.rewards.judge import Judge
 from wst.rewards.math.reward import MathAnswer
@@ -10,6 +10,7 @@ from wst.rewards.text import ExactMatch, LabelMatch, LastNumber, Length
 
 __all__ = [
     "ExactMatch",
+    "FunctionReward",
     "Judge",
     "LabelMatch",
     "LastNumber",

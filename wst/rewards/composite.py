@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wst.errors import ConfigError
 from wst.rewards import base
-from wst.rewards.base import Reward, Scores
+from wst.rewards.base import Reward, RewardLike, Scores, as_reward
 from wst.types import Rollout
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ class Composite(Reward):
         parts: The rewards by name.
     """
 
-    def __init__(self, parts: dict[str, Reward]) -> None:
-        self.parts = dict(parts)
+    def __init__(self, parts: dict[str, RewardLike]) -> None:
+        self.parts = {name: as_reward(part) for name, part in parts.items()}
 
     @property
     def needs_unaided(self) -> bool:  # type: ignore[override]
@@ -93,7 +93,7 @@ class WeightedSum(Composite):
             names no part.
     """
 
-    def __init__(self, parts: dict[str, Reward], weights: dict[str, float] | None = None) -> None:
+    def __init__(self, parts: dict[str, RewardLike], weights: dict[str, float] | None = None) -> None:
         if not parts:
             raise ConfigError("WeightedSum: parts is empty; name at least one reward")
         for name in parts:

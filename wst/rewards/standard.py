@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from wst.errors import ConfigError, DataError
-from wst.rewards.base import Reward, Scores, score
+from wst.rewards.base import RewardLike, Scores, score
 from wst.rewards.composite import Composite
 from wst.types import Rollout
 
@@ -31,11 +31,11 @@ class Standardized(Composite):
         ConfigError: If fewer than two queries are asked for.
     """
 
-    def __init__(self, reward: Reward, queries: int = 64) -> None:
+    def __init__(self, reward: RewardLike, queries: int = 64) -> None:
         if queries < 2:
             raise ConfigError(f"Standardized: queries must be at least 2, got {queries}")
         super().__init__({"reward": reward})
-        self.reward = reward
+        self.reward = self.parts["reward"]
         self.queries = queries
         self.mean: float | None = None
         self.spread: float | None = None
