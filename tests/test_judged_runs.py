@@ -1,4 +1,4 @@
-"""Runs with a judge behind an endpoint: what it costs is told apart, and a spent budget loses nothing."""
+"""Runs with a judge behind an endpoint: its cost is accounted separately, and an exhausted budget loses no work."""
 
 import json
 import sqlite3
@@ -45,19 +45,19 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def student_or_judge(body: Body) -> str:
-    """The server's answer: a judge's verdict on the length of what it reads, or a student's echo."""
+    """Answer as a judge whose verdict depends on the prompt's length, or as a student that echoes."""
     said = last_user_text(body)
     return f"Verdict: {len(said) % 10 + 1}" if said.startswith("Judge") else said
 
 
 def judgements(server: FakeServer) -> list[str]:
-    """What the server was asked as a judge."""
+    """Return the prompts that the server received as a judge."""
     asked = [last_user_text(request.body) for request in server.requests]
     return [text for text in asked if text.startswith("Judge")]
 
 
 def label(server: FakeServer) -> str:
-    """What the server's model is called in the ledger and in messages."""
+    """Return the name of the server's model in the ledger and in messages."""
     return f"fake at {server.url.removeprefix('http://').removesuffix('/v1')}"
 
 
@@ -87,14 +87,14 @@ def scalars(folder: Path) -> dict[str, list[float]]:
 
 
 def ledger(folder: Path) -> dict[str, tuple[int, float]]:
-    """Calls and cost in the ledger, by student."""
+    """Return calls and cost in the ledger, by student."""
     rows = sqlite3.connect(folder / "calls.sqlite").execute("SELECT student, calls, cost FROM spent").fetchall()
     return {student: (calls, cost) for student, calls, cost in rows}
 
 
 def test_a_spent_budget_of_the_judge_stops_after_a_checkpoint(tmp_path: Path, tiny_model: str) -> None:
     with FakeServer(answer=student_or_judge) as server:
-        limit = 18  # of twelve answers a step: it is spent in the midst of the second
+        limit = 18  # at twelve answers a step, it runs out in the middle of the second
         write_judged_config(tmp_path, tiny_model, server, budget={"calls": limit, "cost": 1.0})
         done = wst(FIT, tmp_path)
         assert done.code == 2
@@ -109,7 +109,7 @@ def test_a_spent_budget_of_the_judge_stops_after_a_checkpoint(tmp_path: Path, ti
         done = wst([*RESUME, raised], tmp_path)
         assert done.code == 0, done.err
         assert len(judgements(server)) > limit
-        assert len(set(judgements(server))) == len(judgements(server))  # nothing is paid for again
+        assert len(set(judgements(server))) == len(judgements(server))  # no prompt is paid for twice
     figures = scalars(tmp_path)
     assert [round(reward, 6) >= 0 for reward in figures["train/reward"]] == [True] * 3
     assert figures["train/unscored"] == [0.0] * 3
@@ -125,7 +125,7 @@ class Queries(QueryDataModule):
 
 
 class Noted(Lowercase):
-    """Notes what happens to it."""
+    """Records which hooks were called."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -142,7 +142,7 @@ class Noted(Lowercase):
 
 
 class Broken(Noted):
-    """Cannot score."""
+    """Fails in ``score``."""
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         raise ZeroDivisionError
@@ -177,7 +177,7 @@ def test_what_a_judge_costs_is_told_apart_from_the_student(tiny_model: str, tmp_
     logger = TensorBoardLogger(tmp_path / "runs", "tiny", version=0)
     with FakeServer(answer=student_or_judge) as server:
         student, judge = endpoint(server, prices=Prices(1, 2)), endpoint(server, prices=Prices(10, 20))
-        prompt = StudentPrompt("before")  # the server repeats the instruction too
+        prompt = StudentPrompt("before")  # the server echoes the instruction too
         module = make(tiny_model, student, Judge(judge, rubric=RUBRIC), student_prompt=prompt)
         run(tmp_path, 3, logger).fit(module, Queries(batch_size=3))
         fitted, answered = len(judgements(server)), len(server.requests) - len(judgements(server))
@@ -223,7 +223,7 @@ def test_a_reward_is_closed_at_the_end(tiny_model: str, tmp_path: Path, wrapped:
     assert inner.events[-1] == "close"
     assert inner.events.count("close") == 1
     inner.events.clear()
-    run(tmp_path).validate(module, Queries(), verbose=False)  # and opened again
+    run(tmp_path).validate(module, Queries(), verbose=False)  # and set up again
     assert inner.events[0] == "setup"
     assert "score" in inner.events
     assert inner.events[-1] == "close"
@@ -262,7 +262,7 @@ def test_a_pairwise_judge_in_a_run_compares_with_the_unaided_answer(tiny_model: 
 
 
 def test_a_budget_that_is_spent_while_measuring_loses_nothing_either(tiny_model: str, tmp_path: Path) -> None:
-    """The calibration comes before the first step: what it has paid for is not paid for again."""
+    """Calibration happens before the first step; its answers are not paid for twice either."""
     with FakeServer(answer=student_or_judge) as server:
 
         def made(calls: int) -> WeakToStrong:

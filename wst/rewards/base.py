@@ -43,10 +43,14 @@ class Reward(ABC):
     calibration_size: int = 0
 
     def check(self) -> None:
-        """Check that the models the reward needs exist, before anything is loaded."""
+        """Check that the models the reward needs exist, before anything is loaded. By default: of its students."""
+        for student in self.students().values():
+            student.check()
 
     def setup(self, device: torch.device) -> None:
-        """Load what scoring needs. Called again in every stage, so it must be idempotent."""
+        """Load what scoring needs. Called again in every stage, so it must be idempotent. By default: its students."""
+        for student in self.students().values():
+            student.setup(device)
 
     def calibrate(self, unaided: Sequence[Rollout]) -> None:
         """Measure what scoring needs on unaided answers. Called once, before the first score."""
@@ -64,6 +68,8 @@ class Reward(ABC):
 
     def close(self) -> None:
         """Release what `setup` loaded; `setup` may be called again."""
+        for student in self.students().values():
+            student.close()
 
     @abstractmethod
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
