@@ -9,10 +9,9 @@ from typing import Any
 import jsonargparse
 import pytest
 import torch
-from lightning import Trainer
-from toys import Lowercase, MoodyParrot, Parrot
+from toys import Lowercase, MoodyParrot, Parrot, SixQueries, quiet_trainer, small_module
 
-from wst import LoRA, Query, QueryDataModule, Response, Rollout, Student, Teacher, TeacherPrompt, WeakToStrong
+from wst import Query, Response, Rollout, Student, Teacher, WeakToStrong
 from wst.data.datamodule import Split
 from wst.errors import ConfigError, DataError
 from wst.rewards import Length, Reward, Standardized, WeightedSum
@@ -218,11 +217,11 @@ def test_constructible_from_a_configuration() -> None:
 # ------------------------------------------------------------------------------------------------------------- a run
 
 
-class Queries(QueryDataModule):
-    """Queries that differ in their share of lower-case letters."""
+class Queries(SixQueries):
+    """No validation, which would ask for unaided answers too."""
 
     def load(self, split: Split) -> list[Query]:
-        return [] if split not in ("train", "test") else [Query(f"{split}{i}", f"{split} {10**i}") for i in range(6)]
+        return [] if split == "val" else super().load(split)
 
 
 class Terse(Teacher):
@@ -233,21 +232,7 @@ class Terse(Teacher):
 
 
 def make(model: str, student: Student, reward: Reward) -> WeakToStrong:
-    torch.manual_seed(0)
-    teacher = Terse(model, TeacherPrompt("{query}"), LoRA(4, 8), dtype="float32", max_new_tokens=4)
-    return WeakToStrong(teacher, student, reward, samples_per_query=2)
-
-
-def run(tmp_path: Path, steps: int) -> Trainer:
-    return Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=tmp_path,
-    )
+    return small_module(model, student, reward, Terse)
 
 
 def unaided(student: Parrot) -> list[str]:
@@ -266,7 +251,7 @@ def test_a_run_measures_once_and_its_checkpoint_remembers(
 
     student = kind()
     inner, reward = made()
-    first = run(tmp_path, 1)
+    first = quiet_trainer(tmp_path)
     first.fit(make(tiny_model, student, reward), Queries(batch_size=3))
     texts = [f"train {10**i}" for i in range(6)]
     assert len(unaided(student)) == 4  # nothing else in this run needs unaided answers
@@ -284,13 +269,13 @@ def test_a_run_measures_once_and_its_checkpoint_remembers(
     assert torch.load(path, weights_only=True)["wst"]["reward"] == ({"letters": state} if nested else state)
 
     student, (again, reward) = kind(), made()
-    run(tmp_path, 2).fit(make(tiny_model, student, reward), Queries(batch_size=3), ckpt_path=str(path))
+    quiet_trainer(tmp_path, 2).fit(make(tiny_model, student, reward), Queries(batch_size=3), ckpt_path=str(path))
     assert (again.mean, again.spread) == (inner.mean, inner.spread)
     assert student.asked
     assert unaided(student) == []
 
     student, (again, reward) = kind(), made()
-    run(tmp_path, 2).test(make(tiny_model, student, reward), Queries(), ckpt_path=str(path), verbose=False)
+    quiet_trainer(tmp_path, 2).test(make(tiny_model, student, reward), Queries(), ckpt_path=str(path), verbose=False)
     assert (again.mean, again.spread) == (inner.mean, inner.spread)
     assert sorted(unaided(student)) == sorted(
         f"test {10**i}" for i in range(6)
@@ -307,11 +292,11 @@ def test_a_reward_that_compares_can_be_measured(tiny_model: str, tmp_path: Path)
             return super().score(rollouts)
 
     reward = Standardized(Compares(), queries=3)
-    run(tmp_path, 1).fit(make(tiny_model, Parrot(), reward), Queries(batch_size=3))
+    quiet_trainer(tmp_path).fit(make(tiny_model, Parrot(), reward), Queries(batch_size=3))
     assert reward.spread is not None
 
 
 def test_without_a_data_module_there_is_nothing_to_measure_on(tiny_model: str, tmp_path: Path) -> None:
     loader = torch.utils.data.DataLoader([Query("a", "b")], collate_fn=list)
     with pytest.raises(ConfigError, match="reward Standardized: it is calibrated on queries of a data module"):
-        run(tmp_path, 1).fit(make(tiny_model, Parrot(), Standardized(Lowercase())), loader)
+        quiet_trainer(tmp_path).fit(make(tiny_model, Parrot(), Standardized(Lowercase())), loader)
