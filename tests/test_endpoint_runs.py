@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toys import Lowercase
 
-from wst import EndpointStudent, LoRA, Query, StudentPrompt, Teacher, TeacherPrompt, WeakToStrong
+from wst import EndpointStudent, Instruction, LoRA, Query, StudentPrompt, Teacher, TeacherPrompt, WeakToStrong
 
 RUN = Path("runs/tiny/version_0")
 FIT = ["fit", "--config", "config.yaml"]
@@ -175,36 +176,45 @@ def test_nothing_is_paid_for_twice_however_often_it_is_killed(tmp_path: Path, ti
 
 
 class WatchedTeacher(Teacher):
-    """A teacher that waits, before its second batch, until the student was asked about the first."""
+    """A teacher that waits, when a quarter of its instructions are sampled, until the student was asked."""
 
-    batches = 0
     server: FakeServer
 
-    def _sample_batch(self, *args: Any) -> None:
-        deadline = time.monotonic() + 60  # only ever reached if nothing is asked meanwhile
-        while self.batches and not self.server.requests and time.monotonic() < deadline:
-            time.sleep(0.002)
-        self.batches += 1
-        super()._sample_batch(*args)
+    def sample(
+        self,
+        queries: Sequence[Query],
+        samples: int = 1,
+        greedy: bool = False,
+        on_done: Callable[[int, Instruction], None] | None = None,
+    ) -> list[Instruction]:
+        told: list[int] = []
+
+        def done(place: int, instruction: Instruction) -> None:
+            assert on_done is not None
+            on_done(place, instruction)
+            told.append(place)
+            deadline = time.monotonic() + 60  # only ever reached if nothing is asked meanwhile
+            while len(told) == 4 and not self.server.requests and time.monotonic() < deadline:
+                time.sleep(0.002)
+
+        return super().sample(queries, samples, greedy, done)
 
 
 def test_sampling_and_answering_overlap(tiny_model: str) -> None:
     """The first answers are asked for while the teacher samples, and it does not wait for them."""
     queries = [Query(f"q{i}", f"query {i}") for i in range(4)]
+    teacher = WatchedTeacher(tiny_model, TeacherPrompt("{query}"), LoRA(4), max_new_tokens=8, sample_batch_size=1)
     with FakeServer(answer=last_user_text) as server:
-        teacher = WatchedTeacher(tiny_model, TeacherPrompt("{query}"), LoRA(4), max_new_tokens=8, sample_batch_size=2)
         teacher.server = server
-        asked_while_sampling: list[int] = []
-        server.hold = lambda _: not asked_while_sampling  # no answer comes before all is sampled
+        asked: list[int] = []
+        server.hold = lambda _: not asked  # no answer comes before all is sampled
         student = EndpointStudent("fake", server.url, None, cache=False)
-        module = WeakToStrong(
-            teacher, student, Lowercase(), student_prompt=StudentPrompt("before"), samples_per_query=4
-        )
+        prompt = StudentPrompt("before")
+        module = WeakToStrong(teacher, student, Lowercase(), student_prompt=prompt, samples_per_query=4)
         teacher.load(torch.device("cpu"))
         student.setup(torch.device("cpu"))
         instructions = module.instruct(queries, 4)
-        asked_while_sampling.append(len(server.requests))
+        asked.append(len(server.requests))
         module.respond([query for query in queries for _ in range(4)], instructions, module._draws(4))
         student.close()
-        assert teacher.batches > 1
-        assert asked_while_sampling[0] > 0
+    assert asked[0] > 0
