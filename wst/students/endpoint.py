@@ -169,7 +169,7 @@ class EndpointStudent(Student):
         self._key.read()
 
     def identity(self) -> dict[str, Any]:
-        """Give what determines its answers besides the prompt."""
+        """Return what determines its answers besides the prompt."""
         return self._identity
 
     def setup(self, device: torch.device) -> None:
@@ -261,7 +261,7 @@ class EndpointStudent(Student):
         return key, self._asked[key]
 
     async def _answer(self, key: str, prompt: Prompt) -> Response:
-        """Give the cached answer, or call; what was paid for is on disk before anyone sees it."""
+        """Return the cached answer, or call; what was paid for is on disk before anyone sees it."""
         try:
             if self.cache is not None:
                 known = await asyncio.to_thread(self.cache.get, [key])
