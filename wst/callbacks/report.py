@@ -16,7 +16,7 @@ from rich.table import Table
 from wst.callbacks.calls import paid, take
 from wst.evaluation.metrics import json_number
 from wst.files import append_lines, write_whole
-from wst.training.checkpoint import log_folder
+from wst.training.folders import log_folder
 from wst.training.record import ARMS
 from wst.types import rollout_row
 
