@@ -168,7 +168,7 @@ def test_of_a_long_dialogue_the_last_tokens_count(tiny_model: str) -> None:
     query = Query("q", "x" * 100, extra={"chosen": "yes", "rejected": "no"})
     other = Query("q", "y" * 50 + "x" * 50, extra=query.extra)
     assert torch.equal(margins(module, [query]), margins(module, [other]))
-    module.max_tokens = 200
+    module.encoder.limit = 200
     assert not torch.equal(margins(module, [query]), margins(module, [other]))
 
 

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import torch
 
-from wst.modeling.generation import Decoding, write
+from wst.modeling.generation import Decoding, generate
 from wst.modeling.loading import load_causal_lm
 
 engines = []
@@ -52,7 +52,7 @@ class LLM:
             torch.manual_seed(settings.seed)
         ends = tuple(self.network.generation_config.eos_token_id)
         how = Decoding(ends, self.tokenizer.pad_token_id, settings.max_tokens, settings.temperature)
-        (tokens,) = write(self.network, [prompt["prompt_token_ids"]], how)
+        (tokens,) = generate(self.network, [prompt["prompt_token_ids"]], how)
         text = self.tokenizer.decode(tokens, skip_special_tokens=True)
         reason = "stop" if tokens[-1] in ends else "length"
         output = SimpleNamespace(text=text, token_ids=tokens, finish_reason=reason)
