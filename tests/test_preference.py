@@ -421,7 +421,7 @@ def test_a_missing_model_is_found_before_any_is_loaded(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("wst.preference.load_scorer", refuse)
+    monkeypatch.setattr("wst.preference.load_classifier", refuse)
     with pytest.raises(ModelError, match=r"\./nowhere"):
         make("./nowhere")
     with pytest.raises(ModelError, match="nobody/no-such-model"):
@@ -429,7 +429,7 @@ def test_a_missing_model_is_found_before_any_is_loaded(
 
 
 def test_export_has_two_modes() -> None:
-    with pytest.raises(ConfigError, match="PreferenceExport: mode must be max or min, got 'best'"):
+    with pytest.raises(ConfigError, match="PreferenceExport: mode must be one of 'max', 'min', got 'best'"):
         PreferenceExport(mode="best")
 
 

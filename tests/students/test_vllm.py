@@ -131,7 +131,7 @@ def test_what_cannot_be_is_said_in_one_line(
         VLLMStudent(tiny_model).setup(torch.device("cuda:1"))
     with pytest.raises(ModelError, match="multiple values"):
         VLLMStudent(tiny_model, engine_options={"model": "twice"}).setup(GPU)
-    monkeypatch.setattr(module, "several", lambda: True)
+    monkeypatch.setattr(module, "is_distributed", lambda: True)
     with pytest.raises(ConfigError, match="several processes; serve the model"):
         VLLMStudent(tiny_model).setup(GPU)
     assert engines == []
