@@ -28,8 +28,9 @@ from wst.data.datamodule import QueryDataModule
 from wst.distributed import check_strategy, collective_errors, gather, gather_rows, local_backward, sum_gradients
 from wst.environment import UnaidedAnswers
 from wst.errors import ConfigError, Diverged, StudentStopped, WSTError
+from wst.evaluation.figures import arm_means, figures
 from wst.evaluation.metrics import nan_mean
-from wst.evaluation.results import ArmResults, arm_rows, joined
+from wst.evaluation.rows import TEST_ARMS, Row, result_rows
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward, Scores
 from wst.students.base import Student, respond
@@ -37,7 +38,7 @@ from wst.teacher import LogProbs, Teacher
 from wst.training.baselines import Baseline, LeaveOneOut
 from wst.training.checkpoint import TrainedWeightsOnly
 from wst.training.objective import Normalization, denominator, policy_loss, sequence_kl, whiten
-from wst.training.record import ARMS, StepRecord
+from wst.training.record import StepRecord
 from wst.types import Instruction, Query, Rollout
 
 
@@ -118,7 +119,7 @@ class WeakToStrong(TrainedWeightsOnly):
         self.make_optimizer = optimizer
         self.make_scheduler = lr_scheduler
         self.resume_changed = resume_changed
-        self._results = ArmResults()
+        self.test_rows: list[Row] = []  #: rows of the last test, of all ranks
         self.trained_steps = 0  #: updates that the weights have behind them, over all resumes
         self._seed: int | None = None
         self._skips = 0
@@ -411,7 +412,7 @@ class WeakToStrong(TrainedWeightsOnly):
         Raises:
             ConfigError: If nothing was trained and nothing trained was loaded.
         """
-        self._results = ArmResults()
+        self.test_rows = []
         with collective_errors():
             if not self.trained_steps and self.teacher.adapter is None:
                 raise ConfigError(
@@ -420,27 +421,28 @@ class WeakToStrong(TrainedWeightsOnly):
                 )
         self._calibrate("test")
 
-    def test_step(self, queries: list[Query], batch_idx: int) -> dict[str, dict[str, Any]]:
-        """Answer each query unaided, under the untrained and under the trained teacher, all greedy."""
+    def test_step(self, queries: list[Query], batch_idx: int) -> dict[str, list[Row]]:
+        """Let the student answer with no instruction, and under the untrained and the trained teacher, all greedy."""
         with collective_errors():
             self.unaided.prefetch(queries)
             with self.teacher.untrained():
                 untrained: list[Instruction | None] = [*self.instruct(queries, greedy=True)]
             trained = self.instruct(queries, greedy=True)
-            # One call for all arms, in the order of ARMS: the student fills its batches better.
-            rollouts = self.respond(queries * len(ARMS), [None] * len(queries) + untrained + [*trained])
-            own = arm_rows(rollouts, self.score(rollouts), self.reward.leaks(rollouts))
-        arms = joined(gather(own))
-        self._results.add(arms)
-        return arms
+            # One call for all arms, in the order of TEST_ARMS: the student fills its batches better.
+            arms = list(TEST_ARMS.values())
+            rollouts = self.respond(queries * len(arms), [None] * len(queries) + untrained + [*trained])
+            own = result_rows("student", arms, rollouts, self.score(rollouts), self.reward.leaks(rollouts))
+        rows = gather_rows(own)
+        self.test_rows += rows
+        return {"rows": rows}
 
     def on_test_epoch_end(self) -> None:
-        """Log each arm's mean reward, and how often its instructions held the answer; `results` has the intervals."""
-        self.log_dict({f"test/{name}": mean for name, mean in self._results.means().items()}, sync_dist=False)
+        """Log each arm's mean reward and share of leaks; `results` has the intervals."""
+        self.log_dict({f"test/{name}": mean for name, mean in arm_means(self.test_rows).items()}, sync_dist=False)
 
     def results(self) -> dict[str, Any]:
-        """Give the figures of the last test: each arm's mean with 95% interval, the trained teacher's gains, leaks."""
-        return self._results.to_dict()
+        """Return the figures of the last test, as in ``results.json``; docs/compare.md lists their keys."""
+        return figures(self.test_rows, {})
 
     def predict_step(self, queries: list[Query], batch_idx: int) -> list[Rollout]:
         """Write the greedy instruction for each query and let the student answer under it."""

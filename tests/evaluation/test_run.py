@@ -31,9 +31,9 @@ from wst import (
     Teacher,
     TeacherPrompt,
 )
-from wst.cli.compare import show
 from wst.errors import ConfigError, DataError
 from wst.evaluation import NONE, compare, rebuild
+from wst.evaluation.tables import show
 
 
 def reviews(folder: Path, count: int = 10) -> QueryDataModule:
@@ -101,7 +101,9 @@ def test_every_arm_gets_a_row_for_every_query_and_student(tmp_path: Path) -> Non
     assert plain["BE LOUD"]["harm"] == 1.0
     assert plain["be kind"]["help"] == 1.0
     assert found.results["students"]["loud"]["arms"][NONE]["mean"] == 0.0
-    assert found.results["students"]["loud"]["arms"]["be kind"]["relative_gain"] is None  # nothing to be relative to
+    assert (
+        found.results["students"]["loud"]["arms"]["be kind"]["vs_unaided"]["relative"] is None
+    )  # nothing to be relative to
     table = found.to_pandas()
     assert len(table) == 6
     assert table.loc[(table.student == "plain") & (table.arm == "be kind"), "vs_unaided.mean"].item() > 0
@@ -418,6 +420,6 @@ def test_rows_of_another_name_do_not_overwrite_results(tmp_path: Path) -> None:
 def test_results_of_something_else_are_not_overwritten(tmp_path: Path) -> None:
     compare(reviews(tmp_path), {"s": Parrot()}, Lowercase(), fixed=[], output=str(tmp_path), resamples=1000)
     (tmp_path / "results.json").write_text('{"n": 3}')
-    with pytest.raises(DataError, match=r"results\.json: not the results\.json of `wst compare`"):
+    with pytest.raises(DataError, match=r"results\.json: not a results\.json of wst\.results/2"):
         rebuild(str(tmp_path / "rows.jsonl"))
     assert (tmp_path / "results.json").read_text() == '{"n": 3}'
