@@ -219,10 +219,10 @@ def test_an_unaided_answer_that_failed_is_asked_for_again(tiny_model: str) -> No
     student = FailingParrot()
     module = make(tiny_model, student, Compares())
     queries = Queries().load("train")[:2]
-    first = module.unaided.responses(queries)
+    first = module.environment.unaided_responses(queries)
     assert [first[query.id].error for query in queries] == ["timeout", None]
     student.asked = []
-    module.unaided.responses(queries)
+    module.environment.unaided_responses(queries)
     assert unaided(student.asked) == {queries[0].text: 1}
 
 
@@ -281,9 +281,7 @@ def test_a_test_tells_how_often_each_teacher_leaks(
     module.trained_steps = 1
     tester = runner(tmp_path)
     tester.test(module, Queries("42"), verbose=False)
-    assert {arm: cell["leak"] for arm, cell in cells(tmp_path).items()} == dict(
-        zip(TEST_NAMES, (None, 0.25, 1.0), strict=True)
-    )
+    assert [cells(tmp_path)[arm]["leak"] for arm in TEST_NAMES] == [None, 0.25, 1.0]
     assert float(tester.callback_metrics["test/leak/untrained"]) == 0.25
     assert float(tester.callback_metrics["test/leak/trained"]) == 1.0
     shown = capsys.readouterr().out

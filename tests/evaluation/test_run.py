@@ -100,10 +100,9 @@ def test_every_arm_gets_a_row_for_every_query_and_student(tmp_path: Path) -> Non
     assert plain["BE LOUD"]["vs_unaided"]["mean"] < 0 < plain["be kind"]["vs_unaided"]["mean"]
     assert plain["BE LOUD"]["harm"] == 1.0
     assert plain["be kind"]["help"] == 1.0
-    assert found.results["students"]["loud"]["arms"][NONE]["mean"] == 0.0
-    assert (
-        found.results["students"]["loud"]["arms"]["be kind"]["vs_unaided"]["relative"] is None
-    )  # nothing to be relative to
+    loud = found.results["students"]["loud"]["arms"]
+    assert loud[NONE]["mean"] == 0.0
+    assert loud["be kind"]["vs_unaided"]["relative"] is None  # there is nothing to be relative to
     table = found.to_pandas()
     assert len(table) == 6
     assert table.loc[(table.student == "plain") & (table.arm == "be kind"), "vs_unaided.mean"].item() > 0
