@@ -14,7 +14,7 @@ from wst.environment import Environment
 from wst.errors import ConfigError, DataError
 from wst.evaluation.curve import training_curve
 from wst.evaluation.figures import SCHEMA
-from wst.evaluation.instructors import USUAL, Arm, AskedStudent, FixedInstruction, NoInstruction, TeacherArm
+from wst.evaluation.instructors import USUAL, Arm, AskedStudent, FixedInstruction, TeacherArm
 from wst.evaluation.report import Comparison, write_comparison
 from wst.evaluation.rows import UNTRAINED, read_rows
 from wst.evaluation.runner import JournaledStudent, Runner
@@ -161,7 +161,7 @@ def _arms(
     if any(not text.strip() for text in fixed):
         raise ConfigError("compare: fixed holds an empty instruction; remove it, no instruction is an arm anyway")
     prompt = teacher.prompt if teacher is not None else TeacherPrompt()
-    arms: list[Arm] = [NoInstruction(), *(FixedInstruction(text) for text in fixed)]
+    arms: list[Arm] = [FixedInstruction(text) for text in (None, *fixed)]
     if teacher is not None:
         arms.append(TeacherArm(UNTRAINED, teacher))
     arms += [AskedStudent(name, student, prompt) for name, student in asked.items()]

@@ -64,31 +64,21 @@ class Arm(ABC):
         """Release the model."""
 
 
-class NoInstruction(Arm):
-    """The student alone."""
-
-    kind = "none"
-
-    def __init__(self) -> None:
-        super().__init__(NONE)
-
-    def instruct(self, queries: Sequence[Query]) -> list[Instruction | str | None]:
-        """Return None for each query."""
-        return [None] * len(queries)
-
-
 class FixedInstruction(Arm):
-    """Gives every query the same instruction."""
+    """The same instruction for every query, or no instruction.
 
-    kind = "fixed"
+    Args:
+        text: The instruction; None for the student alone.
+    """
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
+    def __init__(self, text: str | None) -> None:
+        super().__init__(NONE if text is None else text)
+        self.kind = "none" if text is None else "fixed"
+        self._written = None if text is None else Instruction(text)
 
     def instruct(self, queries: Sequence[Query]) -> list[Instruction | str | None]:
         """Return the instruction for each query."""
-        return [Instruction(self.text)] * len(queries)
+        return [self._written] * len(queries)
 
 
 class TeacherArm(Arm):
