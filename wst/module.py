@@ -23,7 +23,7 @@ from wst.environment import Environment
 from wst.errors import ConfigError, Diverged, StudentStopped
 from wst.evaluation.figures import arm_means, figures
 from wst.evaluation.metrics import nan_mean
-from wst.evaluation.rows import TEST_ARMS, Row, result_rows
+from wst.evaluation.rows import STUDENT, TEST_ARMS, Row, result_rows
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward
 from wst.settings import check_counts
@@ -304,7 +304,7 @@ class WeakToStrong(TrainingLifecycle):
             arms = list(TEST_ARMS.values())
             rollouts = self.environment.respond(queries * len(arms), [None] * len(queries) + untrained + [*trained])
             scores, leaks = self.environment.score(rollouts), self.environment.leaks(rollouts)
-            own = result_rows("student", arms, rollouts, scores, leaks)
+            own = result_rows(STUDENT, arms, rollouts, scores, leaks)
         rows = gather_rows(own)
         self.test_rows += rows
         return {"rows": rows}

@@ -18,7 +18,7 @@ from wst.evaluation.metrics import (
     paired_p_value,
     relative_gain,
 )
-from wst.evaluation.rows import NONE, TEST_ARMS, Row
+from wst.evaluation.rows import NONE, STUDENT, TEST_ARMS, Row
 
 SCHEMA = "wst.results/2"
 
@@ -156,6 +156,7 @@ def _mean(values: Iterable[float | bool | None]) -> float | None:
 
 def summary(student: str, entry: dict[str, Any], kinds: dict[str, str], binary: bool) -> str:
     """Say in plain words who instructs a student best, how certain that is, and who harms it."""
+    student = "the student" if student == STUDENT else student
     if entry["error"]:
         return f"{student} could not be asked: {entry['error']}"
     cells = {arm: cell for arm, cell in entry["arms"].items() if cell["mean"] is not None}

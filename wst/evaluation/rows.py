@@ -17,6 +17,8 @@ Row = dict[str, Any]  #: One line of ``rows.jsonl``; docs/compare.md lists its k
 NONE = "no instruction"  #: Name of the arm that all other arms are compared with.
 UNTRAINED = "untrained teacher"  #: Name of the arm of the teacher before training.
 
+STUDENT = "student"  #: Name of the student of `wst test`.
+
 #: Arms of `wst test`: the name each is logged under, its name in the rows, and its kind.
 TEST_ARMS = {
     "unaided": (NONE, "none"),
