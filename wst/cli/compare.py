@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wst.cli.lightning import OneLineErrors, guarded
+from wst.cli.errors import OneLineErrors, guarded
 from wst.evaluation.comparison import Comparison, compare, rebuild
 
 

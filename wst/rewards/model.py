@@ -47,7 +47,7 @@ class RewardModel(Reward):
         trust_remote_code: bool = False,
         chat_template_options: dict[str, Any] | None = None,
     ) -> None:
-        from wst import models  # torch comes with it
+        from wst.modeling import loading as models  # torch comes with it
 
         check_counts("RewardModel", batch_size=batch_size, max_tokens=max_tokens)
         models.locate(model)
