@@ -313,7 +313,7 @@ def test_objects_from_python_survive_a_checkpoint(tiny_model: str, tmp_path: Pat
     assert all(torch.equal(value, adapter(module)[name]) for name, value in adapter(again).items())
     results = again.results()
     assert results["n"] == 12
-    assert set(results["arms"]) == {"unaided", "untrained", "trained"}
+    assert set(results["arms"]) == {"no instruction", "untrained teacher", "trained teacher"}
     loaded = torch.load(path, weights_only=True)["hyper_parameters"]
     assert loaded["samples_per_query"] == 4
     assert "student" not in loaded
