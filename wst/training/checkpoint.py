@@ -16,7 +16,6 @@ from torch import nn
 from wst.distributed import collective_errors
 from wst.errors import ModelError, StorageError
 from wst.files import clear_scratch, storage_fault, sync_folder
-from wst.training.folders import log_folder as log_folder
 from wst.training.lightning_internals import built_by_command_line, ignore_in_ddp
 
 
