@@ -103,6 +103,14 @@ def storage_fault(path: str | Path, error: BaseException) -> str:
     )
 
 
+def follow_umask(folder: Path) -> None:
+    """Give a new folder's files the permissions that the umask asks for; safetensors makes them private."""
+    mode = folder.stat().st_mode & 0o666  # mkdir has applied the umask
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
+
+
 def cache_dir() -> Path:
     """Folder for converted models and answers: ``$WST_CACHE``, else ``wst`` in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

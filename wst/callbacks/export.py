@@ -10,7 +10,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from wst.files import restore_folder, write_folder
+from wst.files import follow_umask, restore_folder, write_folder
 from wst.settings import check_choice
 from wst.training.checkpoint import log_folder
 
@@ -71,7 +71,11 @@ class _Export(Callback):
             self._export(trainer, pl_module, "last")
 
     def _export(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
-        write_folder(self._place(trainer, name), lambda folder: self.fill(trainer, pl_module, folder))
+        def fill(folder: Path) -> None:
+            self.fill(trainer, pl_module, folder)
+            follow_umask(folder)
+
+        write_folder(self._place(trainer, name), fill)
 
     def _place(self, trainer: Trainer, name: str) -> Path:
         root = Path(self.folder) if self.folder else log_folder(trainer) / self.kind

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import struct
-import tempfile
+import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,10 +23,11 @@ from transformers import (
 )
 
 from wst.errors import ModelError
-from wst.files import cache_dir
+from wst.files import cache_dir, follow_umask
+from wst.modeling.chat import encode_chat
 from wst.modeling.spec import FORMS, DType, Located, ModelSpec, Quantization, first_line, locate
 
-__all__ = ["DType", "Located", "ModelSpec", "Quantization", "load_causal_lm", "locate", "resolve_dtype"]
+__all__ = ["DType", "Located", "ModelSpec", "Quantization", "encode_chat", "load_causal_lm", "locate", "resolve_dtype"]
 
 #: What the libraries raise over files that are damaged or not theirs.
 LOADING_ERRORS = (
@@ -136,7 +138,19 @@ def read_pretrained(
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise ModelError(f"{kind} {spec.model!r}: cannot be loaded ({first_line(error)}); {FORMS}") from error
+    if broken := first_nonfinite(model.named_parameters()):
+        raise ModelError(f"{kind} {spec.model!r}: its weights {broken} are not numbers (NaN or infinite); take another")
     return model, tokenizer, sorted(info["missing_keys"])
+
+
+@torch.no_grad()
+def first_nonfinite(weights: Iterable[tuple[str, Tensor]]) -> str | None:
+    """Return the name of the first weights that hold NaN or an infinity, or None."""
+    for name, weight in weights:
+        # Minimum and maximum take no memory, unlike a mask of all elements; a NaN makes both NaN.
+        if weight.is_floating_point() and weight.numel() and not all(end.isfinite() for end in weight.aminmax()):
+            return name
+    return None
 
 
 def _quantization_config(quantization: str | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
@@ -187,8 +201,8 @@ def _converted_gguf(path: Path) -> Path:
     folder = cache_dir() / "gguf" / f"{path.stem}-{digest[:16]}"
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    scratch = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+    scratch.mkdir(parents=True)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         read: Any = AutoModelForCausalLM.from_pretrained
@@ -201,7 +215,7 @@ def _converted_gguf(path: Path) -> Path:
             del model.config.quantization_config
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
-        scratch.chmod(0o755)
+        follow_umask(scratch)
         try:
             scratch.rename(folder)
         except OSError:
