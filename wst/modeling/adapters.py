@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from wst.errors import ModelError
-from wst.modeling.loading import LOADING_ERRORS, first_nonfinite
+from wst.modeling.loading import first_nonfinite, one_line_errors
 from wst.modeling.spec import first_line
 
 #: Values of PEFT's options under which an adapter leaves the base model as it is and runs no code of its own.
@@ -102,16 +102,12 @@ def load_adapter(base: PreTrainedModel, folder: str, trained: str, reference: st
     """
     check_adapter(folder)
     before = [(weight, weight.data_ptr(), weight._version) for weight in base.parameters()]
-    try:
+    with one_line_errors(f"adapter {folder!r} does not fit model {model!r}"):
         weights = load_file(Path(folder) / "adapter_model.safetensors")
         _check_rank(_config(Path(folder)), weights)
         policy = PeftModel.from_pretrained(base, folder, adapter_name=trained, is_trainable=True)
         own = get_peft_model_state_dict(policy, adapter_name=trained, save_embedding_layers=False).keys()
         policy.load_adapter(folder, adapter_name=reference, is_trainable=False)
-    except (*LOADING_ERRORS, TypeError, AttributeError, AssertionError, RecursionError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise ModelError(f"adapter {folder!r} does not fit model {model!r} ({first_line(error)})") from error
     if extra := sorted(weights.keys() - own):
         raise ModelError(
             f"adapter {folder!r}: {len(extra)} of its weights would change the base model, {extra[0]!r:.120} among "
