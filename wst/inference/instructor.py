@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from wst.teacher import Teacher
 
 _ROLES = ("system", "user", "assistant")
+#: Several queries. Not ``Sequence[str]``, which a single text is as well.
+Texts = list[str] | tuple[str, ...]
 #: An OpenAI message: ``{"role": ..., "content": ...}``.
 ChatMessage = Mapping[str, Any]
 
@@ -86,12 +88,10 @@ class Instructor:
     def __call__(self, query: str, *, history: Sequence[ChatMessage] = (), sample: bool = False) -> str: ...
 
     @overload
-    def __call__(
-        self, query: Sequence[str], *, history: Sequence[ChatMessage] = (), sample: bool = False
-    ) -> list[str]: ...
+    def __call__(self, query: Texts, *, history: Sequence[ChatMessage] = (), sample: bool = False) -> list[str]: ...
 
     def __call__(
-        self, query: str | Sequence[str], *, history: Sequence[ChatMessage] = (), sample: bool = False
+        self, query: str | Texts, *, history: Sequence[ChatMessage] = (), sample: bool = False
     ) -> str | list[str]:
         """Write the instruction for a query, or one for each of several.
 
@@ -129,10 +129,10 @@ class Instructor:
         return [{"role": message.role, "content": message.content} for message in chat.messages]
 
     async def instruct(
-        self, query: str | Sequence[str], *, history: Sequence[ChatMessage] = (), sample: bool = False
+        self, query: str | Texts, *, history: Sequence[ChatMessage] = (), sample: bool = False
     ) -> str | list[str]:
         """Do as `__call__` does, in a thread, for asyncio."""
-        return await asyncio.to_thread(self.__call__, query, history=history, sample=sample)  # type: ignore[arg-type]
+        return await asyncio.to_thread(self.__call__, query, history=history, sample=sample)
 
     def write(self, queries: Sequence[Query], sample: bool = False) -> list[Instruction]:
         """Write one instruction for each query, ``batch_size`` at a time."""
@@ -153,6 +153,10 @@ class Instructor:
 
     def _loaded(self) -> Teacher:
         if self._teacher is None:
+            if self.artefact.gate is not None:
+                raise ModelError(
+                    f"{self.artefact.folder}: it has a gate, which this version cannot follow; upgrade wst"
+                )
             import torch
 
             from wst.teacher import Teacher
