@@ -156,11 +156,7 @@ def test_the_own_key_takes_the_place_of_the_clients(gateway: Make, upstream: Ups
 
 def test_the_token_opens_the_door_and_goes_no_further(gateway: Make, upstream: Upstream) -> None:
     _, url = gateway(key="sk-own", token="sesame")
-    for headers in (
-        {},
-        {"authorization": "Bearer wrong"},
-        {"authorization": "Bearer sésame".encode().decode("latin-1")},
-    ):
+    for headers in ({}, {"authorization": b"Bearer wrong"}, {"authorization": b"Bearer s\xe9same"}):
         refused = post(url, headers=headers)
         assert (refused.status_code, refused.json()["error"]["type"]) == (401, "authentication_error")
     assert not upstream.asked

@@ -59,7 +59,8 @@ class Batcher:
     @property
     def hung(self) -> bool:
         """Whether the batch under way has taken several deadlines."""
-        return self._began is not None and time.monotonic() - self._began > self._HUNG * self.deadline
+        began = self._began  # read once: another thread may ask
+        return began is not None and time.monotonic() - began > self._HUNG * self.deadline
 
     async def ask(self, query: Query) -> Outcome:
         """Return the instruction for a query, or why there is none."""
