@@ -207,3 +207,25 @@ def test_a_broken_line_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, c
     feed(monkeypatch, content)
     with pytest.raises(DataError, match=says):
         run([str(folder), "--jsonl"])
+
+
+# ---------------------------------------------------------------- the gate
+
+
+def test_a_gate_lets_through_what_the_teacher_is_sure_of(folder: Path, trained: Teacher) -> None:
+    queries = [Query(str(i), text) for i, text in enumerate(QUERIES)]
+    written = trained.sample(queries, greedy=True)
+    found = trained.log_probs(written)
+    sure = (found.values.sum(dim=1) / found.mask.sum(dim=1)).tolist()
+    threshold = sorted(sure)[3]
+    numbers = dict.fromkeys(("harm", "delta", "instructed", "harmed", "gain", "gain_without"), 0.5)
+    change(folder, gate={"threshold": threshold, "rows": 9, "confidence": "mean_log_prob", **numbers})
+    instructor = Instructor.from_pretrained(str(folder), "cpu")
+    wanted = [z.text if confidence >= threshold else "" for z, confidence in zip(written, sure, strict=True)]
+    assert 0 < wanted.count("") < len(wanted)
+    assert instructor(QUERIES) == wanted
+    shut = wanted.index("")
+    assert instructor.messages(QUERIES[shut])[-1] == {"role": "user", "content": QUERIES[shut]}
+    change(folder, gate={"threshold": "low"})
+    with pytest.raises(ModelError, match="gate"):
+        Instructor.from_pretrained(str(folder), "cpu")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from wst.errors import ConfigError, DataError, ModelError
 from wst.inference.artefact import FILE, Artefact
+from wst.inference.gate import Gate
 from wst.types import Instruction, Message, Query
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Instructor:
         self.device = device
         self.base = base
         self.batch_size = batch_size
+        self._gate = None if artefact.gate is None else Gate.from_dict(artefact.gate)
         self._teacher: Teacher | None = None
         self._lock = threading.Lock()  # the model writes one batch at a time
 
@@ -135,11 +137,28 @@ class Instructor:
         return await asyncio.to_thread(self.__call__, query, history=history, sample=sample)
 
     def write(self, queries: Sequence[Query], sample: bool = False) -> list[Instruction]:
-        """Write one instruction for each query, ``batch_size`` at a time."""
+        """Write one instruction for each query, ``batch_size`` at a time.
+
+        An instruction that the artefact's gate does not let through has an empty text: the student is on its own.
+        """
         with self._lock:
             teacher = self._loaded()
             parts = [queries[i : i + self.batch_size] for i in range(0, len(queries), self.batch_size)]
-            return [written for part in parts for written in teacher.sample(part, greedy=not sample)]
+            return [written for part in parts for written in self._gated(teacher.sample(part, greedy=not sample))]
+
+    def confidences(self, instructions: Sequence[Instruction]) -> list[float]:
+        """Return each instruction's mean log-probability a token under the teacher, in nats: what a gate looks at."""
+        import torch
+
+        with torch.no_grad():
+            found = self._loaded().log_probs(instructions)
+        return [float(mean) for mean in found.values.sum(dim=1) / found.mask.sum(dim=1)]
+
+    def _gated(self, written: list[Instruction]) -> list[Instruction]:
+        if self._gate is None:
+            return written
+        pairs = zip(written, self.confidences(written), strict=True)
+        return [one if self._gate.opens(confidence) else replace(one, text="") for one, confidence in pairs]
 
     def load(self) -> Self:
         """Load the weights now rather than at the first call.
