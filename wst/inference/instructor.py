@@ -172,10 +172,6 @@ class Instructor:
 
     def _loaded(self) -> Teacher:
         if self._teacher is None:
-            if self.artefact.gate is not None:
-                raise ModelError(
-                    f"{self.artefact.folder}: it has a gate, which this version cannot follow; upgrade wst"
-                )
             import torch
 
             from wst.teacher import Teacher
