@@ -209,11 +209,11 @@ def test_sampling_and_answering_overlap(tiny_model: str, pause: float, batch: in
     module = WeakToStrong(teacher, student, Lowercase(), student_prompt=StudentPrompt("before"), samples_per_query=8)
     teacher.load(torch.device("cpu"))
     student.setup(torch.device("cpu"))
-    module.respond(queries[:1], [None])  # warm
+    module.environment.respond(queries[:1], [None])  # warm
     start_time = time.monotonic()
     instructions = module.instruct(queries, 8)
     sampled = time.monotonic() - start_time
-    module.respond([query for query in queries for _ in range(8)], instructions, module._draws(8))
+    module.environment.respond([query for query in queries for _ in range(8)], instructions, module._draws(8))
     took = time.monotonic() - start_time
     student.close()
     ours.send("end")
