@@ -84,12 +84,13 @@ class Artefact:
         write_whole(self.folder / FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
-    def read(cls, folder: Path) -> Artefact:
+    def read(cls, folder: str | Path) -> Artefact:
         """Read a folder's ``wst.json`` and check the weights beside it.
 
         Raises:
             ModelError: If the file is missing, of another schema, incomplete, or the weights are not those it names.
         """
+        folder = Path(folder).expanduser()
         path = folder / FILE
         content = _parsed(path)
         if content.get("schema") != SCHEMA:

@@ -15,6 +15,8 @@ from wst.inference.gate import Gate
 from wst.types import Instruction, Message, Query
 
 if TYPE_CHECKING:
+    import torch
+
     from wst.teacher import Teacher
 
 _ROLES = ("system", "user", "assistant")
@@ -170,10 +172,23 @@ class Instructor:
             self._loaded()
         return self
 
+    @property
+    def placed(self) -> torch.device:
+        """The device that the weights are on, or will be.
+
+        Raises:
+            ConfigError: If there is no such device.
+        """
+        import torch
+
+        name = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        try:
+            return torch.device(name)
+        except RuntimeError as error:
+            raise ConfigError(f"Instructor: device {name!r} is unknown; give auto, cpu, cuda or cuda:N") from error
+
     def _loaded(self) -> Teacher:
         if self._teacher is None:
-            import torch
-
             from wst.teacher import Teacher
 
             stored, base = self.artefact, self.artefact.base
@@ -191,12 +206,7 @@ class Instructor:
                 max_prompt_tokens=stored.max_prompt_tokens,
                 chat_template_options=stored.chat_template_options,
             )
-            name = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
-            try:
-                device = torch.device(name)
-            except RuntimeError as error:
-                raise ConfigError(f"Instructor: device {name!r} is unknown; give auto, cpu, cuda or cuda:N") from error
-            teacher.load(device)
+            teacher.load(self.placed)
             self._teacher = teacher
         return self._teacher
 
