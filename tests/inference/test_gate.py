@@ -1,12 +1,17 @@
 """The gate keeps harm under the level asked for, as often as it promises."""
 
+import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from runs import wst
 
 from wst.errors import ConfigError, DataError, ModelError
+from wst.inference import Instructor
 from wst.inference.gate import Gate, choose, rows_needed
 
 Rows = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
@@ -75,3 +80,20 @@ def test_it_is_read_as_it_was_written() -> None:
     for broken in ({}, gate.to_dict() | {"confidence": "mood"}, gate.to_dict() | {"threshold": "x"}):
         with pytest.raises(ModelError, match="gate"):
             Gate.from_dict(broken)
+
+
+def test_the_command_writes_the_gate_that_the_instructor_follows(fitted: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(fitted / "runs/tiny/version_0/teacher/last", tmp_path / "teacher")
+    rows = [{"id": f"v{i}", "text": f"question {i}", "label": "yes"} for i in range(30)]
+    (tmp_path / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--config", str(fitted / "config.yaml"), f"--data.init_args.val={tmp_path / 'val.jsonl'}"]
+    more = ["--data.init_args.limit_val=null", "--harm", "0.9", "--device", "cpu"]
+    done = wst(["gate", str(folder), *options, *more], tmp_path)
+    assert done.code == 0, done.err
+    gate = json.loads((folder / "wst.json").read_text())["gate"]
+    assert (gate["rows"], gate["harm"], gate["instructed"]) == (30, 0.9, 1.0)
+    assert "30 validation queries" in done.out
+    assert Instructor.from_pretrained(str(folder), "cpu")("question 1")
+    few = wst(["gate", str(folder), *options, "--data.init_args.limit_val=null", "--harm", "0.01"], tmp_path)
+    assert few.code == 2
+    assert "takes at least 230" in few.err

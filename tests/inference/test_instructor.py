@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from wst import LoRA, Query, StudentPrompt, Teacher, TeacherPrompt
+from wst import Instruction, LoRA, Query, StudentPrompt, Teacher, TeacherPrompt
 from wst.cli.instruct import run
 from wst.errors import ConfigError, DataError, ModelError
 from wst.inference import Artefact, Instructor
@@ -185,7 +185,6 @@ def test_the_command_writes_one_instruction_a_line(
 ) -> None:
     wanted = Instructor.from_pretrained(str(folder), "cpu")(QUERIES)
     shown = [" ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", text).split()) for text in wanted]
-    assert shown != wanted  # one of them holds what a terminal would obey
     assert run([str(folder), *QUERIES]) == 0
     assert capsys.readouterr().out.splitlines() == shown
     feed(monkeypatch, "\n".join(QUERIES).encode() + b"\n\n")
@@ -197,6 +196,14 @@ def test_the_command_writes_one_instruction_a_line(
     assert rows == [
         {"id": i, "text": q, "instruction": z} for i, (q, z) in enumerate(zip(QUERIES, wanted, strict=True))
     ]
+
+
+def test_what_a_terminal_would_obey_is_not_printed(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Instructor, "write", lambda *_: [Instruction("a\x1b[2J\nb\u2028\u202ec")])
+    assert run([str(folder), "x"]) == 0
+    assert capsys.readouterr().out == "a [2J b c\n"
 
 
 @pytest.mark.parametrize(
@@ -229,3 +236,16 @@ def test_a_gate_lets_through_what_the_teacher_is_sure_of(folder: Path, trained: 
     change(folder, gate={"threshold": "low"})
     with pytest.raises(ModelError, match="gate"):
         Instructor.from_pretrained(str(folder), "cpu")
+
+
+def test_the_snippet_of_a_model_card_prints_an_instruction(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = fitted / "runs/tiny/version_0/teacher/best"
+    snippet = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
+    exec(snippet[0].replace("FOLDER", str(folder)), {})
+    instruction = capsys.readouterr().out.removesuffix("\n")
+    assert instruction == Instructor.from_pretrained(str(folder))("The text of a query")
+    stored = Artefact.read(folder)
+    assert stored.about["steps"] > 0
+    assert stored.about["seed"] == 7
+    assert stored.about["student"]["class"] == "LocalStudent"
+    assert stored.about["figures"]["val/reward"] >= 0

@@ -32,7 +32,8 @@ def run(args: list[str]) -> int:
     print(
         f"threshold {gate.threshold:.2f} nats a token: {gate.instructed:.0%} of {gate.rows} validation queries get an "
         f"instruction, {gate.harmed:.1%} are made worse; at most {gate.harm:.1%} of queries will be, with probability "
-        f"{1 - gate.delta:.0%}\nmean gain over no instruction: {gate.gain:+.3f} of {gate.gain_without:+.3f} without the gate"
+        f"{1 - gate.delta:.0%}\nmean gain over no instruction: {gate.gain:+.3f} of {gate.gain_without:+.3f} "
+        "without the gate"
     )
     return 0
 

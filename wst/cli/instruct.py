@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from wst.cli.quiet import prepare
 from wst.errors import DataError
 from wst.inference.instructor import Instructor
 
@@ -29,6 +30,7 @@ def run(args: list[str]) -> int:
         WSTError: If the teacher cannot be loaded, or a line of standard input is not what the options say.
     """
     options = _parser().parse_args(args)
+    prepare()
     instructor = Instructor.from_pretrained(
         options.teacher, options.device, base=options.base, revision=options.revision, batch_size=options.batch_size
     )

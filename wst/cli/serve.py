@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from wst.cli.quiet import prepare
 from wst.errors import ConfigError
 from wst.inference.instructor import Instructor
 
@@ -16,6 +17,7 @@ def run(args: list[str]) -> int:
         WSTError: If an option is impossible, the extra is not installed, or the teacher cannot be loaded.
     """
     options = _parser().parse_args(args)
+    prepare()
     try:
         import uvicorn
 

@@ -20,11 +20,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wst.errors import ConfigError, ModelError
 from wst.files import write_whole
 from wst.prompts import StudentPrompt, TeacherPrompt
+
+if TYPE_CHECKING:
+    from wst.teacher import Teacher
 
 FILE = "wst.json"
 SCHEMA = "wst.teacher/1"
@@ -60,6 +63,23 @@ class Artefact:
     chat_template_options: dict[str, Any] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     gate: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, folder: Path, teacher: Teacher, student_prompt: StudentPrompt, about: Mapping[str, Any]) -> Artefact:
+        """Describe a teacher that was saved in a folder."""
+        whole, spec = teacher.full_finetuning, teacher.spec
+        base = {"model": None if whole else spec.model, "revision": None if whole else spec.revision}
+        return cls(
+            folder,
+            base | {"dtype": spec.dtype, "quantization": spec.quantization},
+            teacher.prompt,
+            student_prompt,
+            teacher.max_new_tokens,
+            teacher.max_prompt_tokens,
+            teacher.temperature,
+            teacher.chat_template_options,
+            about,
+        )
 
     def write(self) -> None:
         """Write ``wst.json`` into the folder, with a SHA-256 of each weights file there."""
