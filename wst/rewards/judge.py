@@ -178,13 +178,13 @@ class Judge(Reward):
                 f"query {query.id!r}: it has no target, but the rubric of Judge contains {{target}}; map a target "
                 "field of the data, or remove {target} from the rubric"
             )
-        history = "".join(f"{message.role}: {message.content}\n\n" for message in query.history)
-        texts = {"query": query.text, "history": history, "target": query.target or "", **responses}
+        history = "".join(f"{message.role}: {neutralize(message.content)}\n\n" for message in query.history)
+        texts = {"query": query.text, "target": query.target or "", **responses}
         texts = {name: neutralize(text) for name, text in texts.items()}
         # The mark is the same in both orders, so that the two prompts differ in nothing but the order.
         held = "\0".join(sorted(responses.values())).encode("utf-8", "surrogatepass")
         mark = hashlib.sha256(held).hexdigest()[:12]
-        return Prompt((Message("user", fill(self.rubric, mark=mark, **self._ends, **texts)),))
+        return Prompt((Message("user", fill(self.rubric, mark=mark, history=history, **self._ends, **texts)),))
 
     def _ask(self, questions: Iterable[Prompt]) -> dict[Prompt, tuple[float, float]]:
         """Return each prompt's verdict, from 0 to 1, and whether its first answer was unreadable (1.0 or 0.0)."""
@@ -240,7 +240,7 @@ def _verdict_pattern(verdict: str) -> re.Pattern[str]:
         raise ConfigError(f"Judge: verdict {verdict!r:.80} is not a regular expression ({error}); correct it") from None
     if pattern.groups != 1:
         raise ConfigError(
-            f"Judge: verdict {verdict!r:.80} must have one group that captures the verdict, got {pattern.groups}; write "
-            "( ) around the verdict, and (?: ) for other groups"
+            f"Judge: verdict {verdict!r:.80} must have one group that captures the verdict, got {pattern.groups}; "
+            "write ( ) around the verdict, and (?: ) for other groups"
         )
     return pattern

@@ -10,26 +10,29 @@ from wst.rewards.words import UNSPACED, strip_emphasis, unify
 # A negation and up to six words of the same clause before the label.
 _NEGATION = re.compile(
     r"(?:\b(?:not|never|neither|nor|no|none|nobody|nothing|without|hardly|barely|scarcely|cannot|isnt|wasnt|lacks?|unlikely|"
-    r"far from|anything but|opposite of|instead of|rather than|less than|fails? to|nicht|kein\w*|nie|pas|jamais|aucun\w*|non|"
+    r"far from|anything but|opposite of|instead of|rather than|(?<!more )than|less than|fails? to|"
+    r"nicht|kein\w*|nie|pas|jamais|aucun\w*|non|"
     r"ni|nunca)\b|n't\b)"
     r"(?!\s+(?:only|just|merely|simply|but|short of|be more|a doubt|doubt|question)\b|\s*:)"
     r"[\s\"'(*]*(?:[\w'-]+[\s\"'(*-]+){0,6}[\s\"'(*-]*\Z",
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(
-    r"[.;!?\n:\u3002\uff01\uff1f]|,|\b(?:but|however|although|though|because|therefore|hence|thus)\b"
+    r"[.;!?\n:\u3002\uff01\uff1f]|,|(?<!anything )\b(?:but|however|although|though|because|therefore|hence|thus)\b"
     r"|\band\s+(?=(?:the|it|this|that|is|was|i|we|he|she|they|so|overall|therefore|thus)\b)",
     re.IGNORECASE,
 )
 _DENIED_AFTER = re.compile(
-    r"[\"'*_)\]]*(?:\s*\?[\"')\s]*(?:no|nope|not)\b"
-    r"|\s+(?:\w+\s+)?(?:is|was|are|would be|seems|does|do|can|could)\s*(?:not\b|n't\b|never\b|wrong\b|incorrect\b|false\b)"
+    r"[\"'*_)\]]*(?:\s*\?[\"')\s]*(?:no|nope|not(?=\s+(?:really|quite|at|exactly|so|in)\b|\s*(?:[.,!\n]|\Z)))\b"
+    r"|\s+(?:\w+\s+)?(?:is|was|are|would be|seems|does|do|can|could)\s*"
+    r"(?:not\b|n't\b|never\b|wrong\b|incorrect\b|false\b)"
     r"|\s+(?:is|was|does|do|ca|could|would)n't\b)",
     re.IGNORECASE,
 )
 _DENIED_UNSPACED = re.compile(r"(?:\u4e0d|\u975e|\u6ca1|\u6c92|\u672a|\u65e0|\u7121)[^\u3002\uff0c,.!?\n]{0,4}\Z")
 _DENIED_UNSPACED_AFTER = re.compile(
-    r"(?:\u7684)?(?:\u3067\u306f|\u3058\u3083)\s?(?:\u306a|\u3042\u308a\u307e\u305b)|(?:\uc774|\uac00|\uc740|\ub294)?\s?\uc544\ub2c8|"
+    r"(?:\u7684)?(?:\u3067\u306f|\u3058\u3083)\s?(?:\u306a|\u3042\u308a\u307e\u305b)|"
+    r"(?:\uc774|\uac00|\uc740|\ub294)?\s?\uc544\ub2c8|"
     r"(?:\uc801\uc774)?\uc9c0\s?\uc54a"
 )
 _PHRASE = re.compile(r"\b(?:false|true|hiv|rh|covid|tested|tests|testing)[\s-]+\Z", re.IGNORECASE)
@@ -40,15 +43,18 @@ _NOUN = re.compile(  # whose number or letter is no label
     re.IGNORECASE,
 )
 _CUE = re.compile(
-    r"(?:\b(?:answer|option|choice|label|letter|select|choose|pick|class|category)(?:\s+(?:is|was|would be|of))?\s*[:=]?|[:=]|\bis)"
+    r"(?:\b(?:answer|option|choice|label|letter|select|choose|pick|class|category)"
+    r"(?:\s+(?:is|was|would be|of))?\s*[:=]?|[:=]|\bis)"
     r"[\s\"'*_(\[]*\Z",
     re.IGNORECASE,
 )
 _LETTER_ENDS = re.compile(
-    r"[\"'*_)\]}]*(?:\s*[.,;:!?)/|]|\s*\Z|\s*\n|\s+(?:is|was|because|since|as|would|and|or|by|wins|seems|due)\b|\s*[-\u2014]\s)",
+    r"[\"'*_)\]}]*(?:\s*[.,;:!?)/|]|\s*\Z|\s*\n|"
+    r"\s+(?:is|was|because|since|as|would|and|or|by|wins|seems|due)\b|\s*[-\u2014]\s)",
 )
 _NO_ENDS = re.compile(
-    r"[\"'*_)\]}]*(?:\s*[.,;:!?)/|\u2014-]|\s*\Z|\s*\n|\s+(?:because|since|as|it|this|that|there|they|he|she|we|you|i|the|but|and|or|"
+    r"[\"'*_)\]}]*(?:\s*[.,;:!?)/|\u2014-]|\s*\Z|\s*\n|\s+(?:because|since|as|"
+    r"it|this|that|there|they|he|she|we|you|i|the|but|and|or|"
     r"is|was)\b)",
     re.IGNORECASE,
 )
@@ -62,10 +68,10 @@ _INNOCENT = re.compile(
 class Labels:
     """Finds the labels of a task in texts.
 
-    Labels are whole words in any case, emphasis and width; of those that start at the same position the longest counts. In
-    scripts without spaces between words they are found anywhere. Not names of a label are: compounds ("HIV-positive"),
-    terms ("false positive"), the determiner "no" ("no idea"), the article "a", letters and numbers of other things
-    ("vitamin C", "step 1", "-1", "1.5").
+    Labels are whole words in any case, emphasis and width; of those that start at the same position the longest counts.
+    In scripts without spaces between words they are found anywhere. These do not name a label: compounds
+    ("HIV-positive"), terms ("false positive"), the determiner "no" ("no idea"), the article "a", and letters and
+    numbers of other things ("vitamin C", "step 1", "-1", "1.5").
 
     Args:
         labels: All labels of the task, folded by `fold`.
@@ -138,7 +144,7 @@ def _is_name(text: str, start: int, end: int, label: str) -> bool:
 
 
 def _is_letter(text: str, start: int, end: int, before: str) -> bool:
-    """Return whether a single letter names a choice: not an article, a pronoun, "vitamin C", "C++" or a small letter."""
+    """Return whether a single letter names a choice, unlike an article, a pronoun, "vitamin C" or "C++"."""
     if _NOUN.search(before) or re.match(r"[+#'-](?!\s)", text[end : end + 2]):
         return False
     if re.match(r"[)\]\"]", text[end : end + 1]):

@@ -1,7 +1,7 @@
 r"""Numbers in prose: the number that a text gives as its answer, and all numbers that it mentions.
 
-Notation: ``1,200``, ``1{,}200``, ``1 200``, ``1'200``, ``2.5``, ``2,5``, ``1.200,50``, ``3/4``, ``2 1/2``, ``5^2``, ``1e3``,
-``1.2k``, ``3 million``, ``minus 5``, ``forty-two``. Currency and percent signs are skipped: 50% is 50.
+Notation: ``1,200``, ``1{,}200``, ``1 200``, ``1'200``, ``2.5``, ``2,5``, ``1.200,50``, ``3/4``, ``2 1/2``, ``5^2``,
+``1e3``, ``1.2k``, ``3 million``, ``minus 5``, ``forty-two``. Currency and percent signs are skipped: 50% is 50.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
+from itertools import pairwise
+
+from wst.rewards.words import decoded
 
 # Every alternative fails within a few characters or consumes what it read, so the search takes linear time.
 _TOKEN = re.compile(
     r"(?P<other>\d{4}-\d{1,2}-\d{1,2}(?!\d)|\d{1,2}/\d{1,2}/\d{2,4}(?!\d)|\d{1,2}:\d{2}(?::\d{2})?(?!\d)"
     r"|\d+(?:\.\d+){2,})"  # dates, times of day, versions
-    r"|(?P<sign>(?<![\w)\]}%\-\u2212])[-+\u2212]\s?)?"  # after a word, bracket or dash: a hyphen or minus operator
+    r"|(?P<sign>(?<![\w)\]}%\-\u2212])[-+\u2212])?"  # after a word, bracket or dash: a hyphen or minus operator
     r"[$€£¥₹]?"
-    r"(?P<magnitude>\d{1,3}(?P<comma>,|\{,\}|\\,|['\u2019_ \u00a0\u2009\u202f])\d{3}(?:(?P=comma)\d{3})*(?!\d)(?:\.\d+)?"
+    r"(?P<magnitude>\d{1,3}(?P<comma>,|\{,\}|\\,|['\u2019_ \u00a0\u2009\u202f])"
+    r"\d{3}(?:(?P=comma)\d{3})*(?!\d)(?:\.\d+)?"
     r"|\d{1,3}(?:\.\d{3})+,\d+(?![\d,])|(?<![\d,])\d+,(?:\d{1,2}|\d{4,})(?![\d]|,\d)"
     r"|\d+(?:\.\d+)?|(?<![\w.])\.\d+)"
     r"(?P<exponent>[eE][-+\u2212]?\d+)?"
@@ -56,7 +60,8 @@ _COUNTED = re.compile(
     re.IGNORECASE,
 )
 _YEAR = re.compile(
-    r"\b(?:in|since|by|during|until|year|(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?(?:\s+\d{1,2},?)?)\s*\Z",
+    r"\b(?:in|since|by|during|until|year|"
+    r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?(?:\s+\d{1,2},?)?)\s*\Z",
     re.IGNORECASE,
 )
 _NEGATED = re.compile(r"\b(?:minus|negative)\s+\Z", re.IGNORECASE)
@@ -69,11 +74,29 @@ _SENTENCE = re.compile(r"[.!?](?=\s|\Z|[*_])|\n")
 _RETRACTED = re.compile(r"\b(?:wait|actually|correction|sorry|oops|instead|mistake|hmm|recheck|no,)", re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}")
 
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_UNITS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _WORDS = {word: i for i, word in enumerate(_UNITS)} | {word: 10 * i for i, word in enumerate(_TENS, 2)}
 _WORD = rf"(?:{'|'.join((*_WORDS, *_SCALES))})"
 _SPOKEN = re.compile(rf"\b(?:(minus|negative)\s+)?({_WORD}(?:(?:\s+and\s+|[\s-]+){_WORD})*)\b", re.IGNORECASE)
@@ -100,14 +123,14 @@ class _Cluster:
 def last_number(text: str) -> Decimal | None:
     r"""Return the number that a text gives as its answer: the last one, unless the text says which it is.
 
-    The text after the last ``####``, in the last ``\boxed{...}`` or after the last "answer is" counts first. Numbers that
-    are no quantities are skipped: list markers, dates, times of day, versions, exponents of units, digits of names (CO2,
-    GPT-4), "step 2"; and, if others remain, years ("in 2024"), numbers of steps, and numbers in brackets. Number words are
-    read if there are no digits.
+    The text after the last ``####``, in the last ``\boxed{...}`` or after the last "answer is" counts first. Numbers
+    that are not quantities are skipped: list markers, dates, times of day, versions, exponents of units, digits of
+    names (CO2, GPT-4), "step 2"; and, if others remain, years ("in 2024"), counts of steps, and numbers in brackets.
+    Number words are read if there are no digits.
 
     Returns:
         Its exact value (of a fraction, 50 digits); infinity if an exponent is beyond 10^18; None if there is no number,
-        or several to choose from: ranges (``5-6``), alternatives (``5 or 6``), lists (``1 2 3``), open sums (``3 + 4``).
+        or several to choose from: ranges (``5-6``), alternatives (``5 or 6``), lists (``1 2 3``), sums (``3 + 4``).
 
     Example:
         >>> last_number("3 boxes at $1,200 make #### -$3,600.50.")
@@ -131,10 +154,7 @@ def _stated(text: str) -> Iterator[tuple[str, bool]]:
     boxes = _BOXED.findall(text) if "\\boxed" in text else []
     if boxes:
         yield boxes[-1], False
-    cue = None
-    for cue in _STATED.finditer(text):
-        pass
-    if cue is not None:
+    for cue in [*_STATED.finditer(text)][-1:]:
         end = _SENTENCE.search(text, cue.end())
         stop = len(text) if end is None else end.start()
         if not text[cue.end() : stop].strip(" *_$:"):  # the answer stands on the next line
@@ -155,7 +175,9 @@ def numbers(text: str) -> list[Decimal]:
     """
     found: list[Decimal] = []
     for cluster in _clusters(text, asides=False):
-        found += [token.value for token in cluster.tokens if token.value is not None]
+        mentioned = [(token.value, token.end) for token in cluster.tokens if token.value is not None]
+        found += [value for value, _ in mentioned]
+        found += [_COMPUTE.scaleb(value, -2) for value, end in mentioned if re.match(r"\s?\\?%", text[end : end + 3])]
         computed = _computed(text, cluster.tokens)
         found += [] if computed is None else [computed]
     spoken = [value for value, words, end in _spoken(text) if _speaks(text, words, end)]
@@ -206,7 +228,7 @@ def _markers(text: str) -> set[int]:
         at_line = not text[line + 1 if line >= 0 else max(0, start - 8) : start].strip(" \t(*-#>\u2022")
         follows = i > 0 and found[i - 1][0] == number - 1
         precedes = i + 1 < len(found) and found[i + 1][0] == number + 1
-        if at_line or follows or precedes:
+        if (at_line and number == 1) or follows or precedes:
             marks.add(start)
     return marks
 
@@ -267,7 +289,7 @@ def _single(text: str, tokens: list[_Token]) -> Decimal | None:
     """Return the value of an expression that is a number: a plain one, a fraction, a mixed number or a power."""
     if len(tokens) == 1:
         return tokens[0].value
-    kinds = [_join(text, left, right) for left, right in zip(tokens, tokens[1:], strict=False)]
+    kinds = [_join(text, left, right) for left, right in pairwise(tokens)]
     if kinds in (["fraction"], ["power"], ["mixed", "fraction"]):
         return _computed(text, tokens)
     if kinds == ["choice"] and text[tokens[0].end : tokens[1].start].strip() == "to":  # "rose from 5 to 6"
@@ -278,7 +300,7 @@ def _single(text: str, tokens: list[_Token]) -> Decimal | None:
 def _computed(text: str, tokens: list[_Token]) -> Decimal | None:
     """Return the value of an expression of two numbers, or of a mixed number; None if there is none."""
     values = [token.value for token in tokens if token.value is not None]
-    kinds = [_join(text, left, right) for left, right in zip(tokens, tokens[1:], strict=False)]
+    kinds = [_join(text, left, right) for left, right in pairwise(tokens)]
     if len(values) == 3 and kinds == ["mixed", "fraction"] and values[2]:
         return _COMPUTE.add(values[0], _COMPUTE.divide(values[1], values[2]))
     if len(values) != 2:
@@ -317,12 +339,13 @@ def _speaks(text: str, words: str, end: int) -> bool:
     if _COUNTED.match(text, end, end + 40):
         return False
     stated = re.search(r"(?:\bis|\bequals|[:=])\s*\W?\Z", text[max(0, end - len(words) - 12) : end - len(words)])
-    return words.casefold() not in ("one", "zero") or bool(stated) and not re.match(r"\s+\w", text[end : end + 3])
+    return words.casefold() not in ("one", "zero") or (bool(stated) and not re.match(r"\s+\w", text[end : end + 3]))
 
 
 _ROOT = re.compile(r"\\sqrt\s*\{?\s*(\d{1,12})\s*\}?|\bsquare root of (\d{1,12})\b|\u221a\s?(\d{1,12})")
 _OFFSET = re.compile(r"\b(\w+)\s+(more|less|fewer|greater|smaller) than\s+\$?(\d{1,12})\b", re.IGNORECASE)
 _MULTIPLE = re.compile(r"\b(twice|double|half|thrice|triple)\s+(?:of\s+)?\$?(\d{1,12})\b", re.IGNORECASE)
+_TIMES = {"twice": 2.0, "double": 2.0, "half": 0.5, "thrice": 3.0, "triple": 3.0}
 _SPLIT = re.compile(r"(?<![\w.,])\d(?:(?:\s|\s?-\s?|\s?,\s?|\s?and\s?){1,2}\d)+(?![\w]|[.,]\d)")
 _HEX = re.compile(r"\b0x([0-9a-fA-F]{1,12})\b")
 _ROMAN = re.compile(r"\b(?=[IVXLCDM]{2})M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})\b")
@@ -334,13 +357,13 @@ def _hinted(text: str) -> list[Decimal]:
     for amount, word, base in _OFFSET.findall(text):
         step = int(amount) if amount.isdecimal() and len(amount) < 12 else _WORDS.get(amount.casefold(), 0)
         found.append(Decimal(int(base) + (step if word.casefold() in ("more", "greater") else -step)))
-    times = {"twice": 2, "double": 2, "half": Decimal("0.5"), "thrice": 3, "triple": 3}
-    found += [times[word.casefold()] * Decimal(base) for word, base in _MULTIPLE.findall(text)]
+    found += [Decimal(_TIMES[word.casefold()]) * Decimal(base) for word, base in _MULTIPLE.findall(text)]
     for match in _SPLIT.finditer(text):
         nearby = text[max(0, match.start() - 30) : match.end() + 20].casefold()
         if "digit" in nearby or "space" in nearby or "dash" in nearby:
             found.append(Decimal("".join(re.findall(r"\d", match[0]))[:1000]))
     found += [Decimal(int(digits, 16)) for digits in _HEX.findall(text)]
+    found += [_value(whole, "") for code in decoded(text) if (whole := _TOKEN.fullmatch(code)) and whole["magnitude"]]
     return found + [Decimal(_roman(match[0])) for match in _ROMAN.finditer(text)]
 
 

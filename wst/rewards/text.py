@@ -112,9 +112,9 @@ class LabelMatch(_TargetReward):
     """1.0 if the response names the target label, else 0.0.
 
     `wst.rewards.labels.Labels` defines what names a label. A label that its clause denies ("not positive", "far from
-    positive", "positive? No") is not named, and a response that both names and denies the target is wrong in mode "only".
-    Of labels that start at the same position only the longest counts: with the labels "positive" and "not positive", "It
-    is not positive" names only the second.
+    positive", "positive? No") is not named; a response that both names and denies the target is wrong in mode "only".
+    Of labels that start at the same position only the longest counts: with the labels "positive" and "not positive",
+    "It is not positive" names only the second.
 
     Args:
         labels: All labels of the task.
@@ -136,7 +136,7 @@ class LabelMatch(_TargetReward):
                 raise ConfigError(f"LabelMatch: label {i} of labels is empty; remove it or give it a name")
             if label in folded[:i]:
                 raise ConfigError(
-                    f"LabelMatch: labels lists {labels[i]!r} twice (case, spaces and underscores are ignored); remove one"
+                    f"LabelMatch: labels lists {labels[i]!r} twice (case, spaces and _ are ignored); remove one"
                 )
         self.labels = list(labels)
         self.which = which
@@ -167,9 +167,9 @@ class LabelMatch(_TargetReward):
 class LastNumber(_TargetReward):
     """1.0 if the response gives the same number as the target, else 0.0.
 
-    `wst.rewards.numbers.last_number` defines how numbers are read: the stated answer, or else the last number. A response
-    without a number, or with several to choose from (``5-6``, ``5 or 6``), gets 0.0. In "5 apples and 0 oranges" the last
-    number is 0: which of two quantities is asked for cannot be read from the response.
+    `wst.rewards.numbers.last_number` defines how numbers are read: the stated answer, or else the last number. A
+    response without a number, or with several to choose from (``5-6``, ``5 or 6``), gets 0.0. In "5 apples and 0
+    oranges" the last number is 0: which of two quantities is asked for cannot be read from the response.
 
     Args:
         tolerance: The largest absolute difference that still counts as equal.

@@ -15,13 +15,14 @@ from __future__ import annotations
 import re
 
 _THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
-_QUOTED_LINE = re.compile(r"^\s*>.*$", re.MULTILINE)
+_QUOTED_LINE = re.compile(r"^[ \t]*>.*$", re.MULTILINE)
 _QUOTES = re.compile(
     "\u201c[^\u201c\u201d\n]*\u201d|\u00ab[^\u00ab\u00bb\n]*\u00bb|`[^`\n]*`|\"[^\"\n]*\"|(?<!\\w)'[^'\n]*'(?!\\w)"
 )
 _REPORTED = re.compile(
     r"\b(?:claim|say|said|state|write|wrote|assert|contain|include|declare|demand|ask|tell|told|instruct|insist|request|"
-    r"suggest|pretend|read|award|end)(?:s|ed|es|ing)?\b(?:\s+(?!my\b|so\b|hence\b|therefore\b)[\w'\"*-]+){0,7}[\s\"'*:(\[<]*\Z",
+    r"suggest|pretend|read|award|gives? itself|end)(?:s|ed|es|ing)?\b"
+    r"(?:\s+(?!my\b|so\b|hence\b|therefore\b)[\w'\"*-]+){0,7}[\s\"'*:(\[<]*\Z",
     re.IGNORECASE,
 )
 _REPORTER = re.compile(
@@ -29,7 +30,8 @@ _REPORTER = re.compile(
     re.IGNORECASE,
 )
 _DENIED = re.compile(
-    r"\b(?:not|never|neither|nor)\b(?:\s+[\w'-]+){0,3}[\s\"'*(\[]*\Z|n't\b(?:\s+[\w'-]+){0,3}[\s\"'*(\[]*\Z",
+    r"\b(?:not|never|neither|nor|if|whether|unless)\b(?:\s+[\w'-]+){0,3}[\s\"'*(\[]*\Z"
+    r"|n't\b(?:\s+[\w'-]+){0,3}[\s\"'*(\[]*\Z",
     re.IGNORECASE,
 )
 
@@ -42,10 +44,11 @@ _CHOICE = r"(?:[ABC]|tie|draw)"
 _NOUN = r"(?:(?:(?:the\s+)?(?:response|answer|assistant)|an?(?=\s+(?:tie|draw)))\s+)?"
 _CHOICE_END = r"(?=[^\S\n]*(?:\Z|\n|</|[^\w\s/|=<&'\u2019]|['\u2019](?!\w))|[^\S\n]+(?:is|wins|because)\b)"
 _BETTER = re.compile(
-    r"\b(?:response|answer|assistant|option)?\s*\b(?P<a>[AB])\s+(?:(?:is|was)\s+(?:(?:the|clearly|much|slightly|far|overall|also)\s+)*"
+    r"(?P<a>\b[AB])\s+(?:(?:is|was)\s+(?:(?:the|clearly|much|slightly|far|overall|also)\s+)*"
     r"(?:better|best|superior|stronger|winner|preferable)\b|wins\b)"
     r"|\bI\s+(?:prefer|choose|pick)\s+(?:response|answer)?\s*(?P<b>[AB])\b"
-    r"|\b(?P<c>it(?:'s| is) a (?:tie|draw)|equally good)\b"
+    r"|\b(?:[Ww]inner|[Bb]etter(?:\s+\w+)?|[Bb]est(?:\s+\w+)?)\s*(?:is|:)\s*(?:response|answer|assistant)?\s*(?P<d>[AB])\b(?![\w'])"
+    r"|\b(?P<c>(?i:it(?:'s| is) a (?:tie|draw)|equally good))\b"
 )
 _LABEL_LINE = re.compile(r"(?:verdict|score|rating|grade|points?)\W*\Z", re.IGNORECASE)
 _REWARDS = {"a": 1.0, "b": 0.0, "c": 0.5, "tie": 0.5, "draw": 0.5}  # the reward of A; MT-Bench writes a tie as [[C]]
@@ -75,7 +78,7 @@ def read_choice(answer: str) -> str | None:
     said = _read(answer, tiers, rf"(?:\A|\n)[^\w\n]*{_NOUN}({_CHOICE})\W*\Z", _CHOICE)
     if said is None:
         own = _own_words(answer, _CHOICE)
-        named = {m["a"] or m["b"] or "tie" for m in _BETTER.finditer(own) if not _foreign(own, m.start())}
+        named = {m["a"] or m["b"] or m["d"] or "tie" for m in _BETTER.finditer(own) if not _foreign(own, m.start())}
         said = named.pop() if len(named) == 1 else None
     return said
 
@@ -132,15 +135,16 @@ def _ends(before: str, said: str) -> bool:
 # Strings that chat templates and tokenizers read as the end of a turn or as another role, wherever they occur.
 _TOKENS = re.compile(
     r"<(?=[|\uff5c][^<>\s]*[|\uff5c]?>|/?(?:start|end)_of_turn>|/?(?:s|bos|eos|pad|unk|sys|system|user|assistant|human|im_start|"
-    r"im_end|eot_id|turn|extra_id_\d+)>|<?/?SYS>>|<SYS>>|[^<>\s|]{1,20}\|>)",
+    r"im_end|eot_id|turn|sop|eop|extra_id_\d+|unused_?\d+|reserved_?\d+)>|<?/?SYS>>|<SYS>>|[^<>\s|]{1,20}\|>)",
     re.IGNORECASE,
 )
 _BRACKETS = re.compile(
-    r"\[(?=/?(?:INST|SYS|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|ASSISTANT|USER|BOS|EOS)\])",
+    r"\[(?=/?(?:INST|SYS|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|ASSISTANT|USER|BOS|EOS|gMASK|\|\w+\|)\])",
     re.IGNORECASE,
 )
 _ROLES = re.compile(
-    r"^([ \t]*(?:#{1,6}[ \t]*|\*{1,2})?(?:human|user|assistant|system|instruction|response|input|judge|bot|gpt|model|ai))(?=\*{0,2}[ \t]*[:\uff1a])",
+    r"^([ \t]*(?:#{1,6}[ \t]*|\*{1,2})?(?:human|user|assistant|system|instruction|response|input|judge|bot|model"
+    r"|ai))(?=\*{0,2}[ \t]*[:\uff1a])",
     re.IGNORECASE | re.MULTILINE,
 )
 

@@ -1,4 +1,4 @@
-"""Words: the form in which short answers are compared, whether a text gives an answer away, and how words are counted."""
+"""Words: how short answers are compared, whether a text gives an answer away, and how words are counted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNSPACED = (
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b", re.IGNORECASE)
 
 # Characters that only look different: full-width forms, typographic quotes and dashes, invisible characters.
-_SAME = {0xFEE0 + code: code for code in range(0x21, 0x7F)}
+_SAME: dict[int, int | str] = {0xFEE0 + code: code for code in range(0x21, 0x7F)}
 _SAME |= dict.fromkeys(map(ord, "\u2018\u2019\u02bc\u2032"), "'") | dict.fromkeys(
     map(ord, "\u201c\u201d\u201e\u2033"), '"'
 )
@@ -25,10 +25,10 @@ _SAME |= dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"), "") | {
 
 
 def unify(text: str) -> str:
-    """Return a text with one character for those that only look different, such as full-width letters and dashes.
+    r"""Return a text with one character for those that only look different, such as full-width letters and dashes.
 
     Example:
-        >>> unify("\\uff59\\uff45\\uff53 \\u2212 don\\u2019t")
+        >>> unify("\uff59\uff45\uff53 \u2212 don\u2019t")
         "yes - don't"
     """
     return unicodedata.normalize("NFC", text).translate(_SAME)
@@ -41,7 +41,8 @@ def strip_emphasis(text: str) -> str:
 
 # A mark is emphasis where it touches a word on one side only: 2*3 and snake_case keep theirs.
 _EMPHASIS = re.compile(
-    r"(?<![\w*_~`)\]}])(?:\*{1,3}|_{1,3}|~~|`{1,3})(?=[^\s*_~`])|(?<=[^\s*_~`])(?:\*{1,3}|_{1,3}|~~|`{1,3})(?![\w*_~`(\[{])"
+    r"(?<![\w*_~`)\]}])(?:\*{1,3}|_{1,3}|~~|`{1,3})(?=[^\s*_~`])"
+    r"|(?<=[^\s*_~`])(?:\*{1,3}|_{1,3}|~~|`{1,3})(?![\w*_~`(\[{])"
 )
 
 _NUMBER = re.compile(
@@ -53,7 +54,8 @@ _PAIRS = ((re.compile(r'"([^"]*)"'), r"\1"), (re.compile(r"(?<!\w)'([^']*)'(?!\w
 _ENCLOSED = re.compile(r"\(([^(),;:]*)\)|\[([^\[\],;:]*)\]")
 _ASIDE = re.compile(r"(?<=\s)\(([^\W\d_][^()\d,;:]*)\)(?!\w)")
 _STOPS = re.compile(
-    r"(?:(?<!\d)!|[.?;:\u2026\uff0c\uff1b\u3001])+(?=\s|\Z)|(?<!\d),(?=\s|\Z)|(?<=\d),(?=\s+[^\s\d.+-]|\s*\Z)|[\u00a1\u00bf]"
+    r"(?:(?<!\d)!|[.?;:\u2026\uff0c\uff1b\u3001])+(?=\s|\Z)|(?<!\d),(?=\s|\Z)"
+    r"|(?<=\d),(?=\s+[^\s\d.+-]|\s*\Z)|[\u00a1\u00bf]"
 )
 _SPACED_OPERATOR = re.compile(r"\s*([<>=+*/^|~]+)\s*")
 _HYPHEN = re.compile(
@@ -65,8 +67,8 @@ def comparable(text: str, *, lowercase: bool = True, articles: bool = False, hyp
     """Return the form in which two short answers are compared: without the punctuation that carries no meaning.
 
     Removed are the marks at the end of a clause, quotes and brackets around words, emphasis, and the points of
-    abbreviations (U.S.). Kept are signs, decimal points, slashes, symbols, and commas and hyphens between figures. A text
-    that is a number is compared by its value.
+    abbreviations (U.S.). Kept are signs, decimal points, slashes, symbols, and commas and hyphens between figures. A
+    number becomes its plain decimal form.
 
     Args:
         text: The answer.
@@ -98,10 +100,10 @@ def comparable(text: str, *, lowercase: bool = True, articles: bool = False, hyp
 
 
 def count_words(text: str) -> int:
-    """Return the number of words; in Chinese and Japanese every character counts, in Thai and its like every fourth.
+    r"""Return the number of words; in Chinese and Japanese every character counts, in Thai and its like every fourth.
 
     Example:
-        >>> count_words("two words"), count_words("\\u4eca\\u5929\\u5929\\u6c14")
+        >>> count_words("two words"), count_words("\u4eca\u5929\u5929\u6c14")
         (2, 4)
     """
     whole = len(re.findall(rf"[{_IDEOGRAPHS}]", text))
@@ -109,7 +111,13 @@ def count_words(text: str) -> int:
     return (
         whole
         + sum(-(-length // 4) for length in parts)
-        + len(re.sub(rf"[{_IDEOGRAPHS}{_SYLLABLES}\u3000-\u303f]", " ", text).split())
+        + len(
+            re.sub(
+                rf"[{_IDEOGRAPHS}{_SYLLABLES}\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65]",
+                " ",
+                text,
+            ).split()
+        )
     )
 
 
@@ -127,23 +135,25 @@ _OPTIONS = (
     {"spam", "ham"},
 )
 _CHOICE = re.compile(r"\(?([a-z])\)?[.)]?", re.IGNORECASE)
+_DENIES = re.compile(r"\b(?:not|wrong|incorrect|false|neither|nor)\b|n't\b", re.IGNORECASE)
 _NAMED = re.compile(
-    r"[(\[]([A-Za-z])[)\]]|\b([A-Z])\)|\b(?:option|choice|answer|letter|label|choose|pick|select|say|write|output|reply)"
+    r"[(\[]([A-Za-z])[)\]]|\b([A-Z])\)|\b(?i:option|choice|answer|letter|label|choose|pick|select|say|write|output|reply)"
     r"(?:\s+(?:is|with|only|just))*[\s:]+['\"*_(]*([A-Z])\b(?![\w'+#-]|\s+[a-z])|\bis\s+['\"*_(]*([B-HJ-Z])\b(?![\w'+#-])"
 )
 
 
 def named_choices(text: str) -> set[str]:
-    """Return the letters that a text names as choices, in upper case: ``(A)``, ``B)``, "choose C"; not the article."""
-    return {"".join(groups).upper() for groups in _NAMED.findall(unify(text))}
+    """Return the letters that a text names as choices and does not deny: ``(A)``, ``B)``, "choose C"; in upper case."""
+    clauses = re.split(r"[.;\n](?=\s|\Z)|,|\bbut\b", unify(text))
+    return {"".join(g).upper() for clause in clauses if not _DENIES.search(clause) for g in _NAMED.findall(clause)}
 
 
 def gives_away(text: str, answer: str) -> bool:
     """Return whether a text contains an answer, as whole words, in whatever case, accents, spelling or spacing.
 
-    A letter counts only where it is named as a choice, alone among the choices; and an answer of which the text names the
-    alternatives too ("True or False") is not given away. Also found: letters spelt out (``P a r i s``), base64, formulas
-    with other spaces or Unicode signs.
+    A letter counts only if it is the only one named as a choice. An answer is not given away if the text names its
+    alternatives too ("True or False"). Also found are letters spelt out (``P a r i s``), base64, and formulas with
+    other spaces or Unicode signs.
 
     Args:
         text: What is searched.
@@ -156,16 +166,15 @@ def gives_away(text: str, answer: str) -> bool:
     if not words:
         return False
     searched = _plain(text)
-    if re.search(rf"[^\W\d_]", words) and not re.search(r"[^\w\s]", words):
+    if re.search(r"[^\W\d_]", words) and not re.search(r"[^\w\s]", words):
         spelt = re.escape(words).replace(r"\ ", r"\s+")
         loose = r"[\s\-.,_*]{0,3}".join(re.escape(character) for character in words if character != " ")
-        found = re.search(rf"(?<!\w){spelt}(?:s|'s)?(?!\w)", searched) or (
-            len(words) > 3 and re.search(rf"(?<!\w){loose}(?!\w)", searched)
-        )
+        exact = rf"(?<!\w){spelt}(?:s|'s)?(?!\w)"
+        found = bool(re.search(rf"{exact}|(?<!\w){loose}(?!\w)" if len(words) > 3 else exact, searched))
     else:
         found = _in_formula(text, answer)
     if not found:
-        return any(_plain(decoded) == words for decoded in _decoded(text))
+        return any(_plain(decoded) == words for decoded in decoded(text))
     others = next((row for row in _OPTIONS if words in row), set()) - {words}
     return not any(re.search(rf"(?<!\w){re.escape(other)}(?!\w)", searched) for other in others)
 
@@ -206,10 +215,10 @@ def _in_formula(text: str, answer: str) -> bool:
     return bool(wanted) and bool(re.search(edges[0] + re.escape(wanted) + edges[1], compact(spaced)))
 
 
-def _decoded(text: str) -> list[str]:
+def decoded(text: str) -> list[str]:
     """Return what the base64 strings of a text hold, as far as it is text."""
     found = []
-    for code in re.findall(r"(?<![\w+/=])[A-Za-z0-9+/]{4,200}={0,2}(?![\w+/=])", text):
+    for code in re.findall(r"(?<![\w+/=])[A-Za-z0-9+/]{2,200}={0,2}(?![\w+/=])", text):
         try:
             found.append(base64.b64decode(code, validate=True).decode("utf-8"))
         except (binascii.Error, ValueError):

@@ -20,6 +20,7 @@ from wst.rewards.math.expressions import holds, plain
 from wst.rewards.math.extract import gold_answer
 from wst.rewards.math.workers import Outcome, Workers
 from wst.rewards.text import target_of
+from wst.rewards.words import gives_away
 from wst.settings import check_choice, check_counts
 from wst.types import Rollout
 
@@ -199,8 +200,11 @@ class MathAnswer(Reward):
         may stand there innocently ("Do it in 2 steps"). A choice leaks where it is the only one in brackets. All
         else leaks where it stands there as whole words, or as a formula, in the same form.
         """
-        held = holds(instruction, _final(target).text)
-        return super()._leaks(plain(instruction), plain(_final(target).text)) if held is None else held
+        gold = _final(target).text
+        held, words = holds(instruction, gold), plain(gold)
+        if held or (held is not None and not any(map(str.isalpha, words))):  # digits alone are not looked for as words
+            return bool(held)
+        return gives_away(instruction, gold) or gives_away(instruction, words)
 
 
 @dataclass(frozen=True, slots=True)
