@@ -59,6 +59,8 @@ _COUNTED = re.compile(
     r"bullet points?|stages?|phases?|digits?|characters?|tokens?|attempts?|tries|times over)\b",
     re.IGNORECASE,
 )
+_MEANS = re.compile(r"\b(?:took|takes?|taking|used?|uses|using|in|after|within)\s+\Z", re.IGNORECASE)
+_OPEN = re.compile(r"(?<!=)(?<!= )\Z")  # what follows an equals sign is a result, whatever it counts
 _YEAR = re.compile(
     r"\b(?:in|since|by|during|until|year|"
     r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?(?:\s+\d{1,2},?)?)\s*\Z",
@@ -69,7 +71,11 @@ _GLUED = re.compile(r"(?<![\\a-z])(?!(?:usd|eur|gbp|rs|inr|us|approx|x)\Z)[a-z]+
 _RAISED = re.compile(r"[\^_]\s?[{(]?[-\u2212]?\Z")
 _ASIDE = re.compile(r"(?<!\\)\([^()\n]{0,200}(?<!\\)\)|(?<!\\)(?<!\[)\[[^\[\]\n]{0,200}(?<!\\)\]")
 
-_STATED = re.compile(r"\banswer\b[^.\n\d]{0,30}?(?:\bis\b|\bequals\b|[:=\uff1a])(?!\s*(?:not|n't)\b)", re.IGNORECASE)
+_STATED = re.compile(
+    r"\banswer\b[\s*_]*(?:\([^()\n]{0,40}\)|(?:to|for|here|of|in|that|we|i)\b[^.\n\d:=]{0,30}?|,[^,.\n\d]{0,20},)?[\s*_]*"
+    r"(?:\bis\b|\bequals\b|[:=\uff1a])(?!\s*(?:not|n't)\b)",
+    re.IGNORECASE,
+)
 _SENTENCE = re.compile(r"[.!?](?=\s|\Z|[*_])|\n")
 _RETRACTED = re.compile(r"\b(?:wait|actually|correction|sorry|oops|instead|mistake|hmm|recheck|no,)", re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}")
@@ -248,18 +254,15 @@ def _clusters(text: str, asides: bool = True) -> list[_Cluster]:
         if token.value is None:
             previous = None
             continue
-        counted = _COUNTED.match(text, token.end, token.end + 40)
+        before = text[max(0, token.start - 24) : token.start]
+        counted = _COUNTED.match(text, token.end, token.end + 40) and (_MEANS if asides else _OPEN).search(before)
         if counted and not asides:
             previous = None
             continue
         while aside < len(spans) and spans[aside][1] <= token.start:
             aside += 1
         inside = aside < len(spans) and spans[aside][0] < token.start
-        year = (
-            text[token.start : token.end].isdigit()
-            and 1000 <= token.value <= 2100
-            and _YEAR.search(text[max(0, token.start - 24) : token.start])
-        )
+        year = text[token.start : token.end].isdigit() and 1000 <= token.value <= 2100 and _YEAR.search(before)
         joined = previous is not None and _join(text, previous, token) is not None
         if joined and clusters:
             clusters[-1].tokens.append(token)
