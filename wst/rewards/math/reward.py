@@ -196,9 +196,9 @@ class MathAnswer(Reward):
     def _leaks(self, instruction: str, target: str) -> bool:
         r"""Tell whether the instruction holds the gold answer.
 
-        A number, or a fraction, leaks if any number, box or formula of the instruction has its value; markers of lists and
-        counts of steps do not count (`wst.rewards.numbers.numbers`). A choice leaks if it is the only one that is named.
-        All else leaks as whole words, or as a formula, in the same form (`wst.rewards.words.gives_away`).
+        A number, or a fraction, leaks if any number, box or formula of the instruction has its value; markers of lists
+        and counts of steps are ignored (`wst.rewards.numbers.numbers`). A choice leaks if it is the only one named. All
+        else leaks as whole words, or as a formula, in the same form (`wst.rewards.words.gives_away`).
         """
         gold = _final(target).text
         held, words = holds(instruction, gold), plain(gold)
