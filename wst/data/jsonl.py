@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast, overload
 
+import numpy as np
+
 from wst.errors import ConfigError, DataError
 from wst.types import Query
 
@@ -189,20 +191,26 @@ class QueryFile(Sequence[Query]):
         self.need_target = need_target
         self._content = bytearray()
         self._starts = array("Q", [0])
-        self._numbers = array("Q")  # line numbers: blank lines are left out
-        ids: set[str] = set()
+        self._numbers = array("I")  # line numbers: blank lines are left out
+        hashes = array("q")  # of ids: a set of a million strings would take 100 MB
         for line, content in _lines(path):
-            query = self._query(line, content)
-            if fields.id is not None and query.id in ids:
-                first = next(n for row, n in enumerate(self._numbers) if self._parsed(row).id == query.id)
-                raise DataError(
-                    f"{_at(path, line)}: id {query.id!r} was already given on line {first}; make ids unique"
-                )
-            ids.add(query.id)
+            hashes.append(hash(self._query(line, content).id))
             self._content += content
             self._starts.append(len(self._content))
             self._numbers.append(line)
         self._rows: Sequence[int] = range(len(self._numbers))
+        if len(np.unique(np.frombuffer(hashes, np.int64))) < len(hashes):
+            self._check_ids()
+
+    def _check_ids(self) -> None:
+        first: dict[str, int] = {}
+        for query, line in zip(self, self._numbers, strict=True):
+            if query.id in first:
+                raise DataError(
+                    f"{_at(self.path, line)}: id {query.id!r} was already given on line {first[query.id]}; make ids "
+                    "unique"
+                )
+            first[query.id] = line
 
     def select(self, indices: Sequence[int]) -> QueryFile:
         """Return the queries at the given indices, without copying their rows."""
