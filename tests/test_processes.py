@@ -127,7 +127,7 @@ def test_a_test_and_predictions_of_two_processes_are_those_of_one(tmp_path: Path
             done = wst([stage, "--config", "config.yaml", "--ckpt_path", "last"], folder, processes=processes)
             assert done.code == 0, done.err
             assert "Traceback" not in done.err
-        names = ("results.json", "test_rows.jsonl", "predictions.jsonl")
+        names = ("results.json", "rows.jsonl", "predictions.jsonl")
         results, rows, predictions = ((folder / RUN / name).read_text() for name in names)
         tests = sorted((json.loads(line) for line in rows.splitlines()), key=lambda row: (row["arm"], row["id"]))
         found[processes] = (json.loads(results), tests, [json.loads(line) for line in predictions.splitlines()])
