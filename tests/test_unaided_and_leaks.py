@@ -13,6 +13,7 @@ import pytest
 import torch
 from lightning import Trainer
 from toys import FailingParrot, Lowercase, MoodyParrot, Parrot
+from trainers import quiet_trainer
 
 from wst import (
     ExactMatch,
@@ -63,17 +64,7 @@ def make(model: str, student: Student | None = None, reward: Reward | None = Non
 
 
 def runner(folder: Path, steps: int = 2, **settings: Any) -> Trainer:
-    return Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        default_root_dir=folder,
-        **settings,
-    )
+    return quiet_trainer(folder, max_steps=steps, num_sanity_val_steps=0, **settings)
 
 
 def records(module: WeakToStrong) -> list[StepRecord]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 
+from wst.terminal import protect_output
+
 
 def main() -> int:
     """Run the command line and give its exit code. Nothing heavy is imported for ``--version`` and ``cache``."""
+    protect_output()
     if sys.argv[1:] == ["--version"]:
         from wst import __version__
 

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from wst.errors import ConfigError
 from wst.files import restore_folder, write_folder
-from wst.training.checkpoint import log_folder
+from wst.training.folders import log_folder
 
 _MODES = ("min", "max")
 
