@@ -23,7 +23,7 @@ from wst.environment import Environment
 from wst.errors import ConfigError, Diverged, StudentStopped
 from wst.evaluation.figures import arm_means, figures
 from wst.evaluation.metrics import nan_mean
-from wst.evaluation.rows import STUDENT, TEST_ARMS, Row, result_rows
+from wst.evaluation.rows import STUDENT, TEST_ARMS, Row, result_rows, score_once
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward
 from wst.settings import check_counts
@@ -303,7 +303,7 @@ class WeakToStrong(TrainingLifecycle):
             # One call for all arms, in the order of TEST_ARMS: the student fills its batches better.
             arms = list(TEST_ARMS.values())
             rollouts = self.environment.respond(queries * len(arms), [None] * len(queries) + untrained + [*trained])
-            scores, leaks = self.environment.score(rollouts), self.environment.leaks(rollouts)
+            scores, leaks = score_once(self.environment, rollouts, {}), self.environment.leaks(rollouts)
             own = result_rows(STUDENT, arms, rollouts, scores, leaks)
         rows = gather_rows(own)
         self.test_rows += rows

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wst.environment import Environment
 from wst.errors import DataError
 from wst.evaluation.metrics import json_number
 from wst.rewards.base import Scores
@@ -59,6 +61,32 @@ def result_rows(
             | {f"reward/{name}": json_number(values[i]) for name, values in scores.parts.items()}
         )
     return rows
+
+
+def score_once(environment: Environment, rollouts: Sequence[Rollout], known: dict[Any, tuple[float, Any]]) -> Scores:
+    """Score rollouts, equal responses to a query once: scored in another batch, they would differ by float noise.
+
+    Args:
+        environment: Scores what is not known.
+        rollouts: [n]
+        known: Rewards and parts by query and response; the new ones are added. Share it between the arms of a student.
+    """
+
+    def key(rollout: Rollout) -> Any:  # noqa: ANN401
+        instruction = rollout.instruction if environment.reward.reads_instruction else None
+        response = rollout.response
+        return rollout.query.id, response.text, response.truncated, response.refused, response.error, instruction
+
+    missing: dict[Any, Rollout] = {}
+    for rollout in rollouts:
+        if key(rollout) not in known:
+            missing.setdefault(key(rollout), rollout)
+    scores = environment.score(list(missing.values()))
+    for i, new in enumerate(missing):
+        known[new] = scores.total[i], {name: values[i] for name, values in scores.parts.items()}
+    found = [known[key(rollout)] for rollout in rollouts]
+    names = dict.fromkeys(name for _, parts in found for name in parts)
+    return Scores([r for r, _ in found], {name: [parts.get(name, math.nan) for _, parts in found] for name in names})
 
 
 def read_rows(path: Path) -> list[Row]:

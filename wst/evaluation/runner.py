@@ -15,7 +15,7 @@ from wst.environment import Environment
 from wst.errors import WSTError, debugging
 from wst.evaluation.instructors import Arm, AskedStudent
 from wst.evaluation.journal import Entry, Journal, key_of
-from wst.evaluation.rows import Row, result_rows
+from wst.evaluation.rows import Row, result_rows, score_once
 from wst.settings import identity_of
 from wst.students.base import Student, respond
 from wst.types import Instruction, Message, Prompt, Query, Response, Rollout
@@ -150,6 +150,7 @@ class Runner:
         """
         student = cast(JournaledStudent, environment.student)
         known: dict[str, Any] = {"error": None, "errors": {}, "accounts": {}}
+        scored: dict[Any, Any] = {}
         with self._guarded(f"student {name}", known, "error"):
             try:
                 for arm in arms:
@@ -157,7 +158,7 @@ class Runner:
                         self._guarded(f"arm {arm.name}, student {name}", known["errors"], arm.name),
                         self._booked(student.student, f"answers/{name}/{arm.name}", known["accounts"], arm.name),
                     ):
-                        self._answer(name, environment, arm, written[arm.name])
+                        self._answer(name, environment, arm, written[arm.name], scored)
                     if student.unusable:
                         known |= {"error": known["errors"][arm.name], "errors": {}}
                         break
@@ -165,7 +166,9 @@ class Runner:
                 student.close()
         return known
 
-    def _answer(self, name: str, environment: Environment, arm: Arm, written: Sequence[Written]) -> None:
+    def _answer(
+        self, name: str, environment: Environment, arm: Arm, written: Sequence[Written], scored: dict[Any, Any]
+    ) -> None:
         rollouts: list[Rollout] = []
         for start, queries in self._batches(f"{name} answers: {arm.name}"):
             batch = list(zip(queries, written[start : start + len(queries)], strict=True))
@@ -177,7 +180,7 @@ class Runner:
             self._stop_if_all_failed([rollout.response.error for rollout in rollouts])
         if environment.reward.calibration_size:
             environment.calibrate(self.queries[: environment.reward.calibration_size])
-        scores, leaks = environment.score(rollouts), environment.leaks(rollouts)
+        scores, leaks = score_once(environment, rollouts, scored), environment.leaks(rollouts)
         self.rows += result_rows(name, [(arm.name, arm.kind)], rollouts, scores, leaks)
 
     # -------------------------------------------------------------------- both
