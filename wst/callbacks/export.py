@@ -1,4 +1,4 @@
-"""What was trained, as files that others can load."""
+"""Exports of the trained weights as files that other libraries load."""
 
 from __future__ import annotations
 
@@ -10,21 +10,18 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from wst.errors import ConfigError
 from wst.files import restore_folder, write_folder
+from wst.settings import check_choice
 from wst.training.folders import log_folder
-
-_MODES = ("min", "max")
 
 
 class _Export(Callback):
-    """Exports what was trained: the last after each validation and at the end, the best when it is the best so far."""
+    """Export the trained weights as "last" after each validation and at the end, and as "best" whenever they are."""
 
     kind = ""
 
     def __init__(self, monitor: str, mode: str, folder: str | None) -> None:
-        if mode not in _MODES:
-            raise ConfigError(f"{type(self).__name__}: mode must be max or min, got {mode!r}")
+        check_choice(f"{type(self).__name__}: mode", mode, ("max", "min"))
         self.monitor = monitor
         self.mode = mode
         self.folder = folder
@@ -36,23 +33,23 @@ class _Export(Callback):
         """Write the export's files into a folder."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know: the best figure so far."""
+        """Return the best figure so far, for a resumed run."""
         return {"best": self.best, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it up again."""
+        """Restore the best figure so far."""
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
 
     @rank_zero_only
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Put back an export that a killed run was about to replace."""
+        """Restore an export that a killed run was about to replace."""
         if stage == "fit":
             for name in ("last", "best"):
                 restore_folder(self._place(trainer, name))
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export the last, and the best if this is it."""
+        """Export "last", and "best" if the monitored figure is the best so far."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or _only_trying(trainer):
             return
         self._export(trainer, pl_module, "last")
@@ -69,7 +66,7 @@ class _Export(Callback):
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export the last."""
+        """Export "last"."""
         if not _only_trying(trainer):
             self._export(trainer, pl_module, "last")
 
@@ -82,15 +79,15 @@ class _Export(Callback):
 
 
 class TeacherExport(_Export):
-    """Exports the teacher as a PEFT adapter (or as a whole model, if all of it was trained), with a model card.
+    """Export the teacher as a PEFT adapter (or, after full fine-tuning, as a whole model) with a model card.
 
     ``teacher/last`` in the log folder is written at the end of training and after each validation, ``teacher/best``
     whenever the monitored figure is the best so far.
 
     Args:
-        monitor: The figure that says which teacher is best.
-        mode: Whether the best is the largest ("max") or the smallest ("min").
-        folder: Where to export to; None: ``teacher`` in the log folder.
+        monitor: The figure that the best teacher is chosen by.
+        mode: Whether the best figure is the largest ("max") or the smallest ("min").
+        folder: Folder of the exports; None: ``teacher`` in the log folder.
 
     Raises:
         ConfigError: If the mode is unknown.
@@ -102,21 +99,21 @@ class TeacherExport(_Export):
         super().__init__(monitor, mode, folder)
 
     def fill(self, trainer: Trainer, pl_module: Any, folder: Path) -> None:  # noqa: ANN401 - WeakToStrong
-        """Write the adapter or the model, and the card."""
+        """Write the adapter or the model, and its card."""
         pl_module.teacher.save(folder)
         (folder / "README.md").write_text(model_card(trainer, pl_module), encoding="utf-8")
 
 
 class PreferenceExport(_Export):
-    """Exports a preference model as a Hugging Face sequence classifier, for `wst.RewardModel`.
+    """Export a preference model as a Hugging Face sequence classifier, for `wst.RewardModel`.
 
     ``reward_model/last`` in the log folder is written at the end of training and after each validation,
     ``reward_model/best`` whenever the monitored figure is the best so far.
 
     Args:
-        monitor: The figure that says which model is best.
-        mode: Whether the best is the largest ("max") or the smallest ("min").
-        folder: Where to export to; None: ``reward_model`` in the log folder.
+        monitor: The figure that the best model is chosen by.
+        mode: Whether the best figure is the largest ("max") or the smallest ("min").
+        folder: Folder of the exports; None: ``reward_model`` in the log folder.
 
     Raises:
         ConfigError: If the mode is unknown.
@@ -137,7 +134,7 @@ def _only_trying(trainer: Trainer) -> bool:
 
 
 def model_card(trainer: Trainer, pl_module: Any) -> str:  # noqa: ANN401 - WeakToStrong
-    """Text that names base, student, data, reward and results, and says how to load the teacher."""
+    """Return a card that names base, student, data, reward and results, and says how to load the teacher."""
     teacher = pl_module.teacher
     shown = ("val/", "train/reward")
     figures = sorted((name, float(value)) for name, value in trainer.callback_metrics.items() if name.startswith(shown))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from lightning import LightningModule
 
-from wst.cli.lightning import SETTINGS, WSTCommandLine, guarded
+from wst.cli.errors import guarded
+from wst.cli.lightning import SETTINGS, WSTCommandLine
 from wst.data.datamodule import QueryDataModule
 from wst.errors import ConfigError
 from wst.module import WeakToStrong

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser
 
-from wst.cli.lightning import OneLineErrors, guarded
+from wst.cli.errors import OneLineErrors, guarded
 from wst.evaluation import Comparison, compare, rebuild
 from wst.evaluation.tables import show
 

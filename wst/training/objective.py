@@ -15,29 +15,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from wst.modeling.logprobs import token_entropy, token_log_probs
+
+__all__ = [
+    "Normalization",
+    "denominator",
+    "policy_loss",
+    "sequence_kl",
+    "token_entropy",
+    "token_log_probs",
+    "whiten",
+]
+
 Normalization = Literal["tokens", "sequences"]
-
-
-def token_log_probs(logits: Tensor, token_ids: Tensor, temperature: float) -> Tensor:
-    """Return the log-probability of each sampled token under the distribution that it was sampled from.
-
-    Args:
-        logits: [rows, tokens, vocabulary], unscaled.
-        token_ids: [rows, tokens].
-        temperature: The sampling temperature, > 0.
-
-    Returns:
-        [rows, tokens] in float32.
-    """
-    scaled = logits.float() / temperature
-    chosen = scaled.gather(-1, token_ids[..., None]).squeeze(-1)
-    return chosen - scaled.logsumexp(dim=-1)
-
-
-def token_entropy(logits: Tensor, temperature: float) -> Tensor:
-    """Return the entropy in nats of the sampling distribution at each position, [rows, tokens] in float32."""
-    log_probs = (logits.float() / temperature).log_softmax(dim=-1)
-    return -(log_probs.exp() * log_probs).sum(dim=-1)
 
 
 def sequence_kl(log_probs: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
