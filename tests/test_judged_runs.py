@@ -1,4 +1,4 @@
-"""Runs with a judge behind an endpoint: what it costs is told apart, and a spent budget loses nothing."""
+"""Runs with a judge behind an endpoint: its cost is accounted separately, and an exhausted budget loses no work."""
 
 import json
 import sqlite3
@@ -13,27 +13,20 @@ from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from runs import write_config, wst
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toys import Lowercase, Parrot
+from toys import Lowercase, Parrot, SixQueries, quiet_trainer, small_module
 
 from wst import (
     Budget,
     EndpointStudent,
     Judge,
-    LoRA,
     Prices,
-    Query,
-    QueryDataModule,
     Reward,
     Rollout,
     Standardized,
-    Student,
     StudentPrompt,
-    Teacher,
-    TeacherPrompt,
     WeakToStrong,
     WeightedSum,
 )
-from wst.data.datamodule import Split
 from wst.errors import StudentStopped
 
 RUN = Path("runs/tiny/version_0")
@@ -45,19 +38,19 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def student_or_judge(body: Body) -> str:
-    """The server's answer: a judge's verdict on the length of what it reads, or a student's echo."""
+    """Answer as a judge whose verdict depends on the prompt's length, or as a student that echoes."""
     said = last_user_text(body)
     return f"Verdict: {len(said) % 10 + 1}" if said.startswith("Judge") else said
 
 
 def judgements(server: FakeServer) -> list[str]:
-    """What the server was asked as a judge."""
+    """Return the prompts that the server received as a judge."""
     asked = [last_user_text(request.body) for request in server.requests]
     return [text for text in asked if text.startswith("Judge")]
 
 
 def label(server: FakeServer) -> str:
-    """What the server's model is called in the ledger and in messages."""
+    """Return the name of the server's model in the ledger and in messages."""
     return f"fake at {server.url.removeprefix('http://').removesuffix('/v1')}"
 
 
@@ -87,14 +80,14 @@ def scalars(folder: Path) -> dict[str, list[float]]:
 
 
 def ledger(folder: Path) -> dict[str, tuple[int, float]]:
-    """Calls and cost in the ledger, by student."""
+    """Return calls and cost in the ledger, by student."""
     rows = sqlite3.connect(folder / "calls.sqlite").execute("SELECT student, calls, cost FROM spent").fetchall()
     return {student: (calls, cost) for student, calls, cost in rows}
 
 
 def test_a_spent_budget_of_the_judge_stops_after_a_checkpoint(tmp_path: Path, tiny_model: str) -> None:
     with FakeServer(answer=student_or_judge) as server:
-        limit = 18  # of twelve answers a step: it is spent in the midst of the second
+        limit = 18  # at twelve answers a step, it runs out in the middle of the second
         write_judged_config(tmp_path, tiny_model, server, budget={"calls": limit, "cost": 1.0})
         done = wst(FIT, tmp_path)
         assert done.code == 2
@@ -109,7 +102,7 @@ def test_a_spent_budget_of_the_judge_stops_after_a_checkpoint(tmp_path: Path, ti
         done = wst([*RESUME, raised], tmp_path)
         assert done.code == 0, done.err
         assert len(judgements(server)) > limit
-        assert len(set(judgements(server))) == len(judgements(server))  # nothing is paid for again
+        assert len(set(judgements(server))) == len(judgements(server))  # no prompt is paid for twice
     figures = scalars(tmp_path)
     assert [round(reward, 6) >= 0 for reward in figures["train/reward"]] == [True] * 3
     assert figures["train/unscored"] == [0.0] * 3
@@ -119,13 +112,8 @@ def test_a_spent_budget_of_the_judge_stops_after_a_checkpoint(tmp_path: Path, ti
 # ------------------------------------------------------------------------------------------------- inside a process
 
 
-class Queries(QueryDataModule):
-    def load(self, split: Split) -> list[Query]:
-        return [] if split == "predict" else [Query(f"{split}{i}", f"{split} {10**i}") for i in range(6)]
-
-
 class Noted(Lowercase):
-    """Notes what happens to it."""
+    """Records which hooks were called."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -142,30 +130,14 @@ class Noted(Lowercase):
 
 
 class Broken(Noted):
-    """Cannot score."""
+    """Fails in ``score``."""
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         raise ZeroDivisionError
 
 
-def make(model: str, student: Student, reward: Reward, **settings: Any) -> WeakToStrong:
-    torch.manual_seed(0)
-    teacher = Teacher(model, TeacherPrompt("{query}"), LoRA(4, 8), dtype="float32", max_new_tokens=4)
-    return WeakToStrong(teacher, student, reward, samples_per_query=2, **settings)
-
-
 def run(folder: Path, steps: int = 1, logger: TensorBoardLogger | bool = False) -> Trainer:
-    return Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=logger,
-        log_every_n_steps=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        default_root_dir=folder,
-    )
+    return quiet_trainer(folder, steps, logger=logger, log_every_n_steps=1, num_sanity_val_steps=0)
 
 
 def endpoint(server: FakeServer, **options: Any) -> EndpointStudent:
@@ -177,11 +149,11 @@ def test_what_a_judge_costs_is_told_apart_from_the_student(tiny_model: str, tmp_
     logger = TensorBoardLogger(tmp_path / "runs", "tiny", version=0)
     with FakeServer(answer=student_or_judge) as server:
         student, judge = endpoint(server, prices=Prices(1, 2)), endpoint(server, prices=Prices(10, 20))
-        prompt = StudentPrompt("before")  # the server repeats the instruction too
-        module = make(tiny_model, student, Judge(judge, rubric=RUBRIC), student_prompt=prompt)
-        run(tmp_path, 3, logger).fit(module, Queries(batch_size=3))
+        prompt = StudentPrompt("before")  # the server echoes the instruction too
+        module = small_module(tiny_model, student, Judge(judge, rubric=RUBRIC), student_prompt=prompt)
+        run(tmp_path, 3, logger).fit(module, SixQueries(batch_size=3))
         fitted, answered = len(judgements(server)), len(server.requests) - len(judgements(server))
-        run(tmp_path, 3, logger).test(module, Queries(), verbose=False)
+        run(tmp_path, 3, logger).test(module, SixQueries(), verbose=False)
         tested = len(judgements(server)) - fitted
         asked = len(server.requests) - fitted - tested
 
@@ -217,13 +189,13 @@ def test_what_a_judge_costs_is_told_apart_from_the_student(tiny_model: str, tmp_
 def test_a_reward_is_closed_at_the_end(tiny_model: str, tmp_path: Path, wrapped: bool) -> None:
     inner = Noted()
     reward: Reward = WeightedSum({"a": Standardized(inner)}) if wrapped else inner
-    module = make(tiny_model, Parrot(), reward)
-    run(tmp_path).fit(module, Queries(batch_size=6))
+    module = small_module(tiny_model, Parrot(), reward)
+    run(tmp_path).fit(module, SixQueries(batch_size=6))
     assert inner.events[0] == "setup"
     assert inner.events[-1] == "close"
     assert inner.events.count("close") == 1
     inner.events.clear()
-    run(tmp_path).validate(module, Queries(), verbose=False)  # and opened again
+    run(tmp_path).validate(module, SixQueries(), verbose=False)  # and set up again
     assert inner.events[0] == "setup"
     assert "score" in inner.events
     assert inner.events[-1] == "close"
@@ -232,7 +204,7 @@ def test_a_reward_is_closed_at_the_end(tiny_model: str, tmp_path: Path, wrapped:
 def test_a_reward_is_closed_when_a_run_breaks(tiny_model: str, tmp_path: Path) -> None:
     reward = Broken()
     with pytest.raises(ZeroDivisionError):
-        run(tmp_path).fit(make(tiny_model, Parrot(), reward), Queries(batch_size=6))
+        run(tmp_path).fit(small_module(tiny_model, Parrot(), reward), SixQueries(batch_size=6))
     assert reward.events == ["setup", "close"]
 
 
@@ -240,7 +212,7 @@ def test_judges_in_a_sum_have_a_name_and_a_budget_each(tiny_model: str, tmp_path
     with FakeServer(answer=student_or_judge) as server:
         judges = {name: Judge(endpoint(server), rubric=f"Judge {name}: {{response}}") for name in ("form", "content")}
         trainer = run(tmp_path)
-        trainer.fit(make(tiny_model, Parrot(), WeightedSum({**judges})), Queries(batch_size=6))
+        trainer.fit(small_module(tiny_model, Parrot(), WeightedSum({**judges})), SixQueries(batch_size=6))
         names = {f"{name}/judge {label(server)}" for name in judges}
     spent = ledger(tmp_path)
     assert set(spent) == names
@@ -252,7 +224,7 @@ def test_a_pairwise_judge_in_a_run_compares_with_the_unaided_answer(tiny_model: 
     with FakeServer(answer=lambda body: "Verdict: A") as server:
         judge = Judge(endpoint(server), mode="pairwise", rubric="{response_a} or {response_b}")
         trainer = run(tmp_path)
-        trainer.fit(make(tiny_model, Parrot(), judge), Queries(batch_size=6))
+        trainer.fit(small_module(tiny_model, Parrot(), judge), SixQueries(batch_size=6))
         texts = [last_user_text(request.body) for request in server.requests]
     assert all(sum(side.startswith(("train 1", "val 1")) for side in text.split(" or ")) == 1 for text in texts)
     assert {text.split(" or ")[0] for text in texts} == {text.split(" or ")[1] for text in texts}  # both orders
@@ -262,19 +234,19 @@ def test_a_pairwise_judge_in_a_run_compares_with_the_unaided_answer(tiny_model: 
 
 
 def test_a_budget_that_is_spent_while_measuring_loses_nothing_either(tiny_model: str, tmp_path: Path) -> None:
-    """The calibration comes before the first step: what it has paid for is not paid for again."""
+    """Calibration happens before the first step; its answers are not paid for twice either."""
     with FakeServer(answer=student_or_judge) as server:
 
         def made(calls: int) -> WeakToStrong:
             judge = endpoint(server, budget=Budget(calls=calls))
-            return make(tiny_model, Parrot(), Standardized(Judge(judge, rubric=RUBRIC)))
+            return small_module(tiny_model, Parrot(), Standardized(Judge(judge, rubric=RUBRIC)))
 
         with pytest.raises(StudentStopped, match=r"judge fake at .*: budget\.calls: 2 of 2 calls are made"):
-            run(tmp_path).fit(made(2), Queries(batch_size=6))
+            run(tmp_path).fit(made(2), SixQueries(batch_size=6))
         last = tmp_path / "checkpoints/last.ckpt"
         assert torch.load(last, weights_only=True)["global_step"] == 0
         trainer = run(tmp_path)
-        trainer.fit(made(100), Queries(batch_size=6), ckpt_path=last)
+        trainer.fit(made(100), SixQueries(batch_size=6), ckpt_path=last)
         asked = [last_user_text(request.body) for request in server.requests]
     assert trainer.global_step == 1
     assert len(set(asked)) == len(asked)

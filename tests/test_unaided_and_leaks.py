@@ -218,10 +218,10 @@ def test_an_unaided_answer_that_failed_is_asked_for_again(tiny_model: str) -> No
     student = FailingParrot()
     module = make(tiny_model, student, Compares())
     queries = Queries().load("train")[:2]
-    first = module.unaided.responses(queries)
+    first = module.environment.unaided_responses(queries)
     assert [first[query.id].error for query in queries] == ["timeout", None]
     student.asked = []
-    module.unaided.responses(queries)
+    module.environment.unaided_responses(queries)
     assert unaided(student.asked) == {queries[0].text: 1}
 
 

@@ -16,7 +16,20 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
-from wst import Instruction, Prompt, Query, QueryDataModule, Response, Reward, Rollout, Student, Teacher
+from wst import (
+    Instruction,
+    LoRA,
+    Prompt,
+    Query,
+    QueryDataModule,
+    Response,
+    Reward,
+    Rollout,
+    Student,
+    Teacher,
+    TeacherPrompt,
+    WeakToStrong,
+)
 from wst.data.datamodule import Split
 from wst.errors import StudentStopped
 from wst.teacher import LogProbs
@@ -237,3 +250,25 @@ class Watch(Callback):
         row = {"step": trainer.global_step, "seconds": seconds, "memory": memory}
         with open(self.path, "a") as file:
             file.write(json.dumps(row | {"files": len(os.listdir("/proc/self/fd"))}) + "\n")
+
+
+class SixQueries(QueryDataModule):
+    """Six queries per split, which differ in their share of lower-case letters; none to predict on."""
+
+    def load(self, split: Split) -> list[Query]:
+        return [] if split == "predict" else [Query(f"{split}{i}", f"{split} {10**i}") for i in range(6)]
+
+
+def small_module(
+    model: str, student: Student, reward: Reward, teacher: type[Teacher] = Teacher, **settings: Any
+) -> WeakToStrong:
+    """Return a module with a small teacher on ``model``, seeded."""
+    torch.manual_seed(0)
+    policy = teacher(model, TeacherPrompt("{query}"), LoRA(4, 8), dtype="float32", max_new_tokens=4)
+    return WeakToStrong(policy, student, reward, samples_per_query=2, **settings)
+
+
+def quiet_trainer(folder: Path, steps: int = 1, **settings: Any) -> Trainer:
+    """Return a trainer on the CPU that prints nothing and writes no checkpoints."""
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
+    return Trainer(max_steps=steps, accelerator="cpu", default_root_dir=folder, **(quiet | settings))

@@ -27,6 +27,11 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def rank() -> int:
+    """Return this process's rank, 0 in a lone process."""
+    return dist.get_rank() if is_distributed() else 0
+
+
 def gather(item: _T) -> list[_T]:
     """Give what each process holds, in the order of their ranks, to all of them.
 

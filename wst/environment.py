@@ -1,83 +1,198 @@
-"""What the student answers on its own: the measure that every gain is taken from."""
+"""The environment of the teacher: a frozen student that answers and a reward that scores."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wst.distributed import collective_errors, gather, local_share
+from wst.errors import ConfigError
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward, Scores, score
 from wst.students.base import Student, respond
-from wst.types import Query, Response, Rollout
+from wst.types import Instruction, Query, Response, Rollout
+
+_T = TypeVar("_T")
 
 
-class UnaidedAnswers:
-    """Unaided answers and their rewards. A deterministic student is asked once for each query, others in each step.
+class Environment:
+    """What an instruction is worth: the student answers under it, and the reward scores the answer.
+
+    Training, validation, test, prediction and comparison all go through this class:
+
+    1. `check` says early what is missing, `setup` loads student and reward, `close` releases them.
+    2. `calibrate` shows the reward what the student answers without an instruction, if the reward asks for that.
+    3. `begin_step` starts a training step; `prefetch` announces prompts to a student that works in the background.
+    4. `respond` turns queries and instructions into rollouts; `score` and `leaks` turn rollouts into numbers.
+    5. `unaided_responses` and `unaided_rewards` are the same for the student without an instruction.
+
+    A deterministic student answers each query without an instruction once; any other student does so in each step.
+    Failed answers are asked for again. A reward that is NaN is unknown, never 0. With several ranks, each rank passes
+    its own queries; only `calibrate` communicates.
 
     Args:
-        student: Answers.
-        reward: Scores.
-        prompt: Makes the student's prompt.
+        student: Answers the prompts.
+        reward: Scores the answers.
+        prompt: Builds the student's prompt from query and instruction; None for the default prompt.
+
+    Raises:
+        ConfigError: If student or reward is a ``torch.nn.Module``.
     """
 
-    def __init__(self, student: Student, reward: Reward, prompt: StudentPrompt) -> None:
+    def __init__(self, student: Student, reward: Reward, prompt: StudentPrompt | None = None) -> None:
+        self._prompt = prompt or StudentPrompt()
         self.student = student
         self.reward = reward
-        self.prompt = prompt
+
+    @property
+    def student(self) -> Student:
+        """The student; assigning another one discards what the old one answered."""
+        return self._student
+
+    @student.setter
+    def student(self, student: Student) -> None:
+        self._student = _plain("student", student)
         self._responses: dict[str, Response] = {}
         self._rewards: dict[str, float] = {}
 
+    @property
+    def reward(self) -> Reward:
+        """The reward; assigning another one discards what the old one scored."""
+        return self._reward
+
+    @reward.setter
+    def reward(self, reward: Reward) -> None:
+        self._reward = _plain("reward", reward)
+        self._rewards = {}
+
+    @property
+    def prompt(self) -> StudentPrompt:
+        """The template of the student's prompt; assigning another one discards the answers under the old one."""
+        return self._prompt
+
+    @prompt.setter
+    def prompt(self, prompt: StudentPrompt) -> None:
+        self._prompt = prompt
+        self._responses, self._rewards = {}, {}
+
+    # ---------------------------------------------------------------- lifecycle
+
+    def check(self) -> None:
+        """Check that all models are available, before any of them is loaded."""
+        self.student.check()
+        self.reward.check()
+
+    def setup(self, device: torch.device) -> None:
+        """Load student and reward; idempotent."""
+        self.student.setup(device)
+        self.reward.setup(device)
+
+    def close(self) -> None:
+        """Release what `setup` took."""
+        self.student.close()
+        self.reward.close()
+
+    def calibrate(self, queries: Sequence[Query]) -> None:
+        """Show the reward what the student answers to these queries; each rank asks for a share of them."""
+        with collective_errors():
+            answers = self.unaided_responses(local_share(queries))
+        for found in gather(answers):
+            answers |= found
+        self.reward.calibrate([Rollout(query, None, answers[query.id], answers[query.id]) for query in queries])
+
+    # ----------------------------------------------------------------- rollouts
+
     def begin_step(self) -> None:
-        """Forget what a student that samples answered in the step before."""
+        """Discard the unaided answers of the step before, unless the student is deterministic."""
         if not self.student.deterministic:
             self._responses, self._rewards = {}, {}
 
-    def prefetch(self, queries: Sequence[Query]) -> None:
-        """Let a student that works in the background begin."""
+    def prefetch(self, query: Query, instruction: Instruction | None, draw: int = 0) -> None:
+        """Announce a prompt that `respond` will ask for; a student that works in the background starts on it."""
+        self.student.prefetch(replace(self.prompt(query, instruction), sample=draw))
+
+    def prefetch_unaided(self, queries: Sequence[Query]) -> None:
+        """Announce the queries whose unaided answers will be asked for."""
         for query in queries:
             if query.id not in self._responses:
-                self.student.prefetch(self.prompt(query, None))
+                self.prefetch(query, None)
 
-    def responses(self, queries: Sequence[Query]) -> dict[str, Response]:
-        """What the student answers, by query id."""
+    def respond(
+        self,
+        queries: Sequence[Query],
+        instructions: Sequence[Instruction | None],
+        draws: Sequence[int] | None = None,
+    ) -> list[Rollout]:
+        """Let the student answer each query under its instruction.
+
+        Args:
+            queries: Any number.
+            instructions: One a query; None for no instruction.
+            draws: `Prompt.sample` of each prompt; None for 0 everywhere.
+
+        Returns:
+            One rollout a query, in order. A call that failed is a response with ``error`` set.
+
+        Raises:
+            ContractError: If the student does not return one response a prompt.
+        """
+        prompts = [
+            replace(self.prompt(query, instruction), sample=draw)
+            for query, instruction, draw in zip(queries, instructions, draws or [0] * len(queries), strict=True)
+        ]
+        responses = respond(self.student, prompts)
+        return [Rollout(*row) for row in zip(queries, instructions, responses, strict=True)]
+
+    def score(self, rollouts: Sequence[Rollout]) -> Scores:
+        """Score rollouts; a reward that compares with the unaided answer is given it.
+
+        Raises:
+            ContractError: If the reward does not return one number a rollout.
+        """
+        if self.reward.needs_unaided:
+            unaided = {r.query.id: r.response for r in rollouts if r.instruction is None}
+            missing = {r.query.id: r.query for r in rollouts if r.query.id not in unaided}
+            unaided |= self.unaided_responses(list(missing.values()))
+            rollouts = [replace(rollout, unaided=unaided[rollout.query.id]) for rollout in rollouts]
+        return score(self.reward, rollouts)
+
+    def leaks(self, rollouts: Sequence[Rollout]) -> list[float]:
+        """Return 1.0 for each instruction that contains the gold answer, 0.0 if not, NaN if there is none."""
+        return self.reward.leaks(rollouts)
+
+    # ------------------------------------------------------------------ unaided
+
+    def unaided_responses(self, queries: Sequence[Query]) -> dict[str, Response]:
+        """Return what the student answers without an instruction, by query id."""
         answers = dict(self._responses)
         new = [query for query in queries if query.id not in answers]
         if new:
             found = respond(self.student, [self.prompt(query, None) for query in new])
             answers |= dict(zip([query.id for query in new], found, strict=True))
-            # What failed is asked for again next time.
             self._responses = {key: response for key, response in answers.items() if response.error is None}
         return {query.id: answers[query.id] for query in queries}
 
-    def rewards(self, queries: Sequence[Query]) -> Tensor:
-        """Rewards [queries]; NaN where an answer could not be scored."""
+    def unaided_rewards(self, queries: Sequence[Query]) -> Tensor:
+        """Return the rewards [queries] of the unaided answers; NaN where one could not be scored."""
         rewards = dict(self._rewards)
         new = [query for query in queries if query.id not in rewards]
         if new:
-            answers = self.responses(new)
+            answers = self.unaided_responses(new)
             scores = self.score([Rollout(query, None, answers[query.id]) for query in new])
             rewards |= dict(zip([query.id for query in new], scores.total, strict=True))
             self._rewards = {key: reward for key, reward in rewards.items() if not math.isnan(reward)}
         return torch.tensor([rewards[query.id] for query in queries])
 
-    def score(self, rollouts: Sequence[Rollout]) -> Scores:
-        """Score any rollouts; a reward that compares with the unaided answer is given it."""
-        if self.reward.needs_unaided:
-            own = {r.query.id: r.response for r in rollouts if r.instruction is None}
-            missing = {r.query.id: r.query for r in rollouts if r.query.id not in own}
-            own |= self.responses(list(missing.values()))
-            rollouts = [replace(rollout, unaided=own[rollout.query.id]) for rollout in rollouts]
-        return score(self.reward, rollouts)
 
-    def calibrate(self, queries: Sequence[Query]) -> None:
-        """Show the reward what the student answers; of several processes, each asks for its part of it."""
-        with collective_errors():
-            answers = self.responses(local_share(queries))
-        for found in gather(answers):
-            answers |= found
-        self.reward.calibrate([Rollout(query, None, answers[query.id], answers[query.id]) for query in queries])
+def _plain(name: str, thing: _T) -> _T:
+    if isinstance(thing, nn.Module):
+        raise ConfigError(
+            f"{name} {type(thing).__name__} is a torch.nn.Module, so its weights would enter checkpoints and "
+            "optimizer; make it a plain class that keeps its model in a list or dict"
+        )
+    return thing

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from wst.callbacks import USUAL_OF_PREFERENCE, missing
 from wst.distributed import check_strategy, collective_errors, gather
 from wst.errors import ConfigError, DataError
 from wst.evaluation.metrics import PairedRewards
@@ -234,9 +235,7 @@ class PreferenceModel(TrainedWeightsOnly):
 
     def configure_callbacks(self) -> list[Callback]:
         """Add what every run has: the report of a test, and an end in good order."""
-        from wst import callbacks
-
-        return callbacks.missing(self.trainer, callbacks.USUAL_OF_PREFERENCE)
+        return missing(self.trainer, USUAL_OF_PREFERENCE)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - as Lightning has it
         """Make the optimizer for what is trained, and the scheduler."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Fixed(Reward):
-    """Returns the numbers that it was made with."""
+    """Returns the numbers it was constructed with."""
 
     def __init__(self, *values: float) -> None:
         self.values = list(values)
@@ -91,7 +91,7 @@ def test_failed_responses_reach_no_part() -> None:
 
 def test_setup_reaches_every_part_at_any_depth() -> None:
     a, b = Fixed(), Fixed()
-    device = cast("torch.device", "cpu")  # any object will do, and torch is slow to import
+    device = cast("torch.device", "cpu")  # any object will do; importing torch is slow
     WeightedSum({"a": a, "inner": WeightedSum({"b": b})}, {"a": 0.0}).setup(device)
     assert a.devices == b.devices == ["cpu"]
 
@@ -114,9 +114,9 @@ def test_every_part_is_held_to_the_contract(values: list[Any], message: str, wei
     ("parts", "weights", "message"),
     [
         ([], None, r"parts is empty"),
-        (["a/b"], None, r"part name 'a/b' is empty or holds '/'"),
-        ([""], None, r"part name '' is empty or holds '/'"),
-        (["a", "b"], {"c": 1.0}, r"weights names 'c', which is no part; the parts are 'a', 'b'"),
+        (["a/b"], None, r"part name 'a/b' is empty or contains '/'"),
+        ([""], None, r"part name '' is empty or contains '/'"),
+        (["a", "b"], {"c": 1.0}, r"weights names 'c', which is not a part; the parts are 'a', 'b'"),
         (["a"], {"a": math.nan}, r"weight of 'a' must be finite, got nan"),
         (["a"], {"a": -math.inf}, r"weight of 'a' must be finite, got -inf"),
     ],

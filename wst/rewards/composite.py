@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wst.errors import ConfigError
 from wst.rewards import base
-from wst.rewards.base import Reward, Scores
+from wst.rewards.base import Reward, RewardLike, Scores, as_reward
 from wst.types import Rollout
 
 if TYPE_CHECKING:
@@ -18,22 +18,27 @@ if TYPE_CHECKING:
 
 
 class Composite(Reward):
-    """Hands everything but the score to the rewards that it is made of.
+    """Forwards every hook to the rewards it is made of. Subclass it and implement ``score_parts``.
 
     Args:
         parts: The rewards by name.
     """
 
-    def __init__(self, parts: dict[str, Reward]) -> None:
-        self.parts = dict(parts)
+    def __init__(self, parts: dict[str, RewardLike]) -> None:
+        self.parts = {name: as_reward(part) for name, part in parts.items()}
 
     @property
     def needs_unaided(self) -> bool:  # type: ignore[override]
-        """Whether any part does."""
+        """Whether any part needs it."""
         return any(part.needs_unaided for part in self.parts.values())
 
+    @property
+    def calibration_size(self) -> int:  # type: ignore[override]
+        """The largest calibration size of the parts."""
+        return max(part.calibration_size for part in self.parts.values())
+
     def check(self) -> None:
-        """Let every part check its models."""
+        """Check every part."""
         for part in self.parts.values():
             part.check()
 
@@ -47,73 +52,67 @@ class Composite(Reward):
         for part in self.parts.values():
             part.close()
 
-    def students(self) -> dict[str, Student]:
-        """Give the students of all parts, each under its part's name."""
-        return {f"{name}/{inner}": s for name, part in self.parts.items() for inner, s in part.students().items()}
-
     def calibrate(self, unaided: Sequence[Rollout]) -> None:
         """Calibrate every part."""
         for part in self.parts.values():
             part.calibrate(unaided)
 
-    @property
-    def calibration_size(self) -> int:  # type: ignore[override]
-        """The largest that a part asks for."""
-        return max(part.calibration_size for part in self.parts.values())
+    def students(self) -> dict[str, Student]:
+        """Return the students of all parts, each prefixed with its part's name."""
+        return {f"{name}/{inner}": s for name, part in self.parts.items() for inner, s in part.students().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the state of every part that has one."""
+        """Return the state of every part that has one."""
         return {name: state for name, part in self.parts.items() if (state := part.state_dict())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the parts' states up."""
-        for name, state in state_dict.items():
-            if name in self.parts:
-                self.parts[name].load_state_dict(state)
+        """Restore the state of every part."""
+        for name in state_dict.keys() & self.parts.keys():
+            self.parts[name].load_state_dict(state_dict[name])
 
     def leaks(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """Tell which instructions hold the gold answer in the eyes of any part."""
+        """Return 1.0 for an instruction that any part says leaks; NaN if no part can tell."""
         by_part = [part.leaks(rollouts) for part in self.parts.values()]
         known = [[leak for leak in column if not math.isnan(leak)] for column in zip(*by_part, strict=True)]
         return [max(column, default=math.nan) for column in known]
 
+    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+        """Return the totals of `score_parts`."""
+        return self.score_parts(rollouts).total
+
 
 class WeightedSum(Composite):
-    """The weighted sum of several rewards, each of which is logged under its own name.
+    """The weighted sum of several rewards, each also logged under its own name.
 
-    A rollout that a part cannot score (NaN) is not scored at all. A part of weight 0 is measured and logged,
-    but has no say in the sum, not even by NaN.
+    If any part cannot score a rollout (NaN), neither can the sum. A part of weight 0 is computed and logged but never
+    affects the sum, not even by NaN.
 
     Args:
-        parts: The rewards by name. What a part is itself made of is logged as "name/inner name".
-        weights: The weight of each part by name; 1.0 for those not named.
+        parts: Rewards, or functions, by name. Components of a part are logged as "name/component".
+        weights: The weight of each part by name; 1.0 for parts not listed.
 
     Raises:
-        ConfigError: If there are no parts, a part's name is empty or holds "/", or a weight is not finite or
+        ConfigError: If there are no parts, a part's name is empty or contains "/", or a weight is not finite or
             names no part.
     """
 
-    def __init__(self, parts: dict[str, Reward], weights: dict[str, float] | None = None) -> None:
+    def __init__(self, parts: dict[str, RewardLike], weights: dict[str, float] | None = None) -> None:
         if not parts:
             raise ConfigError("WeightedSum: parts is empty; name at least one reward")
         for name in parts:
-            if not name or "/" in name:  # a nested part's name could not be told from it
-                raise ConfigError(f"WeightedSum: the part name {name!r} is empty or holds '/'; rename the part")
+            if not name or "/" in name:  # it would be ambiguous with the name of a nested part
+                raise ConfigError(f"WeightedSum: the part name {name!r} is empty or contains '/'; rename the part")
         for name, weight in (weights or {}).items():
             if name not in parts:
                 known = ", ".join(map(repr, parts))
-                raise ConfigError(f"WeightedSum: weights names {name!r}, which is no part; the parts are {known}")
+                raise ConfigError(f"WeightedSum: weights names {name!r}, which is not a part; the parts are {known}")
             if not math.isfinite(weight):
                 raise ConfigError(f"WeightedSum: the weight of {name!r} must be finite, got {weight}")
         super().__init__(parts)
         self.weights = dict.fromkeys(parts, 1.0) | (weights or {})
 
-    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """Give each rollout the weighted sum of its parts."""
-        return self.score_parts(rollouts).total
-
     def score_parts(self, rollouts: Sequence[Rollout]) -> Scores:
-        """Like `score`, with every part's own reward, unweighted.
+        """Return the weighted sums and every part's own, unweighted reward.
 
         Raises:
             ContractError: If a part returns what `wst.rewards.base.score` does not allow.

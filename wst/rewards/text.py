@@ -1,4 +1,4 @@
-"""Rewards that read the words alone: no model, no network."""
+"""Rewards computed from the text alone, without a model or a network."""
 
 from __future__ import annotations
 
@@ -17,33 +17,32 @@ from wst.types import Rollout
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b", re.IGNORECASE)
 
-# Every start either fails within a few characters or consumes what it has read, so the search is linear.
+# Every attempt either fails within a few characters or consumes what it read, so the search takes linear time.
 _NUMBER = re.compile(
-    r"(?P<sign>(?<![\w)\]}%\-\u2212])[-+\u2212])?"  # after a word, a bracket or a dash it is a hyphen or an operator
+    r"(?P<sign>(?<![\w)\]}%\-\u2212])[-+\u2212])?"  # after a word, bracket or dash: a hyphen or minus operator
     r"[$€£¥₹]?"
     r"(?P<magnitude>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\w.])\.\d+)"
     r"(?P<exponent>[eE][-+\u2212]?\d+)?"
 )
 
-# Reads any number of digits without rounding; an exponent beyond 10^18 becomes infinity instead of an error.
+# Reads any number of digits without rounding; an exponent beyond 10^18 gives infinity instead of an error.
 _READ = Context(prec=MAX_PREC, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
-# An exact difference of 1e999999999 and 1 would not fit into memory. Rounded away from zero, a difference
-# exceeds a tolerance of at most 40 digits exactly where the exact difference does.
+# The exact difference of 1e999999999 and 1 does not fit into memory. A difference rounded away from zero exceeds a
+# tolerance of at most 40 digits if and only if the exact difference does.
 _SUBTRACT = Context(prec=40, rounding=ROUND_UP, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
 
 
 def normalize(text: str, *, lowercase: bool = True, punctuation: bool = True, articles: bool = False) -> str:
-    r"""Strip a text of what should not count when answers are compared.
+    r"""Remove the differences that do not matter when two answers are compared.
 
-    The answer normalisation of SQuAD (Rajpurkar et al. 2016, arXiv 1606.05250), with all of Unicode's
-    punctuation rather than ASCII's alone. Whitespace is always trimmed and collapsed, and characters that
-    can be written in several ways are written in one (NFC).
+    This is the answer normalisation of SQuAD (Rajpurkar et al. 2016, arXiv 1606.05250), extended from ASCII to all
+    Unicode punctuation. Whitespace is always trimmed and collapsed, and the text is converted to NFC.
 
     Args:
-        text: What to normalise.
+        text: The text to normalise.
         lowercase: Ignore case.
         punctuation: Remove punctuation, and the ASCII symbols ``$+<=>^`|~``.
-        articles: Remove the English articles (SQuAD does).
+        articles: Remove the English articles, as SQuAD does.
 
     Example:
         >>> normalize("  The Eiffel\n Tower. ", articles=True)
@@ -60,12 +59,12 @@ def normalize(text: str, *, lowercase: bool = True, punctuation: bool = True, ar
 
 
 def last_number(text: str) -> Decimal | None:
-    """Find the last number of a text in English notation: comma for thousands, point for decimals.
+    """Return the last number of a text in English notation: comma for thousands, point for decimals.
 
     Currency and percent signs are skipped, so 50% is 50; a fraction such as 3/4 is two numbers.
 
     Returns:
-        Its exact value; infinite where the exponent is beyond 10^18; None where there is no number.
+        Its exact value; infinity if the exponent is beyond 10^18; None if there is no number.
 
     Example:
         >>> last_number("3 boxes at $1,200 make #### -$3,600.50.")
@@ -78,7 +77,7 @@ def last_number(text: str) -> Decimal | None:
 
 
 def numbers(text: str) -> list[Decimal]:
-    """Find all numbers of a text; see `last_number`."""
+    """Return all numbers of a text, in order; see `last_number`."""
     return [_decimal(match) for match in _NUMBER.finditer(text)]
 
 
@@ -88,7 +87,7 @@ def _decimal(match: re.Match[str]) -> Decimal:
 
 
 class ExactMatch(Reward):
-    """1.0 where the response is the target, both normalised by `normalize`; else 0.0.
+    """1.0 if the response equals the target after `normalize`, else 0.0.
 
     Args:
         lowercase: Ignore case.
@@ -96,7 +95,7 @@ class ExactMatch(Reward):
         articles: Ignore the English articles a, an, the.
 
     Raises:
-        DataError: If a query has no target, or nothing is left of it once normalised (in ``score``).
+        DataError: In ``score``, if a query has no target, or normalisation leaves nothing of it.
     """
 
     def __init__(self, lowercase: bool = True, punctuation: bool = True, articles: bool = False) -> None:
@@ -105,7 +104,7 @@ class ExactMatch(Reward):
         self.articles = articles
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """Give 1.0 or 0.0 a rollout."""
+        """Return 1.0 or 0.0 per rollout."""
         return [float(self._normalize(r.response.text) == self._wanted(r)) for r in rollouts]
 
     def _leaks(self, instruction: str, target: str) -> bool:
@@ -117,29 +116,29 @@ class ExactMatch(Reward):
     def _wanted(self, rollout: Rollout) -> str:
         target = target_of(self, rollout)
         wanted = self._normalize(target)
-        if not wanted and target.strip():  # it would match every response that is left empty too
+        if not wanted and target.strip():  # every response without letters or digits would match it
             raise DataError(
-                f"query {rollout.query.id!r}: nothing is left of the target {target!r:.60} once normalised; "
+                f"query {rollout.query.id!r}: normalisation leaves nothing of the target {target!r:.60}; "
                 "set punctuation and articles of ExactMatch to false"
             )
         return wanted
 
 
 class LabelMatch(Reward):
-    """1.0 where the response names the target label, else 0.0.
+    """1.0 if the response names the target label, else 0.0.
 
-    Labels are searched regardless of case, as whole words: no letter, digit or underscore may adjoin them.
-    Where several begin at the same place the longest counts alone, and what it covers is not read again: with
-    the labels "positive" and "not positive", "It is not positive" names the second only.
+    Labels are found as whole words, ignoring case: no letter, digit or underscore may adjoin them. Of labels that start
+    at the same position only the longest counts, and the search continues after it: with the labels "positive" and
+    "not positive", "It is not positive" names only the second.
 
     Args:
         labels: All labels of the task.
-        which: "only": the response must name the target and no other label; "first", "last": the first or the
-            last label that it names must be the target.
+        which: "only": the response must name the target and no other label; "first", "last": the first or last label
+            that it names must be the target.
 
     Raises:
-        ConfigError: If there are no labels, or one is empty or occurs twice.
-        DataError: If a query has no target, or one that is not a label (in ``score``).
+        ConfigError: If there are no labels, or one is empty or listed twice.
+        DataError: In ``score``, if a query has no target, or its target is not a label.
     """
 
     def __init__(self, labels: list[str], which: Literal["only", "first", "last"] = "only") -> None:
@@ -152,7 +151,7 @@ class LabelMatch(Reward):
                 raise ConfigError(f"LabelMatch: label {i} of labels is empty; remove it or give it a name")
             if label in folded[:i]:
                 raise ConfigError(
-                    f"LabelMatch: labels holds {labels[i]!r} twice (case and spacing do not count); remove one"
+                    f"LabelMatch: labels lists {labels[i]!r} twice (case and spacing are ignored); remove one"
                 )
         self.labels = list(labels)
         self.which = which
@@ -161,11 +160,11 @@ class LabelMatch(Reward):
         self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """Give 1.0 or 0.0 a rollout."""
+        """Return 1.0 or 0.0 per rollout."""
         return [float(self._matches(r.response.text, self._wanted(r))) for r in rollouts]
 
     def _leaks(self, instruction: str, target: str) -> bool:
-        # One that names all labels says what the task is, not what the answer is.
+        # An instruction that names several labels states the task, not the answer.
         return set(self._pattern.findall(_fold(instruction))) == {_fold(target)}
 
     def _matches(self, text: str, wanted: str) -> bool:
@@ -186,16 +185,16 @@ class LabelMatch(Reward):
 
 
 class LastNumber(Reward):
-    """1.0 where the last number of the response is the last number of the target, else 0.0.
+    """1.0 if the last number of the response equals the last number of the target, else 0.0.
 
-    `last_number` says how numbers are read. A response with no number gets 0.0.
+    `last_number` defines how numbers are read. A response without a number gets 0.0.
 
     Args:
-        tolerance: The largest difference that still counts as equal, in the unit of the target.
+        tolerance: The largest absolute difference that still counts as equal.
 
     Raises:
         ConfigError: If the tolerance is negative or not finite.
-        DataError: If a query has no target, or one without a number (in ``score``).
+        DataError: In ``score``, if a query has no target, or its target has no number.
 
     Example:
         >>> from wst.types import Query, Response
@@ -208,10 +207,10 @@ class LastNumber(Reward):
         if not 0.0 <= tolerance < math.inf:
             raise ConfigError(f"LastNumber: tolerance must be a finite number of at least 0, got {tolerance}")
         self.tolerance = tolerance
-        self._tolerance = Decimal(repr(float(tolerance)))  # 0.1 as it is written, not its binary neighbour
+        self._tolerance = Decimal(repr(float(tolerance)))  # the decimal as written, not the nearest binary fraction
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """Give 1.0 or 0.0 a rollout."""
+        """Return 1.0 or 0.0 per rollout."""
         return [float(self._matches(r.response.text, self._wanted(r))) for r in rollouts]
 
     def _leaks(self, instruction: str, target: str) -> bool:
@@ -232,19 +231,19 @@ class LastNumber(Reward):
         number = last_number(target)
         if number is None:
             raise DataError(
-                f"query {rollout.query.id!r}: the target {target!r:.60} holds no number, which LastNumber needs; "
+                f"query {rollout.query.id!r}: the target {target!r:.60} contains no number, which LastNumber needs; "
                 "correct the target or use ExactMatch"
             )
         return number
 
 
 class Length(Reward):
-    """1.0 up to a limit, then falling linearly to 0.0 at twice the limit.
+    """1.0 up to a length limit, then falling linearly to 0.0 at twice the limit.
 
     Args:
-        limit: The greatest length that costs nothing, in ``unit``.
+        limit: The greatest length with reward 1.0, in ``unit``.
         unit: "words" (divided by whitespace) or "characters".
-        of: What is measured. With "instruction", a student on its own has length 0.
+        of: Which text is measured. With "instruction", an unaided response has length 0.
 
     Raises:
         ConfigError: If the limit is below 1.
@@ -265,11 +264,11 @@ class Length(Reward):
         self.of = of
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """Give each rollout a number from 0.0 to 1.0."""
+        """Return a number from 0.0 to 1.0 per rollout."""
         return [min(1.0, max(0.0, 2.0 - self._length(r) / self.limit)) for r in rollouts]
 
     def leaks(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """Give NaN: there is no answer that an instruction could hold."""
+        """Return NaN: there is no gold answer that an instruction could contain."""
         return [math.nan] * len(rollouts)
 
     def _length(self, rollout: Rollout) -> int:
@@ -279,10 +278,10 @@ class Length(Reward):
 
 
 def target_of(reward: Reward, rollout: Rollout) -> str:
-    """Give the gold answer of a rollout's query, which the reward needs.
+    """Return the gold answer of a rollout's query.
 
     Raises:
-        DataError: If it has none.
+        DataError: If the query has none.
     """
     if rollout.query.target is None:
         raise DataError(

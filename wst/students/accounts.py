@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from wst.errors import CacheError, ConfigError, StudentStopped
+from wst.errors import ConfigError, StudentStopped
+from wst.students.sqlite import Database, Layout
 
 LEDGER = "calls.sqlite"
-_BUSY_SECONDS = 60.0
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS calls (
+_LAYOUT = Layout(
+    "ledger",
+    """
+CREATE TABLE calls (
     id INTEGER PRIMARY KEY, student TEXT NOT NULL, stage TEXT NOT NULL, sent REAL NOT NULL, bound REAL NOT NULL,
     outcome TEXT, prompt_tokens INTEGER, completion_tokens INTEGER, cost REAL, seconds REAL
 );
-CREATE TABLE IF NOT EXISTS spent (student TEXT PRIMARY KEY, calls INTEGER NOT NULL, cost REAL NOT NULL);
-"""
+CREATE TABLE spent (student TEXT PRIMARY KEY, calls INTEGER NOT NULL, cost REAL NOT NULL);
+""",
+    elsewhere="begin a run in another log folder",
+    rescue="the budget counts from it: repair it, or move it away to count from zero, then resume",
+    synchronous="NORMAL",
+    mode=0o666,  # less the umask
+)
 
 
 @dataclass(frozen=True)
 class Prices:
-    """What a million tokens cost, in whatever currency the budget is in.
+    """Price of a million tokens, in the currency of the budget.
 
     Args:
         prompt: Price of a million tokens read.
@@ -52,13 +54,13 @@ class Prices:
                 raise ConfigError(f"prices.{name} must be at least 0, got {getattr(self, name)}")
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Cost of so many tokens."""
+        """Return the cost of a call."""
         return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be spent on a run, its resumes and its tests: all that is done in the same log folder.
+    """Limit on a run with its resumes and tests: on everything that is done in the same log folder.
 
     Args:
         calls: The largest number of requests, retries included; None: no limit.
@@ -80,15 +82,15 @@ class Budget:
 
 
 class Accounts:
-    """Books every call before it is sent and again when it has ended.
+    """The ledger: it books every call before it is sent, and again when it has ended.
 
     The ledger is a SQLite file in the run's log folder, so that a budget holds over resumes and over several
-    processes. A call that was sent and whose end nobody saw, because the process was killed, stays booked at the most
-    that it can have cost.
+    processes. A call whose end was never booked, because the process was killed, stays booked at the most that it can
+    have cost.
 
     Args:
         student: Label of the student in the ledger.
-        prices: What tokens cost; None: nothing is booked but calls and tokens.
+        prices: Prices of tokens; None: only calls and tokens are booked.
         budget: Limits; None: none.
 
     Raises:
@@ -104,9 +106,7 @@ class Accounts:
         self.in_flight = 0  #: calls sent by this process that have not ended
         self._lock = threading.RLock()
         self._stage = "python"
-        self._path: str = ":memory:"
-        self._connection: sqlite3.Connection | None = None
-        self._pid = os.getpid()
+        self._ledger = Database(None, _LAYOUT)
         self._counts: Counter[str] = Counter()
         self._cost = 0.0
         self._seconds: list[float] = []
@@ -118,22 +118,17 @@ class Accounts:
             CacheError: If the file cannot be used.
         """
         with self._lock:
-            self.close()
-            folder.mkdir(parents=True, exist_ok=True)
-            self._path, self._stage = str(folder / LEDGER), stage
-            self._database()
+            self._ledger.close()
+            self._ledger, self._stage = Database((folder / LEDGER).absolute(), _LAYOUT), stage
+            with self._ledger.use():
+                pass
 
     def close(self) -> None:
         """Close the ledger's file."""
-        with self._lock:
-            if self._path == ":memory:" and self._pid == os.getpid():
-                return  # it would be forgotten
-            if self._connection is not None and self._pid == os.getpid():
-                self._connection.close()
-            self._connection = None
+        self._ledger.close()
 
     def bound(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """The most that a call can cost."""
+        """Return the most that a call can cost."""
         return 0.0 if self.prices is None else self.prices.cost(prompt_tokens, completion_tokens)
 
     def begin(self, bound: float) -> int | None:
@@ -143,23 +138,23 @@ class Accounts:
             bound: The most that it can cost.
 
         Returns:
-            The call's number in the ledger, or None if the budget might not hold it, but calls are in flight that
-            may turn out cheaper: ask again when one of them has ended.
+            The call's id in the ledger; None if the budget may not hold it, but calls are in flight that may turn out
+            cheaper: ask again when one of them has ended.
 
         Raises:
             StudentStopped: If the budget does not hold it.
+            CacheError: If the ledger cannot be written.
         """
-        limits = {"student": self.student, "bound": bound, "calls": self.budget.calls, "cost": self.budget.cost}
         with self._lock:
-            with self._transaction() as ledger:
-                number = self._book(ledger, limits)
-            if number is not None:
+            with self._ledger.transaction() as ledger:
+                call = self._book(ledger, bound)
+            if call is not None:
                 self.in_flight += 1
                 self._counts["calls"] += 1
-            return number
+            return call
 
-    def _book(self, ledger: sqlite3.Connection, limits: dict[str, Any]) -> int | None:
-        bound: float = limits["bound"]
+    def _book(self, ledger: sqlite3.Connection, bound: float) -> int | None:
+        limits = {"student": self.student, "bound": bound, "calls": self.budget.calls, "cost": self.budget.cost}
         ledger.execute("INSERT OR IGNORE INTO spent VALUES (?, 0, 0)", (self.student,))
         booked = ledger.execute(
             "UPDATE spent SET calls = calls + 1, cost = cost + :bound WHERE student = :student "
@@ -168,36 +163,38 @@ class Accounts:
         ).rowcount
         if not booked:
             calls, cost = ledger.execute("SELECT calls, cost FROM spent WHERE student = ?", (self.student,)).fetchone()
-            spent_calls = self.budget.calls is not None and calls >= self.budget.calls
-            if self.in_flight and not spent_calls:
+            if self.budget.calls is not None and calls >= self.budget.calls:
+                what = f"budget.calls: {calls} of {self.budget.calls} calls are made"
+            elif self.in_flight:
                 return None
-            what = f"budget.calls: {calls} of {self.budget.calls} calls are made"
-            if not spent_calls:
+            else:
                 of = f"{cost:.6g} of {self.budget.cost:.6g} is spent"
                 what = f"budget.cost: {of}, and the next call may cost {bound:.6g}"
             raise StudentStopped(f"student {self.student}: {what}; raise it and resume to go on")
-        row = ledger.execute(
+        return ledger.execute(
             "INSERT INTO calls (student, stage, sent, bound) VALUES (?, ?, ?, ?)",
             (self.student, self._stage, time.time(), bound),
-        )
-        return row.lastrowid
+        ).lastrowid
 
     def end(
         self, call: int, outcome: str, seconds: float, tokens: tuple[int, int] = (0, 0), cost: float | None = None
     ) -> None:
-        """Book what became of a call.
+        """Book the outcome of a call.
 
         Args:
-            call: Its number.
+            call: Its id.
             outcome: "answered", or what went wrong, in a few words.
             seconds: How long it took.
             tokens: Tokens read and written, as far as known.
-            cost: What it cost; None: what the tokens cost.
+            cost: Its cost; None: computed from the tokens.
+
+        Raises:
+            CacheError: If the ledger cannot be written.
         """
         cost = self.bound(*tokens) if cost is None else cost
         with self._lock:
             self.in_flight -= 1  # whatever the ledger says: others wait for it
-            with self._transaction() as ledger:
+            with self._ledger.transaction() as ledger:
                 ledger.execute(
                     "UPDATE spent SET cost = cost + ? - (SELECT bound FROM calls WHERE id = ?) WHERE student = ?",
                     (cost, call, self.student),
@@ -214,12 +211,12 @@ class Accounts:
                 self._seconds.append(seconds)
 
     def count(self, name: str, number: int = 1) -> None:
-        """Count something that is no call: "cache_hits", "retries", "failed", "refused", "empty", "cut"."""
+        """Count what is not a call: "cache_hits", "retries", "failed", "refused", "empty", "cut"."""
         with self._lock:
             self._counts[name] += number
 
     def take(self) -> dict[str, float]:
-        """Give this process's figures since the last time, by name, and begin anew."""
+        """Return this process's figures since the last call of this method, by name, and reset them."""
         with self._lock:
             figures: dict[str, float] = dict(self._counts)
             if self.prices is not None:
@@ -229,61 +226,24 @@ class Accounts:
         return figures
 
     def run(self) -> dict[str, dict[str, Any]]:
-        """Give the ledger's sums by stage: calls, answered, tokens, cost, and seconds a call."""
-        with self._lock:
-            rows = self._database().execute(
-                "SELECT stage, COUNT(*), COUNT(CASE outcome WHEN 'answered' THEN 1 END), SUM(prompt_tokens), "
-                "SUM(completion_tokens), SUM(COALESCE(cost, bound)) FROM calls WHERE student = ? GROUP BY stage",
+        """Return the ledger's sums by stage: calls, answered, tokens, cost, and percentiles of seconds a call."""
+        with self._ledger.use() as ledger:
+            sums = ledger.execute(
+                "SELECT stage, COUNT(*), COUNT(CASE outcome WHEN 'answered' THEN 1 END), "
+                "COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0), SUM(COALESCE(cost, bound)) "
+                "FROM calls WHERE student = ? GROUP BY stage",
                 (self.student,),
-            )
-            sums = {
-                stage: {
-                    "calls": calls,
-                    "answered": answered,
-                    "prompt_tokens": prompt or 0,
-                    "completion_tokens": completion or 0,
-                    "cost": None if self.prices is None else cost,
-                }
-                for stage, calls, answered, prompt, completion, cost in rows.fetchall()
-            }
-            for stage, figures in sums.items():
-                seconds = self._database().execute(
-                    "SELECT seconds FROM calls WHERE student = ? AND stage = ? AND outcome = 'answered'",
-                    (self.student, stage),
-                )
-                figures |= _latency([row[0] for row in seconds.fetchall()])
-        return sums
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with self._database() as ledger:
-                yield ledger
-        except sqlite3.Error as error:
-            raise CacheError(
-                f"ledger {self._path}: cannot be written ({error}); see to the disk, then resume"
-            ) from error
-
-    def _database(self) -> sqlite3.Connection:
-        if self._connection is None or self._pid != os.getpid():  # a connection must not cross a fork
-            try:
-                with self._alone():
-                    connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, check_same_thread=False)
-                    connection.execute("PRAGMA journal_mode = WAL")
-                    # A killed process loses nothing that is committed; only the machine's own end would.
-                    connection.execute("PRAGMA synchronous = NORMAL")
-                    connection.executescript(_SCHEMA)
-            except (sqlite3.Error, OSError) as error:
-                raise CacheError(
-                    f"ledger {self._path}: cannot be used ({error}); mend or move the file (the budget counts from it)"
-                ) from error
-            self._connection, self._pid = connection, os.getpid()
-        return self._connection
-
-    def _alone(self) -> AbstractContextManager[object]:
-        """Open the ledger one process at a time: SQLite does not wait for one that changes the journal's mode."""
-        in_memory = self._path == ":memory:"
-        return nullcontext() if in_memory else FileLock(f"{self._path}.lock", timeout=_BUSY_SECONDS)
+            ).fetchall()
+            seconds = ledger.execute(
+                "SELECT stage, seconds FROM calls WHERE student = ? AND outcome = 'answered'", (self.student,)
+            ).fetchall()
+        names = ("calls", "answered", "prompt_tokens", "completion_tokens", "cost")
+        return {
+            stage: dict(zip(names, figures, strict=True))
+            | ({"cost": None} if self.prices is None else {})
+            | _latency([took for of, took in seconds if of == stage])
+            for stage, *figures in sums
+        }
 
 
 def _latency(seconds: list[float]) -> dict[str, float]:

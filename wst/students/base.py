@@ -1,4 +1,4 @@
-"""What a student is, and the check that every student's answers pass through."""
+"""The interface of students, and the check of what they return."""
 
 from __future__ import annotations
 
@@ -23,46 +23,46 @@ class Student(ABC):
     checkpoint, an optimizer or a distributed strategy.
     """
 
-    #: Whether the same prompt always gets the same answer; what is deterministic is asked only once.
+    #: Whether the same prompt always gets the same answer; a deterministic student is asked only once.
     deterministic: bool = False
-    #: What its calls have cost, for students that keep accounts.
+    #: The ledger of its calls, for students that are paid by the call.
     accounts: Accounts | None = None
-    #: Told of answers that are there and of all asked for, while ``respond`` waits; for students that can tell.
+    #: Called while ``respond`` waits, with the number of answers received and expected, by students that know.
     on_progress: Callable[[int, int], None] | None = None
 
     def check(self) -> None:
-        """Make sure that the models it needs are there, before anything is loaded."""
+        """Check that what it needs is there, before any model is loaded."""
 
     def setup(self, device: torch.device) -> None:
-        """Load what answering needs, once; called again at every stage, so it must be idempotent."""
+        """Load what answering needs. Called at every stage, so it must be idempotent."""
 
     def prefetch(self, prompt: Prompt) -> None:
-        """Learn of a prompt that `respond` will soon be asked. A student that works in the background starts now."""
+        """Hear of a prompt that `respond` will soon be asked, so that a student may begin in the background."""
 
     @abstractmethod
     def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
         """Answer a batch of prompts.
 
         Args:
-            prompts: A batch of any size above 0. The student divides it as its memory asks.
+            prompts: A batch of any size above 0. The student splits it to fit its memory.
 
         Returns:
             One response a prompt, in order. A call that failed for good is a `Response` with ``error`` set.
         """
 
     def identity(self) -> Any:  # noqa: ANN401 - what JSON knows
-        """Give the settings that determine its answers besides the prompt, to tell them from another student's.
+        """Return the settings that determine its answers besides the prompt, to tell it from other students.
 
-        By default the public attributes that hold plain values.
+        By default these are the public attributes that hold plain values.
         """
         return public_settings(self)
 
     def close(self) -> None:
-        """Give back what `setup` took."""
+        """Release what `setup` took."""
 
 
 def respond(student: Student, prompts: Sequence[Prompt]) -> list[Response]:
-    """Let the student answer, and check what it returns.
+    """Ask the student, and check what it returns.
 
     Raises:
         ContractError: If it returns the wrong count, or something else than responses.

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
-import re
 import threading
 import time
 import warnings
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,23 +19,26 @@ from wst.errors import CacheError, ConfigError, StudentStopped
 from wst.students.accounts import Accounts, Budget, Prices
 from wst.students.base import Student
 from wst.students.cache import AnswerCache, answer_key, open_cache
+from wst.students.completions import (
+    FATAL,
+    Unusable,
+    check_address,
+    is_passing,
+    is_refusal,
+    read_completion,
+    retry_after,
+)
+from wst.students.keys import ApiKey
 from wst.types import Prompt, Response
 
 if TYPE_CHECKING:
     import torch
     from aiolimiter import AsyncLimiter
     from openai import AsyncOpenAI
-    from tenacity import RetryCallState
 
 _T = TypeVar("_T")
 
-_FATAL = {401: "the key is refused", 403: "access is refused", 404: "no such model or address"}
 _OURS = {"model", "messages", "n", "stream", "max_tokens", "max_completion_tokens", "temperature", "top_p", "stop"}
-_LONGEST_WAIT = 120.0  #: seconds; a server that asks for a longer one is not waited for
-
-
-class _Unusable(Exception):
-    """The endpoint answered with something that is no chat completion."""
 
 
 class EndpointStudent(Student):
@@ -103,13 +104,7 @@ class EndpointStudent(Student):
         budget: Budget | None = None,
         cache: AnswerCache | bool = True,
     ) -> None:
-        _check_address(base_url)
-        if api_key_env is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", api_key_env):
-            # What came is not repeated: it may be the key.
-            raise ConfigError(
-                "EndpointStudent: api_key_env is not the name of an environment variable in capitals; put the key into "
-                "a variable, and the variable's name here"
-            )
+        check_address(base_url)
         for option, value, least in (
             ("max_new_tokens", max_new_tokens, 1),
             ("concurrency", concurrency, 1),
@@ -133,7 +128,7 @@ class EndpointStudent(Student):
             raise ConfigError(f"EndpointStudent: temperature must not be below 0, got {temperature}")
         self.source = model
         self.base_url = base_url.rstrip("/")
-        self.api_key_env = api_key_env
+        self._key = ApiKey(api_key_env, self.base_url)
         self.azure_api_version = azure_api_version
         self.concurrency = concurrency
         self.timeout = timeout
@@ -160,13 +155,10 @@ class EndpointStudent(Student):
         }
         self._asked: dict[str, Future[Response]] = {}
         self._stopped: StudentStopped | CacheError | None = None
-        self._secret = ""
         self._warned: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._jitter = random.Random()  # its own: a run's draws must not depend on how the network does
-
-    # ------------------------------------------------------------ the student
 
     def check(self) -> None:
         """Make sure that there is a key, before any model is loaded.
@@ -174,10 +166,10 @@ class EndpointStudent(Student):
         Raises:
             ConfigError: If there is none.
         """
-        self._key()
+        self._key.read()
 
     def identity(self) -> dict[str, Any]:
-        """Give what determines its answers besides the prompt."""
+        """Return what determines its answers besides the prompt."""
         return self._identity
 
     def setup(self, device: torch.device) -> None:
@@ -186,8 +178,7 @@ class EndpointStudent(Student):
             if self._stopped is None:
                 return
             self.close()
-        key = self._key()
-        self._secret = "" if self.api_key_env is None else key
+        key = self._key.read()
         self._pid, self._asked, self._stopped = os.getpid(), {}, None
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="wst-endpoint", daemon=True).start()
@@ -228,8 +219,6 @@ class EndpointStudent(Student):
         self.accounts.close()
         if self.cache is not None:
             self.cache.close()
-
-    # ------------------------------------------------- in the background loop
 
     async def _connect(self, key: str) -> None:
         from aiolimiter import AsyncLimiter
@@ -272,7 +261,7 @@ class EndpointStudent(Student):
         return key, self._asked[key]
 
     async def _answer(self, key: str, prompt: Prompt) -> Response:
-        """Give the cached answer, or call; what was paid for is on disk before anyone sees it."""
+        """Return the cached answer, or call; what was paid for is on disk before anyone sees it."""
         try:
             if self.cache is not None:
                 known = await asyncio.to_thread(self.cache.get, [key])
@@ -297,32 +286,30 @@ class EndpointStudent(Student):
             StudentStopped: If no call can succeed, or may be made.
         """
         from openai import APIConnectionError, APIResponseValidationError, APIStatusError
-        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
-        tries = AsyncRetrying(
-            retry=retry_if_exception(_passes),
-            wait=self._wait,
-            stop=stop_after_attempt(self.retries + 1),
-            reraise=True,
-        )
         stop = None
         try:
-            async for attempt in tries:
-                with attempt:
-                    if attempt.retry_state.attempt_number > 1:
-                        self.accounts.count("retries")
+            for attempt in itertools.count():
+                try:
                     return await self._try(prompt)
+                except Exception as error:
+                    if attempt == self.retries or not is_passing(error):
+                        raise
+                    longest = min(60.0, self.backoff * 2.0**attempt)
+                    asked = retry_after(error)
+                    await asyncio.sleep(longest * self._jitter.uniform(0.5, 1.0) if asked is None else asked)
+                    self.accounts.count("retries")
         except APIStatusError as error:
-            if _refused(error):
+            if is_refusal(error):
                 self.accounts.count("refused")
                 return Response("", refused=True)
             reason = self._clean(error)
-            if error.status_code in _FATAL or error.code == "insufficient_quota":
-                what = _FATAL.get(error.status_code, "the quota is spent")
+            if error.status_code in FATAL or error.code == "insufficient_quota":
+                what = FATAL.get(error.status_code, "the quota is spent")
                 stop = f"student {self.label}: {what} ({reason}); {self._remedy(error.status_code)}"
         except TimeoutError:
             reason = f"no answer within {self.timeout:g} s"
-        except (APIConnectionError, APIResponseValidationError, _Unusable, ValueError) as error:
+        except (APIConnectionError, APIResponseValidationError, Unusable, ValueError) as error:
             reason = f"{type(error).__name__.strip('_')}: {self._clean(error.__cause__ or error)}"
         if stop is not None:  # not raised above, where it would carry the error with it, and the key that may be in it
             raise StudentStopped(stop)
@@ -349,9 +336,9 @@ class EndpointStudent(Student):
                     messages=messages, **self._request, extra_body=self._extra_body
                 )
             try:
-                response = _read(completion, self._stop)
+                response = read_completion(completion, self._stop)
             except Exception as error:  # the client does not check what it was sent
-                raise _Unusable(f"no chat completion: {completion!r:.200}") from error
+                raise Unusable(f"no chat completion: {completion!r:.200}") from error
             tokens = (response.prompt_tokens, response.tokens)
             outcome = "answered"
             cost = self.accounts.bound(*tokens) if any(tokens) else self._unknown_cost(bound)
@@ -376,7 +363,7 @@ class EndpointStudent(Student):
         for what, counted in (("refused", response.refused), ("empty", not response.text), ("cut", response.truncated)):
             if counted:
                 self.accounts.count(what)
-        return replace(response, text=self._without_key(response.text))
+        return replace(response, text=self._key.redact(response.text))
 
     def _begin(self, bound: float) -> int | None:
         if self._stopped is not None:
@@ -393,119 +380,18 @@ class EndpointStudent(Student):
             )
         return bound
 
-    def _wait(self, state: RetryCallState) -> float:
-        """Seconds until the next try: what the server asks for, else exponential back-off with jitter."""
-        error = state.outcome.exception() if state.outcome is not None else None
-        asked = _retry_after(error)
-        if asked is not None:
-            return asked
-        longest = min(60.0, self.backoff * 2.0 ** (state.attempt_number - 1))
-        return longest * self._jitter.uniform(0.5, 1.0)
-
-    # ------------------------------------------------------------ the key
-
-    def _key(self) -> str:
-        if self.api_key_env is None:
-            return "none"
-        key = os.environ.get(self.api_key_env, "").strip()
-        if not key:
-            raise ConfigError(
-                f"EndpointStudent: the environment variable {self.api_key_env} is not set; put the key for "
-                f"{self.base_url} there, or set api_key_env: null if it wants none"
-            )
-        return key
-
-    def _without_key(self, text: str) -> str:
-        key = "" if self.api_key_env is None else os.environ.get(self.api_key_env, "").strip()
-        for secret in filter(None, (self._secret, key)):
-            text = text.replace(secret, "[key]")
-        return text
-
     def _clean(self, error: BaseException) -> str:
         """One short line of what the endpoint said, without the key."""
         said, body = str(error), getattr(error, "body", None)
         if isinstance(body, dict) and "detail" in body:  # servers on FastAPI; the client's own text leaves it out
             said = f"{said}: {body['detail']}"
-        return " ".join(self._without_key(said).split())[:300] or type(error).__name__
+        return " ".join(self._key.redact(said).split())[:300] or type(error).__name__
 
     def _remedy(self, status: int) -> str:
         if status in (401, 403):
-            if self.api_key_env is None:
+            if self._key.variable is None:
                 return "name the environment variable with the key in api_key_env, then resume"
-            return f"check the key in {self.api_key_env} and what it may use, then resume"
+            return f"check the key in {self._key.variable} and what it may use, then resume"
         if status == 404:
             return f"check model {self.source!r} and base_url {self.base_url}, then resume"
         return "raise the account's limit, then resume"
-
-
-def _check_address(base_url: str) -> None:
-    parts = urlsplit(base_url)
-    if parts.username is not None or parts.password is not None:
-        raise ConfigError("EndpointStudent: base_url holds a user or password; put the key into api_key_env's variable")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"EndpointStudent: base_url must be like https://host/v1, got {base_url!r}")
-    if parts.query or parts.fragment:
-        raise ConfigError("EndpointStudent: base_url ends at the path; put what follows '?' into extra_body or the key")
-
-
-def _passes(error: BaseException) -> bool:
-    """Whether a failure may pass: too many requests, the server's own faults, time-outs, dropped connections."""
-    from openai import APIConnectionError, APIStatusError
-
-    if isinstance(error, APIStatusError):
-        passes = error.status_code >= 500 or (error.status_code == 429 and error.code != "insufficient_quota")
-        return passes and (_retry_after(error) or 0.0) <= _LONGEST_WAIT
-    return isinstance(error, TimeoutError | APIConnectionError)
-
-
-def _refused(error: Any) -> bool:  # noqa: ANN401 - openai's APIStatusError
-    """Whether a filter before the model declined (Azure says so with status 400)."""
-    return error.status_code == 400 and error.code == "content_filter"
-
-
-def _retry_after(error: BaseException | None) -> float | None:
-    """Seconds that the server asks to wait, from Retry-After-Ms or Retry-After (seconds or a date)."""
-    headers = getattr(getattr(error, "response", None), "headers", None)
-    if headers is None:
-        return None
-    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers[name]) * unit
-        except (KeyError, ValueError):
-            continue
-        if 0 <= seconds < float("inf"):
-            return seconds
-    try:
-        date = parsedate_to_datetime(headers["retry-after"])
-    except (KeyError, ValueError):
-        return None
-    date = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
-    return max(0.0, (date - datetime.now(UTC)).total_seconds())
-
-
-def _read(completion: Any, stop: Sequence[str] = ()) -> Response:  # noqa: ANN401 - whatever the endpoint sent
-    """Read a chat completion. Some servers leave the stop text that ended it in: it is cut off.
-
-    Raises:
-        _Unusable: If it is none.
-    """
-    choices = getattr(completion, "choices", None)
-    if not isinstance(choices, list) or not choices:
-        raise _Unusable(f"no choices in {completion!r:.200}")
-    choice = choices[0]
-    message = getattr(choice, "message", None)
-    if message is None:
-        raise _Unusable(f"no message in {choice!r:.200}")
-    refusal = getattr(message, "refusal", None)
-    finish = getattr(choice, "finish_reason", None)
-    content = getattr(message, "content", None)
-    text = content if isinstance(content, str) else ""
-    text = min((text.split(end, 1)[0] for end in stop), key=len, default=text)
-    usage = getattr(completion, "usage", None)
-    return Response(
-        (text or refusal or "").strip(),
-        tokens=max(0, int(getattr(usage, "completion_tokens", None) or 0)),
-        prompt_tokens=max(0, int(getattr(usage, "prompt_tokens", None) or 0)),
-        truncated=finish == "length",
-        refused=bool(refusal) or finish == "content_filter",
-    )

@@ -11,14 +11,13 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from wst.distributed import collective_errors
 from wst.errors import ModelError, StorageError
 from wst.files import clear_scratch, storage_fault, sync_folder
+from wst.training.lightning_internals import built_by_command_line, ignore_in_ddp
 
 
 class TrainedWeightsOnly(LightningModule):
@@ -44,7 +43,7 @@ class TrainedWeightsOnly(LightningModule):
         """
         frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
         buffers = [name for name, _ in self.named_buffers()]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, frozen + buffers)
+        ignore_in_ddp(self, frozen + buffers)
 
     def _trained_keys(self) -> set[str]:
         return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
@@ -85,7 +84,7 @@ class TrainedWeightsOnly(LightningModule):
         The command line has them as class paths and plain values. Objects handed over from Python would be pickled,
         and such a checkpoint could not be loaded safely: of these only plain values are kept.
         """
-        if _given_hyperparameters.get() is not None:
+        if built_by_command_line():
             self.save_hyperparameters()
             return
         frame = inspect.currentframe()

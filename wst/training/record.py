@@ -1,4 +1,4 @@
-"""What the module tells the callbacks: the arms of a test, and the record of a training step."""
+"""What the module reports to callbacks about a training step."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from wst.distributed import gather, rank
 from wst.types import Rollout
 
 ARMS = ("unaided", "untrained", "trained")
@@ -19,27 +20,27 @@ ARMS = ("unaided", "untrained", "trained")
 
 @dataclass
 class StepRecord:
-    """What happened in a training step, for callbacks.
+    """What happened in a training step: of one rank while it runs, of all ranks once it is done.
 
     Attributes:
-        rollouts: queries x samples rollouts; those of a query stand together.
-        rewards: [queries, samples] without KL; NaN where a rollout could not be scored.
+        rollouts: queries * samples rollouts; the samples of a query are adjacent.
+        rewards: [queries, samples] without penalties; NaN where a rollout could not be scored.
         parts: The parts of a composite reward, each [queries, samples].
-        advantages: [queries, samples] as they went into the loss.
-        leaks: [queries, samples] 1 where the instruction holds the gold answer, 0 where not; NaN without one.
-        unaided: [queries] rewards of the student on its own, where the baseline needs them.
-        kl: [queries, samples] in nats, where the KL has a coefficient.
+        advantages: [queries, samples] as they entered the loss.
+        leaks: [queries, samples] 1 where the instruction contains the gold answer, 0 where not; NaN without one.
+        unaided: [queries] rewards of the student without an instruction, if the baseline needs them.
+        kl: [queries, samples] in nats, if the KL has a coefficient.
         entropy: Mean entropy in nats over the tokens that had a gradient; NaN if none had.
         loss: The loss; NaN if no rollout had an advantage.
         grad_norm: Norm of the gradient before clipping.
         seconds: Seconds by phase.
-        skipped: Whether so many answers failed that no update was made.
+        skipped: Whether no update was made, because too many answers failed or the loss was not finite.
     """
 
-    rollouts: list[Rollout]
-    rewards: Tensor
-    parts: dict[str, Tensor]
-    advantages: Tensor
+    rollouts: list[Rollout] = field(default_factory=list)
+    rewards: Tensor = field(default_factory=lambda: torch.empty(0))
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    advantages: Tensor = field(default_factory=lambda: torch.empty(0))
     leaks: Tensor | None = None
     unaided: Tensor | None = None
     kl: Tensor | None = None
@@ -51,18 +52,25 @@ class StepRecord:
 
     @contextmanager
     def clock(self, phase: str) -> Iterator[None]:
-        """Add the time that passes inside to a phase, and tell an out-of-memory error its name."""
+        """Add the elapsed time to a phase, and note the phase's name on an out-of-memory error."""
         start = time.perf_counter()
         try:
             yield
         except torch.OutOfMemoryError as error:
-            error.add_note(phase)  # each phase has a setting of its own that takes less
+            error.add_note(phase)  # each phase has a setting of its own that takes less memory
             raise
         self.seconds[phase] += time.perf_counter() - start
 
     @staticmethod
+    def of_all_ranks(own: StepRecord) -> tuple[StepRecord, slice]:
+        """Return the record of all ranks, and which of its queries are this rank's; all ranks must call it."""
+        records = gather(own)
+        first = sum(len(record.rewards) for record in records[: rank()])
+        return StepRecord.joined(records), slice(first, first + len(own.rewards))
+
+    @staticmethod
     def joined(records: Sequence[StepRecord]) -> StepRecord:
-        """Make one record of those that processes have of the same step; a phase took as long as its slowest."""
+        """Join the records that ranks have of the same step; a phase took as long as its slowest rank."""
         parts = dict.fromkeys(name for record in records for name in record.parts)
         whole = StepRecord(
             rollouts=[rollout for record in records for rollout in record.rollouts],

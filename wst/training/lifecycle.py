@@ -1,0 +1,171 @@
+"""What happens around the training steps: set-up, seeds, counting and skipping of steps, checkpoint state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, cast
+
+import numpy as np
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
+
+from wst.distributed import check_strategy, collective_errors
+from wst.environment import Environment
+from wst.errors import ConfigError, WSTError
+from wst.teacher import Teacher
+from wst.training.checkpoint import TrainedWeightsOnly
+from wst.training.lightning_internals import is_fitting
+from wst.training.record import StepRecord
+
+
+class TrainingLifecycle(TrainedWeightsOnly):
+    """Loads a teacher and its environment, counts the teacher's steps, and resumes them exactly."""
+
+    trained = "teacher"
+    checkpoint_keys = ("baseline.",)
+
+    teacher: Teacher
+    environment: Environment
+    make_optimizer: OptimizerCallable
+    make_scheduler: LRSchedulerCallable | None
+    max_skips: int
+    resume_changed: bool
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False  # several backward passes, one for each micro-batch
+        self.trained_steps = 0  #: updates that made the weights what they are, over all resumes
+        self._seed: int | None = None
+        self._skips = 0  #: steps in a row without an update
+
+    # ------------------------------------------------------------------- set-up
+
+    def setup(self, stage: str) -> None:
+        """Check that all models are available, before any of them is loaded.
+
+        Raises:
+            ConfigError: If the trainer's strategy shards the model.
+            ModelError: If a model is not available.
+        """
+        with collective_errors():
+            check_strategy(self.trainer)
+            self.teacher.check()
+            self.environment.check()
+
+    def configure_model(self) -> None:
+        """Load teacher, student and reward onto this rank's device. Called in every stage."""
+        device = self.trainer.strategy.root_device
+        with collective_errors():
+            self.teacher.load(device)
+            self.environment.setup(device)
+        self.exclude_frozen_from_ddp()
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - as Lightning has it
+        """Build the optimizer of the trainable parameters, and the scheduler."""
+        optimizer = self.make_optimizer(self.trainable())
+        if self.make_scheduler is None:
+            return optimizer
+        return [optimizer], [self.make_scheduler(optimizer)]
+
+    def teardown(self, stage: str) -> None:
+        """Release what student and reward hold."""
+        self.environment.close()
+
+    # -------------------------------------------------------------------- steps
+
+    def begin_step(self) -> StepRecord:
+        """Start a training step, with randomness derived from (seed, step, rank) so that a resumed run is the same."""
+        self.environment.begin_step()
+        if self._seed is None:
+            self._seed = torch.initial_seed() % 2**32
+        key = f"{self._seed}/{self.trained_steps}/{self.global_rank}"
+        step_seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
+        random.seed(step_seed)
+        np.random.seed(step_seed)  # a user's reward may draw from it
+        torch.manual_seed(step_seed)
+        return StepRecord()
+
+    @contextmanager
+    def phase(self, record: StepRecord, name: str, communicates: bool = False) -> Iterator[None]:
+        """Time a phase for the record and Lightning's profiler, and raise an error of one rank in all of them.
+
+        Args:
+            record: Its ``seconds`` are added to.
+            name: Name of the phase.
+            communicates: Whether the ranks exchange something inside. Errors can then not be exchanged at the end.
+        """
+        errors = nullcontext() if communicates else collective_errors()
+        profiler = cast(Any, self.trainer).profiler
+        with errors, record.clock(name), profiler.profile(f"[WeakToStrong]{name}"):
+            yield
+
+    def close_step(self, fault: str | None, kind: type[WSTError], remedy: str) -> None:
+        """Count a step that made its update, or one that did not.
+
+        Args:
+            fault: Why no update was made; None if one was.
+            kind: The error that ends the run after ``max_skips`` steps in a row without an update.
+            remedy: What the user can do.
+
+        Raises:
+            WSTError: Of that kind, in all ranks.
+        """
+        if fault is None:
+            self._skips = 0
+            self.trained_steps += 1
+            return
+        fault = f"step {self.trained_steps + 1}: {fault}"
+        self._skips += 1
+        if self._skips >= self.max_skips:
+            with collective_errors():
+                raise kind(f"{fault}: no update, in step {self._skips} in a row; {remedy}, then resume")
+        rank_zero_warn(f"{fault}; this step makes no update")
+
+    # -------------------------------------------------------------- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the trained weights, the baseline's and the reward's state, the count of steps and the seed."""
+        super().on_save_checkpoint(checkpoint)
+        state: dict[str, Any] = {"trained_steps": self.trained_steps, "seed": self._seed}
+        state["teacher"] = self.teacher.fixed_settings()
+        if reward := self.environment.reward.state_dict():
+            state["reward"] = reward
+        checkpoint["wst"] = state
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the count of steps, the seed and the reward's state.
+
+        Raises:
+            ConfigError: If a run would continue with another teacher than it began with.
+        """
+        state = checkpoint.get("wst", {})
+        if is_fitting(self):
+            with collective_errors():
+                self._compare_teachers(state.get("teacher", {}))
+        self.trained_steps, self._seed = state.get("trained_steps", 0), state.get("seed")
+        if "reward" in state:
+            self.environment.reward.load_state_dict(state["reward"])
+
+    def _compare_teachers(self, before: dict[str, Any]) -> None:
+        now = self.teacher.fixed_settings()
+        changed = [
+            f"{option} {_short(before[option])}, now it is {_short(now[option])}"
+            for option in now
+            if option in before and before[option] != now[option]
+        ]
+        if not changed:
+            return
+        fault = f"checkpoint: it was made with the teacher's {'; '.join(changed)}"
+        if not self.resume_changed:
+            raise ConfigError(f"{fault}; set it back, or model.init_args.resume_changed to true to go on all the same")
+        rank_zero_warn(f"{fault}; going on all the same")
+
+
+def _short(setting: Any) -> str:  # noqa: ANN401 - what JSON knows
+    shown = json.dumps(setting, ensure_ascii=False)
+    return shown if len(shown) <= 120 else f"{shown[:117]}..."
