@@ -22,6 +22,7 @@ from wst.distributed import collective_errors, gather, gather_rows
 from wst.environment import Environment
 from wst.errors import ConfigError, Diverged, StudentStopped
 from wst.evaluation.figures import arm_means, figures
+from wst.evaluation.instructors import check_finite
 from wst.evaluation.metrics import nan_mean
 from wst.evaluation.rows import STUDENT, TEST_ARMS, Row, result_rows, score_once
 from wst.prompts import StudentPrompt
@@ -291,6 +292,7 @@ class WeakToStrong(TrainingLifecycle):
                     "test: there is no trained teacher to test; give --ckpt_path (last, best or a file), or a trained "
                     "adapter as model.init_args.teacher.init_args.adapter"
                 )
+            check_finite(self.teacher, "teacher")
         self._calibrate("test")
 
     def test_step(self, queries: list[Query], batch_idx: int) -> dict[str, list[Row]]:

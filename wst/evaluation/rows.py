@@ -28,7 +28,10 @@ TEST_ARMS = {
     "trained": ("trained teacher", "trained"),
 }
 
-_REQUIRED = {"student", "arm", "kind", "id", "query", "instruction", "response", "reward"}
+_TEXTS = ("student", "arm", "kind", "id", "query", "response")
+_REQUIRED = {*_TEXTS, "instruction", "reward"}
+_LARGEST = 1e300  #: of a number, so that sums are finite
+_NUMBERS = ("reward", "leak", "response_tokens", "truncated", "instruction_truncated")
 
 
 def result_rows(
@@ -109,16 +112,39 @@ def read_rows(path: Path) -> list[Row]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not JSON ({error}); correct or remove the line") from error
         missing = sorted(_REQUIRED - set(row)) if isinstance(row, dict) else sorted(_REQUIRED)
         if missing:
             raise DataError(
                 f"{path}, line {number}: no {', '.join(missing)}; give the rows.jsonl of `wst compare` or `wst test`"
             )
-        if not isinstance(row["reward"], int | float | None) or isinstance(row["reward"], bool):
-            raise DataError(f"{path}, line {number}: reward must be a number or null, got {row['reward']!r:.40}")
+        if fault := _fault(row):
+            raise DataError(f"{path}, line {number}: {fault}")
         rows.append(row)
     if not rows:
         raise DataError(f"{path}: holds no rows")
     return rows
+
+
+def _fault(row: Row) -> str | None:
+    """Return which value of a row has the wrong type."""
+    for key, value in row.items():
+        if key in _TEXTS and not isinstance(value, str):
+            return f"{key} must be a text, got {value!r:.40}"
+        if key in ("instruction", "target", "error") and not isinstance(value, str | None):
+            return f"{key} must be a text or null, got {value!r:.40}"
+        number = (
+            isinstance(value, int | float)
+            and abs(value) < _LARGEST
+            and not (key == "reward" and isinstance(value, bool))
+        )
+        if (key in _NUMBERS or key.startswith("reward/")) and value is not None and not number:
+            return f"{key} must be a number or null, got {value!r:.40}"
+    turns = row.get("history", [])
+    if not isinstance(turns, list) or any(
+        not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("role", "content"))
+        for turn in turns
+    ):
+        return "history must be a list of turns with role and content"
+    return None

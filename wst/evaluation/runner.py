@@ -12,12 +12,13 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from wst.environment import Environment
-from wst.errors import WSTError, debugging
+from wst.errors import StorageError, WSTError, debugging
 from wst.evaluation.instructors import Arm, AskedStudent
 from wst.evaluation.journal import Entry, Journal, key_of
 from wst.evaluation.rows import Row, result_rows, score_once
 from wst.settings import identity_of
 from wst.students.base import Student, respond
+from wst.terminal import never_fatal, printable
 from wst.types import Instruction, Message, Prompt, Query, Response, Rollout
 
 Written = Instruction | str | None  #: An instruction; None for no instruction; a string says why it is missing.
@@ -188,8 +189,7 @@ class Runner:
     def _batches(self, description: str) -> Iterator[tuple[int, Sequence[Query]]]:
         """Yield the place of each batch and its queries, and show the progress."""
         starts = range(0, len(self.queries), self.batch_size)
-        shown = description if len(description) < 60 else f"{description[:57]}..."
-        task = self.progress.add_task(" ".join(shown.split()), total=len(starts))
+        task = self.progress.add_task(printable(description, 60), total=len(starts))
         for start in starts:
             yield start, self.queries[start : start + self.batch_size]
             self.progress.advance(task)
@@ -209,11 +209,13 @@ class Runner:
         try:
             yield
         except Exception as error:
-            if debugging():
+            if debugging() or isinstance(error, StorageError):  # nothing that follows could be kept either
                 raise
-            first = (str(error).strip().splitlines() or [""])[0]
+            first = printable((str(error).strip().splitlines() or [""])[0])
             errors[name] = first if isinstance(error, WSTError) else f"{type(error).__name__}: {first}"
-            self.progress.console.print(f"{what}: {errors[name]}", style="red", highlight=False, markup=False)
+            shown = printable(f"{what}: {errors[name]}")
+            with never_fatal():
+                self.progress.console.print(shown, style="red", highlight=False, markup=False)
 
     @contextmanager
     def _booked(self, student: Student | None, stage: str, costs: dict[str, Any], name: str) -> Iterator[None]:
