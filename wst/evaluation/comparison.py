@@ -19,7 +19,7 @@ from wst.evaluation.report import Comparison, write_comparison
 from wst.evaluation.rows import UNTRAINED, read_rows
 from wst.evaluation.runner import JournaledStudent, Runner
 from wst.prompts import StudentPrompt
-from wst.rewards.base import Reward
+from wst.rewards.base import Reward, as_reward
 from wst.students.accounts import Accounts
 from wst.students.base import Student
 from wst.teacher import Teacher
@@ -70,7 +70,7 @@ def compare(
         ConfigError: If a setting is impossible, before any model is loaded.
         DataError: If the data cannot be read.
     """
-    asked = asked or {}
+    asked, reward = asked or {}, as_reward(reward)  # a function serves as a reward, too
     arms = _arms(teacher, trained or {}, fixed, asked)
     if not students:
         raise ConfigError("compare: students is empty; name at least one")
