@@ -52,7 +52,7 @@ def test_fit_leaves_logs_samples_and_adapter(trained: Path, tiny_model: str) -> 
             "rows.jsonl",
             "Lowercase",
             "val/reward",
-            "PeftModel",
+            "Instructor",
         ):
             assert word in card
 
