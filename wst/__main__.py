@@ -9,6 +9,7 @@ from importlib import import_module
 
 from wst.cli.errors import guarded
 from wst.errors import ConfigError
+from wst.terminal import protect_output
 
 #: Module (with a function ``run``) and one line of help for each command.
 COMMANDS = {
@@ -31,6 +32,7 @@ CONFIGURED = ("fit", "validate", "test", "predict", "check")
 
 def main() -> int:
     """Run the command line and return its exit code."""
+    protect_output()
     return guarded(lambda: _dispatch(sys.argv[1:]))
 
 

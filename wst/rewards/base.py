@@ -39,6 +39,10 @@ class Reward(ABC):
     #: Whether `score` needs the student's answer without an instruction, in `Rollout.unaided`.
     needs_unaided: bool = False
 
+    #: Whether the reward depends on the instruction, besides query and response. An evaluation scores equal responses
+    #: to a query once, whatever the instruction, unless this is set.
+    reads_instruction: bool = False
+
     #: Number of queries whose unaided answers `calibrate` needs before the first score; 0 for none.
     calibration_size: int = 0
 

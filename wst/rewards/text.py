@@ -262,6 +262,7 @@ class Length(Reward):
         self.limit = limit
         self.unit = unit
         self.of = of
+        self.reads_instruction = of == "instruction"
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Return a number from 0.0 to 1.0 per rollout."""
