@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": ("wst.cli.compare", "compare instructors on one test set"),
     "instruct": ("wst.cli.instruct", "write instructions with a trained teacher"),
     "serve": ("wst.cli.serve", "serve a trained teacher before any student, as an OpenAI-compatible server"),
+    "distil": ("wst.cli.distil", "find the best static sentence, and compare the trained teacher with it"),
     "gate": ("wst.cli.gate", "give no instruction where the trained teacher may do harm"),
     "cache": ("wst.cli.cache", "show, verify and prune the answers kept on disk"),
 }
