@@ -47,8 +47,8 @@ def plain_gradient(module: WeakToStrong, record: StepRecord, baseline: nn.Module
     if module.whiten_advantages:
         advantages = whiten(advantages, ~record.rewards.isnan())
     gain = sum(a * values.sum() for a, (values, _) in zip(advantages.flatten(), passes, strict=True))
-    gain = gain + module.entropy_coef * sum(entropy.sum() for _, entropy in passes)
-    count = sum(len(z.token_ids) for z in written) if module.normalization == "tokens" else len(written)
+    gain = gain + module.update.entropy_coef * sum(entropy.sum() for _, entropy in passes)
+    count = sum(len(z.token_ids) for z in written) if module.update.normalization == "tokens" else len(written)
     teacher.policy.zero_grad()
     (-gain / count).backward()
     if module.update.gradient_clip is not None:

@@ -105,7 +105,10 @@ def storage_fault(path: str | Path, error: BaseException) -> str:
 
 def follow_umask(folder: Path) -> None:
     """Give a new folder's files the permissions that the umask asks for; safetensors makes them private."""
-    mode = folder.stat().st_mode & 0o666  # mkdir has applied the umask
+    probe = folder / ".umask"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
     for file in folder.rglob("*"):
         if file.is_file():
             file.chmod(mode)

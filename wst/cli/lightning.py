@@ -7,57 +7,26 @@
 
 from __future__ import annotations
 
-import errno
-import logging
 import re
 import sys
 import tempfile
-import threading
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import yaml
 from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from wst.distributed import raised_by_all
-from wst.errors import ConfigError, Interrupted, StorageError, WSTError, debugging
-from wst.files import storage_fault
+from wst.cli.errors import OneLineErrors, find_mistake, guarded
+from wst.errors import ConfigError, WSTError
 
 _EPILOG = (
     "`wst compare --help`: compare instructors. `wst check --config FILE`: try the reward on the gold answers. "
     "`wst cache --help`: the answers that are kept on disk."
 )
-
-
-_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
-#: What to lower where memory ran out, by the phase of a step.
-_TAKES_LESS = {
-    "sample": "teacher.init_args.sample_batch_size, or its max_new_tokens",
-    "respond": "student.init_args.batch_size, or its max_new_tokens",
-    "score": "the reward model's batch_size",
-    "update": "micro_batch_size",
-}
-
-
-class OneLineErrors:
-    """Makes a parser's errors one line."""
-
-    hint = "; see `wst fit --help` for the options"
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:  # noqa: ANN401 - as argparse has it
-        """Raise what argparse would print and exit with.
-
-        Raises:
-            ConfigError: Always.
-        """
-        # Parsers of nested options hand their errors up through here, one after the other.
-        raise ConfigError(one_line(message).replace(self.hint, "") + self.hint) from ex
 
 
 class _Parser(OneLineErrors, LightningArgumentParser):
@@ -186,7 +155,7 @@ class WSTCommandLine(LightningCLI):
         except (WSTError, MisconfigurationException):
             raise
         except Exception as error:
-            if (mistake := _mistake(error)) is not None:
+            if (mistake := find_mistake(error)) is not None:
                 raise mistake from error
             said = f"{type(error).__name__}: {error}"
             raise ConfigError(f"the config cannot be used ({said:.600}); WST_DEBUG=1 shows where") from error
@@ -219,61 +188,6 @@ def run(args: list[str] | None = None) -> int:
         return 0
 
     return guarded(command)
-
-
-def guarded(command: Callable[[], int]) -> int:
-    """Run a command and give its exit code.
-
-    A mistake of the user's (`wst.errors.WSTError`) is printed as one line. Whatever else goes wrong keeps its
-    traceback.
-    """
-    _quieten()
-    try:
-        return command()
-    except Exception as error:
-        mistake = _mistake(error)
-        if mistake is None or debugging():
-            raise
-        head = "wst" if isinstance(mistake, Interrupted) else "wst: error"
-        rank = cast(Any, rank_zero_only).rank
-        if rank and not raised_by_all(error):
-            head += f": process {rank}"
-        if not rank or not raised_by_all(error):
-            print(f"{head}: {one_line(str(mistake))}", file=sys.stderr)
-        return mistake.code if isinstance(mistake, Interrupted) else 2
-
-
-def _mistake(error: BaseException | None) -> BaseException | None:
-    """Find what the user can mend behind an error: jsonargparse raises its own from what a constructor raised."""
-    while error is not None and not isinstance(error, WSTError | MisconfigurationException):
-        if isinstance(error, OSError) and error.errno in _STORAGE:
-            return StorageError(storage_fault(error.filename or "a file of the run", error))
-        if isinstance(error, torch.OutOfMemoryError):
-            phase = next((note for note in getattr(error, "__notes__", []) if note in _TAKES_LESS), None)
-            lower = _TAKES_LESS[phase] if phase else "; ".join(_TAKES_LESS.values())
-            return WSTError(f"out of GPU memory{f' in phase {phase}' if phase else ''}: lower {lower}")
-        error = error.__cause__
-    return error
-
-
-def one_line(message: str) -> str:
-    r"""Fold a message of several lines into one.
-
-    jsonargparse says of an optional value why it fits neither the type nor None, and shows the value: only the
-    reason that names a cause is kept, after the keys that lead to it.
-
-    >>> one_line("Problem with\n  - this:   that")
-    'Problem with this: that'
-    """
-    keys = re.findall(r'Parser key "([^"]+)":', message)
-    message = re.sub(r'Parser key "[^"]+":', "", message)
-    message = re.sub(r"Does not validate against any of the Union subtypes\s+Subtypes: .*?\s+Errors:", "", message)
-    message = re.sub(r"\s*-? *Expected a <class 'NoneType'>(?=\s|$)", "", message)
-    message = re.sub(r"\s*Given value( type)?: .*", "", message, flags=re.DOTALL)
-    message = re.sub(r"Expected a path but \S+ either not accessible or invalid\s*", "", message)
-    lines = [line.strip(" -\t") for line in message.splitlines()]
-    text = re.sub(r"\s+", " ", " ".join(line for line in lines if line))
-    return f"{'.'.join(dict.fromkeys(keys))}: {text}" if keys else text
 
 
 def _option(args: list[str], name: str) -> str | None:
@@ -313,26 +227,3 @@ def _logger_folder(config: Any) -> Path | None:  # noqa: ANN401 - jsonargparse's
     if init is None or init.get("save_dir") is None or init.get("version") is not None:
         return None
     return Path(init.save_dir) / (init.get("name") or "lightning_logs")
-
-
-def _unless_told_anyway(failure: threading.ExceptHookArgs) -> None:
-    # TensorBoard's thread hands a full disk on to the run, which ends with a line about it.
-    if not (isinstance(failure.exc_value, OSError) and failure.exc_value.errno in _STORAGE):
-        threading.__excepthook__(failure)
-
-
-def _quieten() -> None:
-    """Keep what is no news to the user out of the terminal."""
-    threading.excepthook = _unless_told_anyway
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")  # as here
-    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # on purpose: no dropout
-    warnings.filterwarnings("ignore", message=".*sync_dist=True.*when logging on epoch level.*")  # all log the same
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-    rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    rank_zero.addFilter(lambda record: "💡" not in record.getMessage())  # advertisements
