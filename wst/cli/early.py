@@ -15,6 +15,7 @@ from wst.errors import ConfigError
 
 #: Top-level options of the commands that run a config, other than those with options of their own.
 TOP = (
+    "trust_checkpoint",
     "help",
     "config",
     "print_config",
