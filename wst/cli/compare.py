@@ -12,7 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from wst.cli.errors import OneLineErrors, guarded
+from wst.cli.parser import mend
 from wst.evaluation.comparison import Comparison, compare, rebuild
+
+mend()
 
 
 class _Parser(OneLineErrors, ArgumentParser):

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -19,9 +20,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from wst.cli.errors import OneLineErrors, find_mistake, guarded
+from wst.cli.parser import mend
 from wst.cli.runs import find_run
 from wst.cli.trust import CLASSES, TRUST, as_config, is_true, load_settings, report_settings, take_option, untrusted
 from wst.errors import ConfigError, WSTError
+from wst.files import write_whole
 from wst.training.remembered import flat, harmless, withheld
 
 _EPILOG = (
@@ -30,8 +33,13 @@ _EPILOG = (
 )
 
 
+mend()
+
+
 class _Parser(OneLineErrors, LightningArgumentParser):
-    pass
+    def save(self, cfg: Any, path: Any, **options: Any) -> None:  # noqa: ANN401 - jsonargparse's signature
+        """Save a config as UTF-8, whole or not at all; jsonargparse uses the locale's encoding."""
+        write_whole(Path(path), self.dump(cfg, skip_none=bool(options.get("skip_none"))))
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -72,7 +80,17 @@ class WSTCommandLine(LightningCLI):
         Raises:
             ConfigError: If they do not parse, or ``--ckpt_path`` names no checkpoint.
         """
-        args = sys.argv[1:] if args is None else args
+        self._parse(parser, sys.argv[1:] if args is None else args)
+        config = self.config.get(self._called) or self.config
+        seed = config.get("seed_everything")
+        if isinstance(seed, int) and not 0 <= seed < 2**32:
+            raise ConfigError(f"seed_everything must be at least 0 and below 2**32, got {seed}")
+        for part in ("trainer", "model", "data"):
+            for name, value in flat(config.as_dict().get(part) or {}).items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise ConfigError(f"{part}.{name} must be a finite number, got {value}")
+
+    def _parse(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         if not isinstance(args, list) or not args or args[0] not in self.subcommands():
             # Given arguments, Lightning would warn of those in sys.argv, even if they are the same.
             super().parse_arguments(parser, None if args == sys.argv[1:] else args)
