@@ -11,7 +11,8 @@ from scipy import stats
 
 from wst.errors import DataError
 from wst.evaluation import NONE, rebuild
-from wst.evaluation.figures import figures, read_rows
+from wst.evaluation.figures import figures
+from wst.evaluation.rows import read_rows
 
 
 @pytest.mark.parametrize("scalar", [False, True])
@@ -79,7 +80,7 @@ def test_shares_and_lengths_are_worked_by_hand() -> None:
     assert cell["harm"] == pytest.approx(sum(now[i] < before[i] for i in now) / 119)
     unaided = results["students"]["s"]["arms"][NONE]
     over = sum(before[i] for i in now) / 119
-    assert cell["relative_gain"] == pytest.approx((cell["mean"] - over) / over)
+    assert cell["vs_unaided"]["relative"] == pytest.approx((cell["mean"] - over) / over)
     assert unaided["leak"] is None
     assert unaided["help"] is None
 
@@ -123,7 +124,7 @@ def test_what_failed_does_not_move_the_relative_gain() -> None:
         hard = int(row["id"][1:]) >= 60
         row["reward"] = None if hard and row["arm"] == "teacher" else float(not hard)
     cell = figures(rows, {}, 1000)["students"]["s"]["arms"]["teacher"]
-    assert cell["relative_gain"] == 0.0
+    assert cell["vs_unaided"]["relative"] == 0.0
     assert cell["vs_unaided"]["mean"] == 0.0
 
 

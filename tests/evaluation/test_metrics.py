@@ -11,10 +11,9 @@ from scipy import stats
 from wst.errors import ConfigError
 from wst.evaluation.metrics import (
     Estimate,
-    HelpHarm,
-    Moves,
     PairedRewards,
     bootstrap_mean,
+    help_and_harm,
     holm,
     nan_mean,
     paired_p_value,
@@ -188,17 +187,12 @@ def test_holm_is_worked_by_hand() -> None:
     assert holm([]) == []
 
 
-def test_help_and_harm_count_pairs_alone() -> None:
-    metric = HelpHarm()
-    metric.update(torch.tensor([1.0, 0.0, NAN]), torch.tensor([0.0, 1.0, 0.0]))
-    metric.update(torch.tensor([1.0, 1.0]), torch.tensor([0.0, NAN]))
-    assert metric.compute() == Moves(2 / 3, 1 / 3)
-    metric.reset()
-    assert all(map(math.isnan, metric.compute()))
+def test_help_and_harm_count_only_known_pairs() -> None:
+    assert help_and_harm(np.array([1.0, 0.0, NAN, 1.0, 1.0]), np.array([0.0, 1.0, 0.0, 0.0, NAN])) == (2 / 3, 1 / 3)
+    assert all(map(math.isnan, help_and_harm(np.array([NAN]), np.array([1.0]))))
 
 
-def test_arms_have_p_values_and_moves() -> None:
+def test_arms_have_p_values() -> None:
     metric = PairedRewards(["a", "b"])
     metric.update(torch.tensor([[0.0, 1.0]] * 5 + [[1.0, 0.0]]))
     assert metric.p_value("b", "a") == pytest.approx(stats.binomtest(1, 6).pvalue)
-    assert metric.moves("b", "a") == Moves(5 / 6, 1 / 6)

@@ -174,7 +174,7 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_counted_warning(tiny_model: str
     with pytest.warns(UserWarning, match=r"\(2 so far\)"):
         responses = student.respond([*ask("hi"), chat])
     assert [bool(response.text) for response in responses] == [True, True]
-    assert student.shortened == 2
+    assert student.encoder.shortened == 2
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8"])

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import torch
 
-from wst.modeling.generation import Decoding, write
+from wst.modeling.generation import Decoding, generate
 from wst.modeling.loading import load_causal_lm
 
 engines = []
@@ -52,7 +52,7 @@ class LLM:
             torch.manual_seed(settings.seed)
         ends = tuple(self.network.generation_config.eos_token_id)
         how = Decoding(ends, self.tokenizer.pad_token_id, settings.max_tokens, settings.temperature)
-        (tokens,) = write(self.network, [prompt["prompt_token_ids"]], how)
+        (tokens,) = generate(self.network, [prompt["prompt_token_ids"]], how)
         text = self.tokenizer.decode(tokens, skip_special_tokens=True)
         reason = "stop" if tokens[-1] in ends else "length"
         output = SimpleNamespace(text=text, token_ids=tokens, finish_reason=reason)
@@ -131,7 +131,7 @@ def test_what_cannot_be_is_said_in_one_line(
         VLLMStudent(tiny_model).setup(torch.device("cuda:1"))
     with pytest.raises(ModelError, match="multiple values"):
         VLLMStudent(tiny_model, engine_options={"model": "twice"}).setup(GPU)
-    monkeypatch.setattr(module, "several", lambda: True)
+    monkeypatch.setattr(module, "is_distributed", lambda: True)
     with pytest.raises(ConfigError, match="several processes; serve the model"):
         VLLMStudent(tiny_model).setup(GPU)
     assert engines == []

@@ -1,4 +1,4 @@
-"""Callbacks: what a person sees of a run, and what is left of it."""
+"""Callbacks: what a run shows, and the files it leaves."""
 
 from collections.abc import Sequence
 
@@ -13,14 +13,14 @@ from wst.callbacks.samples import InstructionSamples
 from wst.callbacks.stop import CheckpointOnStop, StopInOrder
 
 _ORDERLY: tuple[type[Callback], ...] = (UnbrokenCurve, DueValidation, StopInOrder, CheckpointOnStop)
-#: What every run of `wst.WeakToStrong` has.
+#: Callbacks of every run of `wst.WeakToStrong`.
 USUAL: tuple[type[Callback], ...] = (RewardLogging, CallAccounts, *_ORDERLY, TestReport, PredictionWriter)
-#: What every run of `wst.PreferenceModel` has.
+#: Callbacks of every run of `wst.PreferenceModel`.
 USUAL_OF_PREFERENCE: tuple[type[Callback], ...] = (*_ORDERLY, PreferenceReport)
 
 
 def missing(trainer: Trainer, kinds: Sequence[type[Callback]]) -> list[Callback]:
-    """Make a callback of each kind that the trainer has none of."""
+    """Create a callback of each kind that the trainer does not have."""
     have = trainer.callbacks  # type: ignore[attr-defined]
     return [kind() for kind in kinds if not any(isinstance(callback, kind) for callback in have)]
 

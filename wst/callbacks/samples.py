@@ -1,4 +1,4 @@
-"""Instructions to read: how they change is what a person wants to see of a run."""
+"""Show a few instructions, so that a person sees how they change."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from rich.text import Text
 from wst.errors import ConfigError
 from wst.evaluation.metrics import json_number
 from wst.files import append_lines, write_whole
-from wst.training.checkpoint import log_folder
+from wst.training.folders import log_folder
 from wst.training.record import StepRecord
 from wst.types import Rollout, rollout_row
 
 
 class InstructionSamples(Callback):
-    """Shows a few instructions with the answers they got.
+    """Shows a few instructions with the answers under them.
 
-    In training, every few steps, some sampled ones go to ``instructions.jsonl`` in the log folder. At validation,
-    greedy ones for the same first queries each time go there too, to TensorBoard as text, and to the terminal.
+    In training, every few steps, some sampled instructions are written to ``instructions.jsonl`` in the log folder. At
+    validation, the greedy instructions for the first queries go there too, to TensorBoard as text, and to the terminal.
 
     Args:
-        every_n_steps: Steps between two samples in training; 0: none.
+        every_n_steps: Steps between two samples in training; 0 for none.
         count: Rollouts shown each time.
         terminal: Whether validation prints a panel.
 
     Raises:
-        ConfigError: If a number is below its least value.
+        ConfigError: If a number is below its minimum.
     """
 
     def __init__(self, every_n_steps: int = 1, count: int = 4, terminal: bool = True) -> None:
@@ -47,7 +47,7 @@ class InstructionSamples(Callback):
         self._shown = -1  #: step of the last validation that is in the file
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take out of the file what a killed run wrote of steps that are made again."""
+        """Remove from the file what a killed run wrote of steps that are made again."""
         self._take_up(trainer)
 
     @rank_zero_only
@@ -65,19 +65,12 @@ class InstructionSamples(Callback):
             write_whole(path, "".join(line for line, _ in rows))
 
     @rank_zero_only
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401 - as Lightning has it
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401
         """Append some of the step's rollouts to the file."""
         if not self.every_n_steps or trainer.global_step % self.every_n_steps:
             return
         record: StepRecord = outputs["record"]
-        # One of each query first: the K of a query look alike.
+        # One of each query first: the samples of a query look alike.
         samples = record.rewards.shape[1]
         order = [i for offset in range(samples) for i in range(offset, len(record.rollouts), samples)]
         rewards, advantages = record.rewards.flatten().tolist(), record.advantages.flatten().tolist()
@@ -89,21 +82,13 @@ class InstructionSamples(Callback):
         ]
         append_lines(log_folder(trainer) / "instructions.jsonl", rows)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401 - as Lightning has it
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the first rollouts."""
+    def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401
+        """Collect the first rollouts."""
         self._validation += outputs["rollouts"][: max(0, self.count - len(self._validation))]
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write them down, and show them."""
+        """Write and show the collected rollouts."""
         rollouts, self._validation = self._validation, []
         if trainer.sanity_checking or not rollouts:
             return
@@ -125,7 +110,7 @@ class InstructionSamples(Callback):
 
 
 def _row(line: str) -> dict[str, Any]:
-    """Read a line; one that a kill cut off belongs to no step that counts."""
+    """Parse a line; a line that a kill cut off belongs to a step that is made again."""
     try:
         row: dict[str, Any] = json.loads(line)
     except json.JSONDecodeError:
@@ -134,7 +119,7 @@ def _row(line: str) -> dict[str, Any]:
 
 
 def markdown(rollouts: list[Rollout]) -> str:
-    """A table for TensorBoard; what models and data wrote stands in it as code, so that it is shown, not rendered."""
+    """Return a table for TensorBoard; texts of models and data stand in it as code, so that they are not rendered."""
 
     def cell(text: str) -> str:
         shown = " ".join(text.split()).replace("|", "\\|").replace("`", "'")
@@ -148,7 +133,7 @@ def markdown(rollouts: list[Rollout]) -> str:
 
 
 def panel(rollouts: list[Rollout], title: str) -> Table:
-    """A table for the terminal; `Text` keeps markup in the cells from being followed."""
+    """Return a table for the terminal; `Text` keeps rich from interpreting markup in the cells."""
     table = Table(title=title, show_lines=True, expand=True)
     for name, ratio in (("query", 4), ("instruction", 5), ("response", 4)):
         table.add_column(name, ratio=ratio, overflow="fold")

@@ -13,15 +13,14 @@ from typing import Any
 import torch
 
 from wst.errors import ConfigError, ModelError
+from wst.evaluation.rows import NONE
 from wst.prompts import TeacherPrompt
 from wst.settings import identity_of
 from wst.students.base import Student, respond
 from wst.teacher import Teacher
 from wst.types import Instruction, Query
 
-NONE = "no instruction"  #: Name of the arm that all others are compared with.
-
-#: Instructions that are tried where nobody has a better idea.
+#: Fixed instructions that `wst compare` tries by default.
 USUAL = [
     "Let's think step by step.",  # Kojima et al. 2022, arXiv 2205.11916
     "Take a deep breath and work on this problem step-by-step.",  # Yang et al. 2023, arXiv 2309.03409
@@ -33,7 +32,7 @@ class Arm(ABC):
     """Writes one instruction a query, greedily.
 
     Attributes:
-        name: What the arm is called in tables and files.
+        name: Name of the arm in tables and files.
         kind: "none", "fixed", "untrained", "asked" or "trained".
     """
 
@@ -42,8 +41,8 @@ class Arm(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def identity(self) -> Any:  # noqa: ANN401 - what JSON knows
-        """Give what determines the instructions besides the query.
+    def identity(self) -> Any:  # noqa: ANN401 - JSON values
+        """Return what determines the instructions besides the query, as JSON values.
 
         Raises:
             WSTError: If the arm cannot be run.
@@ -51,7 +50,7 @@ class Arm(ABC):
         return [self.kind, self.name]
 
     def setup(self, device: torch.device) -> None:
-        """Load what writing needs.
+        """Load the model, if there is one.
 
         Raises:
             WSTError: If it cannot be loaded.
@@ -59,46 +58,36 @@ class Arm(ABC):
 
     @abstractmethod
     def instruct(self, queries: Sequence[Query]) -> list[Instruction | str | None]:
-        """Write an instruction for each query; None: the student is left on its own; a string: why there is none."""
+        """Return one instruction a query; None for no instruction, a string for why it is missing."""
 
     def close(self) -> None:
-        """Give the memory back."""
-
-
-class NoInstruction(Arm):
-    """Leaves the student on its own."""
-
-    kind = "none"
-
-    def __init__(self) -> None:
-        super().__init__(NONE)
-
-    def instruct(self, queries: Sequence[Query]) -> list[Instruction | str | None]:
-        """Write nothing."""
-        return [None] * len(queries)
+        """Release the model."""
 
 
 class FixedInstruction(Arm):
-    """Gives every query the same instruction."""
+    """The same instruction for every query, or no instruction.
 
-    kind = "fixed"
+    Args:
+        text: The instruction; None for the student alone.
+    """
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
+    def __init__(self, text: str | None) -> None:
+        super().__init__(NONE if text is None else text)
+        self.kind = "none" if text is None else "fixed"
+        self._written = None if text is None else Instruction(text)
 
     def instruct(self, queries: Sequence[Query]) -> list[Instruction | str | None]:
-        """Give the instruction."""
-        return [Instruction(self.text)] * len(queries)
+        """Return the instruction for each query."""
+        return [self._written] * len(queries)
 
 
 class TeacherArm(Arm):
-    """A teacher: as it was before training, or with what it has learned.
+    """A teacher, before or after training.
 
     Args:
         name: Name of the arm.
-        teacher: Its settings; what is loaded is a copy.
-        trained: Adapter folder, folder of a fully fine-tuned model, or checkpoint; None: the untrained teacher.
+        teacher: Provides the settings; a copy of it is loaded.
+        trained: Adapter folder, folder of a fully fine-tuned model, or checkpoint; None for the untrained teacher.
     """
 
     def __init__(self, name: str, teacher: Teacher | None, trained: str | None = None) -> None:
@@ -109,26 +98,27 @@ class TeacherArm(Arm):
         self._teacher: Teacher | None = None
 
     def identity(self) -> Any:  # noqa: ANN401
-        """Give the settings, and a checksum of what was trained.
+        """Return the settings and a checksum of the trained weights.
 
         Raises:
-            ModelError: If what was trained is not there.
+            ModelError: If there are no trained weights.
         """
         settings = None if self._settings is None else identity_of(self._settings)
         return [self.kind, settings, None if self.trained is None else _checksum(Path(self.trained))]
 
     def setup(self, device: torch.device) -> None:
-        """Load the base, and what was trained.
+        """Load the base and the trained weights.
 
         Raises:
-            ModelError: If it is not there, or does not fit.
+            ConfigError: If the teacher's settings are needed and not given.
+            ModelError: If the weights are missing or do not fit.
         """
         path = None if self.trained is None else Path(self.trained)
         if path is not None and path.is_file():
             self._teacher = _from_checkpoint(path, self._settings, device)
             return
         if self._settings is None:
-            raise ConfigError(f"arm {self.name!r}: give teacher, whose prompt and settings it was trained with")
+            raise ConfigError(f"arm {self.name!r}: give teacher, with the prompt and settings it was trained with")
         if path is None:
             self._teacher = self._settings.unloaded(adapter=None)
         else:
@@ -142,16 +132,16 @@ class TeacherArm(Arm):
         self._teacher.load(device)
 
     def instruct(self, queries: Sequence[Query]) -> list[Instruction | str | None]:
-        """Let the teacher write."""
+        """Return the teacher's greedy instructions."""
         if self._teacher is None:
             raise RuntimeError("TeacherArm: call setup() first")
         if self.trained is None and not self._teacher.full_finetuning:
-            with self._teacher.untrained():  # without the arithmetic of an adapter that changes nothing
+            with self._teacher.untrained():  # skips an adapter that changes nothing yet
                 return [*self._teacher.sample(queries, greedy=True)]
         return [*self._teacher.sample(queries, greedy=True)]
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the model."""
         self._teacher = None
         gc.collect()
         if torch.cuda.is_available():
@@ -169,7 +159,7 @@ class AskedStudent(Arm):
         self.prompt = prompt
 
     def identity(self) -> Any:  # noqa: ANN401
-        """Give the student's settings and the prompt."""
+        """Return the student's settings and the prompt."""
         return [self.kind, identity_of(self.student), identity_of(self.prompt)]
 
     def setup(self, device: torch.device) -> None:
@@ -177,7 +167,7 @@ class AskedStudent(Arm):
         self.student.setup(device)
 
     def instruct(self, queries: Sequence[Query]) -> list[Instruction | str | None]:
-        """Ask; a call that failed gives no instruction, which is not the same as leaving the student on its own."""
+        """Return the student's answers; a failed call is a missing instruction, which is not the same as none."""
         answers = respond(self.student, [self.prompt(query) for query in queries])
         return [
             Instruction(answer.text, truncated=answer.truncated) if answer.error is None else answer.error
@@ -185,7 +175,7 @@ class AskedStudent(Arm):
         ]
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the model."""
         self.student.close()
 
 
@@ -216,10 +206,10 @@ def _checksum(path: Path) -> str:
 
 
 def _from_checkpoint(path: Path, settings: Teacher | None, device: torch.device) -> Teacher:
-    """Load the teacher of a checkpoint that `wst fit` wrote, with the settings that it remembers.
+    """Load the teacher of a checkpoint of `wst fit`, with the settings it remembers.
 
     Raises:
-        ModelError: If it is no such checkpoint, or is of another teacher than the one it is loaded into.
+        ModelError: If it is no such checkpoint, or belongs to another teacher than the given settings describe.
     """
     from jsonargparse import ArgumentError, ArgumentParser
 

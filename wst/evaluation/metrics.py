@@ -1,4 +1,4 @@
-"""Figures of an evaluation: means, gains, and how sure they are."""
+"""Statistics of an evaluation: means, paired gains, and how certain they are."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from torchmetrics.utilities import dim_zero_cat
 
 from wst.errors import ConfigError
 
+Values = NDArray[np.float64]
+
 
 def json_number(value: float) -> float | None:
-    """Give a number as JSON knows it: None, which is written as null, for NaN."""
+    """Return the number, or None, which JSON writes as null, for NaN."""
     return None if math.isnan(value) else value
 
 
 class Estimate(NamedTuple):
-    """A mean with its bootstrap interval; NaN where there is too little to compute it from.
+    """A mean with its 95% confidence interval; NaN where there are too few values.
 
-    It is a tuple because torchmetrics walks through what a metric computes, and refuses frozen dataclasses.
+    A tuple, because torchmetrics walks through the result of ``compute`` and refuses frozen dataclasses.
     """
 
     mean: float
@@ -33,19 +35,19 @@ class Estimate(NamedTuple):
     high: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as JSON knows it: null for NaN."""
+        """Return ``{"mean": ..., "ci95": [low, high]}`` with None for NaN."""
         return {"mean": json_number(self.mean), "ci95": [json_number(self.low), json_number(self.high)]}
 
 
-def bootstrap_mean(values: NDArray[np.floating[Any]], resamples: int = 10_000, seed: int = 0) -> Estimate:
-    """Mean and 95% percentile bootstrap interval (Efron and Tibshirani 1993).
+def bootstrap_mean(values: Values, resamples: int = 10_000, seed: int = 0) -> Estimate:
+    """Return the mean and its 95% percentile bootstrap interval (Efron and Tibshirani 1993).
 
-    Handed the differences of paired samples, this is the paired bootstrap.
+    Applied to the differences of paired samples, this is the paired bootstrap.
 
     Args:
         values: [n]; NaN is left out.
-        resamples: Resamples drawn.
-        seed: Makes the interval a function of the values.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling, so that equal values have equal intervals.
     """
     known = values[~np.isnan(values)]
     if len(known) == 0:
@@ -53,7 +55,7 @@ def bootstrap_mean(values: NDArray[np.floating[Any]], resamples: int = 10_000, s
     mean = float(known.mean())
     if len(known) == 1:
         return Estimate(mean, math.nan, math.nan)
-    if np.ptp(known) == 0:  # scipy's answer would be NaN
+    if np.ptp(known) == 0:  # scipy would return NaN
         return Estimate(mean, mean, mean)
     interval = stats.bootstrap(
         (known,),
@@ -66,24 +68,24 @@ def bootstrap_mean(values: NDArray[np.floating[Any]], resamples: int = 10_000, s
     return Estimate(mean, float(interval.low), float(interval.high))
 
 
-def paired_p_value(differences: NDArray[np.floating[Any]], resamples: int = 10_000, seed: int = 0) -> float:
-    """Two-sided p-value of the mean of paired differences being 0, by flipping signs (scipy's permutation test).
+def paired_p_value(differences: Values, resamples: int = 10_000, seed: int = 0) -> float:
+    """Return the two-sided p-value of a mean paired difference of 0, by flipping signs (scipy's permutation test).
 
     It is exact where all flips can be tried, and keeps its level with few rows, where a bootstrap's would not.
 
     Args:
         differences: [n]; NaN is left out.
-        resamples: Flips drawn where there are more than that.
-        seed: Makes the value a function of the differences.
+        resamples: Number of random flips, used if there are more possible flips than that.
+        seed: Seed of the flips, so that equal differences have equal p-values.
 
     Returns:
-        At least 2 / (resamples + 1) where flips are drawn, at most 1; NaN if nothing is left.
+        At least 2 / (resamples + 1) where flips are drawn, at most 1; NaN if no difference is known.
     """
     known = differences[~np.isnan(differences)]
     if len(known) == 0:
         return math.nan
     moved = known[known != 0]  # flipping a zero changes nothing
-    if len(moved) < 2:  # the one flip there is gives a mean as far from 0
+    if len(moved) < 2:  # the only flip gives a mean just as far from 0
         return 1.0
     test = stats.permutation_test(
         (moved,),
@@ -99,9 +101,9 @@ def paired_p_value(differences: NDArray[np.floating[Any]], resamples: int = 10_0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values of one family so that it errs as a whole at the level asked (Holm 1979).
+    """Return p-values adjusted for testing several hypotheses at once (Holm 1979).
 
-    NaN stays NaN and does not count as a member.
+    NaN stays NaN and does not count as a hypothesis.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -114,22 +116,63 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def gain_by_length(rewards: NDArray[np.floating[Any]], lengths: NDArray[np.floating[Any]]) -> float:
-    """How much of a gain goes with longer answers: the slope of reward on length, times the difference in length.
-
-    The slope is that of least squares over both arms, each less its own mean (an analysis of covariance), so that
-    what the arms differ in besides length does not enter it.
+def relative_gain(rewards: Values, before: Values) -> float:
+    """Return the mean gain as a share of the mean reward before, over the queries with both rewards.
 
     Args:
-        rewards: [n, 2] of the arm that gains and of the other; rows with a NaN are left out.
-        lengths: [n, 2] of their answers.
+        rewards: [n]
+        before: [n]
 
     Returns:
-        A part of the mean gain, in its unit; NaN where each arm's answers are all of one length, or nothing is left.
+        mean(rewards - before) / abs(mean(before)); NaN if the denominator is 0 or no query has both rewards.
 
-    Example:
-        >>> gain_by_length(np.array([[3.0, 1.0], [4.0, 2.0]]), np.array([[30.0, 10.0], [40.0, 20.0]]))
-        2.0
+    >>> relative_gain(np.array([3.0, 1.0]), np.array([1.0, math.nan]))
+    2.0
+    """
+    both = ~np.isnan(rewards - before)
+    if not both.any() or before[both].mean() == 0:
+        return math.nan
+    return float((rewards[both] - before[both]).mean() / abs(before[both].mean()))
+
+
+def help_and_harm(rewards: Values, before: Values) -> tuple[float, float]:
+    """Return the shares of queries with a larger and with a smaller reward than before.
+
+    For rewards of 0 and 1 these are the help rate (wrong before, right now) and the harm rate (right before, wrong
+    now).
+
+    Args:
+        rewards: [n]
+        before: [n]; pairs with a NaN are left out.
+
+    Returns:
+        Two shares; NaN if there are no pairs.
+
+    >>> help_and_harm(np.array([1.0, 0.0, 1.0, 0.0]), np.array([0.0, 1.0, 1.0, 0.0]))
+    (0.25, 0.25)
+    """
+    known = int((~np.isnan(rewards - before)).sum())
+    if not known:
+        return math.nan, math.nan
+    return int((rewards > before).sum()) / known, int((rewards < before).sum()) / known
+
+
+def gain_by_length(rewards: Values, lengths: Values) -> float:
+    """Return the part of a mean gain that goes with longer answers: reward per unit of length, times the extra length.
+
+    The slope of reward on length is the least-squares slope over both arms, each arm centred on its own mean
+    (analysis of covariance), so that other differences between the arms do not enter it.
+
+    Args:
+        rewards: [n, 2], columns: the arm that gains, the arm it is compared with. Rows with a NaN are left out.
+        lengths: [n, 2], lengths of the answers.
+
+    Returns:
+        A part of the mean gain, in units of the reward; NaN if no row is known or the answers of each arm are all
+        equally long.
+
+    >>> gain_by_length(np.array([[3.0, 1.0], [4.0, 2.0]]), np.array([[30.0, 10.0], [40.0, 20.0]]))
+    2.0
     """
     known = ~np.isnan(rewards + lengths).any(axis=1)
     if not known.any():
@@ -144,18 +187,17 @@ def gain_by_length(rewards: NDArray[np.floating[Any]], lengths: NDArray[np.float
 
 
 class PairedRewards(Metric):
-    """Rewards of several arms on the same queries, and the gains of one over another.
+    """Rewards of several arms on the same queries: means, gains of one arm over another, and p-values.
 
     Args:
         arms: Names of the arms, in the order of the columns.
-        resamples: Resamples drawn for each interval.
+        resamples: Bootstrap resamples for an interval, and sign flips for a p-value.
         options: Further arguments of ``torchmetrics.Metric``.
 
-    Example:
-        >>> metric = PairedRewards(["unaided", "trained"])
-        >>> metric.update(torch.tensor([[0.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.0, 1.0]]))
-        >>> metric.gain("trained", "unaided").mean
-        0.5
+    >>> metric = PairedRewards(["unaided", "trained"])
+    >>> metric.update(torch.tensor([[0.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.0, 1.0]]))
+    >>> metric.gain("trained", "unaided").mean
+    0.5
     """
 
     full_state_update = False
@@ -168,107 +210,40 @@ class PairedRewards(Metric):
         self.add_state("rewards", default=[], dist_reduce_fx="cat")
 
     def update(self, rewards: Tensor) -> None:
-        """Take rewards [queries, arms] in; NaN where one could not be scored.
+        """Add rewards [queries, arms]; NaN for a response that could not be scored.
 
         Raises:
-            ConfigError: If the number of columns is not that of the arms.
+            ConfigError: If the number of columns is not the number of arms.
         """
         if rewards.ndim != 2 or rewards.shape[1] != len(self.arms):
             raise ConfigError(f"PairedRewards: expected [queries, {len(self.arms)}], got {list(rewards.shape)}")
         self.rewards.append(rewards.double())
 
     def compute(self) -> dict[str, Estimate]:
-        """Give every arm's mean with its interval."""
-        return {arm: bootstrap_mean(self._column(arm), self.resamples) for arm in self.arms}
+        """Return the mean and interval of every arm."""
+        return {arm: bootstrap_mean(self.column(arm), self.resamples) for arm in self.arms}
 
     def gain(self, arm: str, over: str) -> Estimate:
-        """Give the mean difference of two arms over the queries that both have a reward for."""
-        return bootstrap_mean(self._column(arm) - self._column(over), self.resamples)
-
-    def relative_gain(self, arm: str, over: str) -> float:
-        """Give the mean gain in units of the other arm's mean, over the queries that both have a reward for.
-
-        NaN if that mean is 0, or there are no such queries.
-        """
-        one, two = self._column(arm), self._column(over)
-        both = ~np.isnan(one - two)
-        if not both.any() or two[both].mean() == 0:
-            return math.nan
-        return float((one[both] - two[both]).mean() / abs(two[both].mean()))
+        """Return the mean difference of two arms over the queries with both rewards."""
+        return bootstrap_mean(self.column(arm) - self.column(over), self.resamples)
 
     def p_value(self, arm: str, over: str) -> float:
-        """Give the p-value of two arms being alike; see `paired_p_value`."""
-        return paired_p_value(self._column(arm) - self._column(over), self.resamples)
+        """Return the p-value of the two arms having the same mean; see `paired_p_value`."""
+        return paired_p_value(self.column(arm) - self.column(over), self.resamples)
 
-    def moves(self, arm: str, over: str) -> Moves:
-        """Give the shares of queries that one arm made better and worse than the other."""
-        metric = HelpHarm()
-        metric.update(torch.from_numpy(self._column(arm)), torch.from_numpy(self._column(over)))
-        return metric.compute()
-
-    def pair(self, arm: str, over: str) -> NDArray[np.float64]:
-        """Give the rewards of two arms, [queries, 2]."""
-        return np.stack([self._column(arm), self._column(over)], axis=1)
+    def column(self, arm: str) -> Values:
+        """Return the rewards of an arm, [queries]."""
+        if not self.n:
+            return np.zeros(0)
+        table: Tensor = dim_zero_cat(self.rewards)
+        return np.asarray(table[:, self.arms.index(arm)].cpu().numpy(), dtype=np.float64)
 
     @property
     def n(self) -> int:
         """Number of queries."""
         return sum(len(rewards) for rewards in self.rewards)
 
-    def _column(self, arm: str) -> NDArray[np.float64]:
-        if not self.n:
-            return np.zeros(0)
-        table: Tensor = dim_zero_cat(self.rewards)
-        return np.asarray(table[:, self.arms.index(arm)].cpu().numpy(), dtype=np.float64)
-
-
-class Moves(NamedTuple):
-    """Shares of queries that an instruction moved; NaN if there were none to compare.
-
-    For rewards of 0 and 1, ``better`` is the help rate (wrong before, right now) and ``worse`` the harm rate (right
-    before, wrong now).
-
-    Attributes:
-        better: Share with a larger reward than before.
-        worse: Share with a smaller one.
-    """
-
-    better: float
-    worse: float
-
-
-class HelpHarm(Metric):
-    """How often an instruction makes the student's answer better, and how often worse.
-
-    Example:
-        >>> metric = HelpHarm()
-        >>> metric.update(torch.tensor([1.0, 0.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 1.0, 0.0]))
-        >>> metric.compute()
-        Moves(better=0.25, worse=0.25)
-    """
-
-    full_state_update = False
-    better: Tensor
-    worse: Tensor
-    known: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("better", "worse", "known"):
-            self.add_state(name, default=torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, rewards: Tensor, before: Tensor) -> None:
-        """Take rewards [queries] and those of the same queries before; pairs with a NaN are left out."""
-        self.better += (rewards > before).sum()
-        self.worse += (rewards < before).sum()
-        self.known += (~(rewards - before).isnan()).sum()
-
-    def compute(self) -> Moves:
-        """Give the shares."""
-        known = int(self.known)
-        return Moves(int(self.better) / known, int(self.worse) / known) if known else Moves(math.nan, math.nan)
-
 
 def nan_mean(values: Tensor) -> Tensor:
-    """Mean of what is not NaN; NaN if nothing is left."""
+    """Return the mean of the values that are not NaN; NaN if there are none."""
     return values[~values.isnan()].mean() if not values.isnan().all() else torch.tensor(math.nan)
