@@ -9,6 +9,7 @@ from importlib import import_module
 
 from wst.cli.errors import guarded
 from wst.errors import ConfigError
+from wst.terminal import protect_output
 
 #: Module (with a function ``run``) and one line of help for each command.
 COMMANDS = {
@@ -20,6 +21,7 @@ COMMANDS = {
     "compare": ("wst.cli.compare", "compare instructors on one test set"),
     "instruct": ("wst.cli.instruct", "write instructions with a trained teacher"),
     "serve": ("wst.cli.serve", "serve a trained teacher before any student, as an OpenAI-compatible server"),
+    "distil": ("wst.cli.distil", "find the best static sentence, and compare the trained teacher with it"),
     "gate": ("wst.cli.gate", "give no instruction where the trained teacher may do harm"),
     "cache": ("wst.cli.cache", "show, verify and prune the answers kept on disk"),
 }
@@ -31,6 +33,7 @@ CONFIGURED = ("fit", "validate", "test", "predict", "check")
 
 def main() -> int:
     """Run the command line and return its exit code."""
+    protect_output()
     return guarded(lambda: _dispatch(sys.argv[1:]))
 
 

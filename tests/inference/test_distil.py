@@ -1,9 +1,13 @@
 """Races of static sentences."""
 
+import json
 import math
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
+from runs import wst
 
 from wst import Prompt, Query, Response, Reward, Rollout, Student
 from wst.environment import Environment
@@ -67,3 +71,20 @@ def test_what_cannot_be_raced_is_said() -> None:
         race(["a", " "], QUERIES, environment, 20)
     with pytest.raises(DataError, match="no training queries"):
         race(["a"], [], environment, 20)
+
+
+def test_the_command_says_whether_a_sentence_does_as_well(fitted: Path, tmp_path: Path) -> None:
+    teacher = fitted / "runs/tiny/version_0/teacher/best"
+    options = ["--config", str(fitted / "config.yaml"), "--budget", "60", "--samples", "4", "--limit", "6"]
+    done = wst(["distil", str(teacher), *options, "--output", "out", "--device", "cpu"], tmp_path)
+    assert done.code == 0, done.err
+    said = (tmp_path / "out/verdict.txt").read_text().strip()
+    assert said.splitlines()[0] in done.out
+    assert re.match(r"[4-7] sentences raced for \d+ student calls; the winner: '", said)
+    assert int(said.split("raced for ")[1].split()[0]) <= 60
+    winner = (tmp_path / "out/sentence.txt").read_text().removesuffix("\n")
+    rows = [json.loads(line) for line in (tmp_path / "out/rows.jsonl").read_text().split("\n")[:-1]]
+    found = {arm: [row["reward"] for row in rows if row["arm"] == arm] for arm in (winner, "trained teacher")}
+    assert len(found[winner]) == len(found["trained teacher"]) == 6
+    mean = sum(a - b for a, b in zip(found["trained teacher"], found[winner], strict=True)) / 6
+    assert f"{mean:+.3f} (" in said
