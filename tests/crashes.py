@@ -16,7 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 STEPS = 30
 RUN = Path("runs/tiny/version_0")
-FIT = ["fit", "--config", "config.yaml", "--ckpt_path", "last"]
+FIT = ["fit", "--config", "config.yaml"]
+RESUME = [*FIT, "--ckpt_path", "last"]
 
 
 def configure(folder: Path, model: str, processes: int) -> None:
@@ -37,8 +38,9 @@ def configure(folder: Path, model: str, processes: int) -> None:
 
 
 def begin(folder: Path, processes: int) -> list[Any]:
-    """Start the run, or go on with it."""
-    return start_several(FIT, folder, processes) if processes > 1 else [start(FIT, folder)]
+    """Start the run, or go on with it if it has saved a checkpoint."""
+    args = RESUME if any(folder.glob("runs/tiny/version_*/checkpoints/last.ckpt")) else FIT
+    return start_several(args, folder, processes) if processes > 1 else [start(args, folder)]
 
 
 def newest(folder: Path) -> Path:

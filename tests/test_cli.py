@@ -52,7 +52,7 @@ def test_fit_leaves_logs_samples_and_adapter(trained: Path, tiny_model: str) -> 
             "rows.jsonl",
             "Lowercase",
             "val/reward",
-            "PeftModel",
+            "Instructor",
         ):
             assert word in card
 
@@ -125,17 +125,6 @@ def test_what_the_user_says_overrules_the_checkpoint(trained: Path) -> None:
     assert all(row["response"] == row["query"] for row in rows if row["arm"] == "no instruction")
 
 
-def test_the_checkpoint_fills_what_the_user_does_not_say(trained: Path) -> None:
-    last = str(trained / RUN / "checkpoints" / "last.ckpt")
-    data = ["--data=wst.QueryDataModule", "--data.init_args.test=rows.jsonl"]
-    logger = ["--trainer.logger=lightning.pytorch.loggers.CSVLogger", "--trainer.logger.init_args.save_dir=alone"]
-    done = wst(["test", "--ckpt_path", last, *data, *logger], trained)
-    assert done.code == 0, done.err
-    saved = next((trained / "alone").rglob("config_test.yaml")).read_text()
-    assert "max_new_tokens: 5" in saved  # the student's, as the run had it
-    assert next((trained / "alone").rglob("results.json"))
-
-
 def test_a_checkpoint_made_from_python_works_with_the_command_line(tmp_path: Path, tiny_model: str) -> None:
     write_config(tmp_path, tiny_model)
     teacher = Teacher(tiny_model, TeacherPrompt("{query}"), LoRA(4, 8), dtype="float32", max_new_tokens=6)
@@ -196,10 +185,11 @@ def test_last_without_a_run(tmp_path: Path, tiny_model: str) -> None:
     done = wst(["test", "--config", "config.yaml", "--ckpt_path", "last"], tmp_path)
     assert done.code == 2
     assert "wst fit" in done.err
-    # fit starts anew, so that a job that is always started with --ckpt_path last can be
+    # a job that is started again must not begin anew in silence
     done = wst(["fit", "--config", "config.yaml", "--ckpt_path", "last", "--trainer.max_steps=1"], tmp_path)
-    assert done.code == 0, done.err
-    assert (tmp_path / RUN / "checkpoints" / "last.ckpt").is_file()
+    assert done.code == 2
+    assert "without --ckpt_path first" in done.err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_debugging_brings_the_traceback_back(tmp_path: Path, tiny_model: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from crashes import FIT, RUN, configure, crash, faults
+from crashes import FIT, RESUME, RUN, configure, crash, faults
 from runs import wst
 from safetensors.torch import load_file
 
@@ -30,7 +30,7 @@ def test_killed_in_a_validation(
     configure(tmp_path, tiny_model, 1)
     kill = [f"--trainer.callbacks.{key}" for key in (f"init_args.step={step}", f"init_args.hook={hook}")]
     assert wst([*FIT, "--trainer.callbacks+=toys.KillAt", *kill], tmp_path).code == -signal.SIGKILL
-    done = wst(FIT, tmp_path)
+    done = wst(RESUME, tmp_path)
     assert done.code == 0, done.err
     assert faults(tmp_path, unbroken) == []
 
@@ -44,7 +44,7 @@ def test_asked_to_leave_in_a_validation(
     ask = [f"--trainer.callbacks.init_args.{key}={value}" for key, value in settings.items()]
     smaller = ["--data.init_args.eval_batch_size=1"]  # four batches
     assert wst([*FIT, *smaller, "--trainer.callbacks+=toys.SignalAt", *ask], tmp_path).code == 128 + signal.SIGTERM
-    done = wst([*FIT, *smaller], tmp_path)
+    done = wst([*RESUME, *smaller], tmp_path)
     assert done.code == 0, done.err
     assert faults(tmp_path, unbroken) == []
 

@@ -181,7 +181,7 @@ def test_what_a_judge_costs_is_told_apart_from_the_student(tiny_model: str, tmp_
         label(server): asked,
         f"judge {label(server)}": fitted + tested,
     }
-    run_cost = sum(stage["cost"] for stage in results["judge"]["run"].values())
+    run_cost = sum(stage["cost"] for stage in results["accounts"]["judge"]["run"].values())
     assert spent[f"judge {label(server)}"][1] == pytest.approx(run_cost)
 
 

@@ -67,7 +67,7 @@ def test_help_of_a_command_lists_the_main_options(name: str) -> None:
     ("args", "said"),
     [
         (["fitt"], "no command 'fitt'; did you mean fit?"),
-        (["dance"], "no command 'dance'; the commands are fit, validate, test, predict, check, compare, cache"),
+        (["dance"], "no command 'dance'; the commands are " + ", ".join(COMMANDS)),
         ([], "no command given"),
         (["fit", "--config", "absent.yaml"], "config: no such file: 'absent.yaml'"),
         (["test", "-c", QUICKSTART, "--config=absent.yaml"], "config: no such file: 'absent.yaml'"),

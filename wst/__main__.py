@@ -19,8 +19,14 @@ COMMANDS = {
     "predict": ("wst.cli.lightning", "write instructions and responses to predictions.jsonl"),
     "check": ("wst.cli.check", "try the reward on the gold answers of a config"),
     "compare": ("wst.cli.compare", "compare instructors on one test set"),
+    "instruct": ("wst.cli.instruct", "write instructions with a trained teacher"),
+    "serve": ("wst.cli.serve", "serve a trained teacher before any student, as an OpenAI-compatible server"),
+    "distil": ("wst.cli.distil", "find the best static sentence, and compare the trained teacher with it"),
+    "gate": ("wst.cli.gate", "give no instruction where the trained teacher may do harm"),
     "cache": ("wst.cli.cache", "show, verify and prune the answers kept on disk"),
 }
+#: Commands that import torch themselves, if and when they need it.
+LIGHT = ("cache", "instruct", "serve")
 #: Commands that take LightningCLI's options.
 CONFIGURED = ("fit", "validate", "test", "predict", "check")
 
@@ -43,10 +49,8 @@ def _dispatch(args: list[str]) -> int:
 
         print(overview(COMMANDS))
         return 0
-    if name == "cache":
-        from wst.cli.cache import run as run_cache
-
-        return run_cache(rest)
+    if name in LIGHT:
+        return int(import_module(COMMANDS[name][0]).run(rest))
     if name not in COMMANDS and not name.startswith("-"):
         near = difflib.get_close_matches(name, COMMANDS, 1)
         said = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
@@ -63,11 +67,9 @@ def _dispatch(args: list[str]) -> int:
     # As with `python -m`: a config may name classes in files of the current folder.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    from wst.cli.quiet import quieten
-    from wst.modeling.allocator import keep_freed_blocks
+    from wst.cli.quiet import prepare
 
-    keep_freed_blocks()
-    quieten()
+    prepare()
     module = COMMANDS.get(name, COMMANDS["fit"])[0]  # options before the command are LightningCLI's
     rest = ["--help" if arg == FULL else arg for arg in rest]
     code: int = import_module(module).run([name, *rest] if module == "wst.cli.lightning" else rest)

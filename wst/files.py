@@ -124,6 +124,17 @@ def storage_fault(path: str | Path, error: BaseException) -> str:
     )
 
 
+def follow_umask(folder: Path) -> None:
+    """Give a new folder's files the permissions that the umask asks for; safetensors makes them private."""
+    probe = folder / ".umask"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
+
+
 def cache_dir() -> Path:
     """Folder for converted models and answers: ``$WST_CACHE``, else ``wst`` in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

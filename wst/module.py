@@ -22,8 +22,9 @@ from wst.distributed import collective_errors, gather, gather_rows
 from wst.environment import Environment
 from wst.errors import ConfigError, Diverged, StudentStopped
 from wst.evaluation.figures import arm_means, figures
+from wst.evaluation.instructors import check_finite
 from wst.evaluation.metrics import nan_mean
-from wst.evaluation.rows import STUDENT, TEST_ARMS, Row, result_rows
+from wst.evaluation.rows import STUDENT, TEST_ARMS, Row, result_rows, score_once
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward
 from wst.settings import check_counts
@@ -291,6 +292,7 @@ class WeakToStrong(TrainingLifecycle):
                     "test: there is no trained teacher to test; give --ckpt_path (last, best or a file), or a trained "
                     "adapter as model.init_args.teacher.init_args.adapter"
                 )
+            check_finite(self.teacher, "teacher")
         self._calibrate("test")
 
     def test_step(self, queries: list[Query], batch_idx: int) -> dict[str, list[Row]]:
@@ -303,7 +305,7 @@ class WeakToStrong(TrainingLifecycle):
             # One call for all arms, in the order of TEST_ARMS: the student fills its batches better.
             arms = list(TEST_ARMS.values())
             rollouts = self.environment.respond(queries * len(arms), [None] * len(queries) + untrained + [*trained])
-            scores, leaks = self.environment.score(rollouts), self.environment.leaks(rollouts)
+            scores, leaks = score_once(self.environment, rollouts, {}), self.environment.leaks(rollouts)
             own = result_rows(STUDENT, arms, rollouts, scores, leaks)
         rows = gather_rows(own)
         self.test_rows += rows

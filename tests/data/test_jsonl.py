@@ -48,7 +48,10 @@ def test_rows_become_queries(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(("value", "text"), [(7, "7"), (-0.5, "-0.5"), (2**70, str(2**70)), ("", ""), ("x", "x")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(7, "7"), (51.0, "51"), (-0.0, "0"), (-0.5, "-0.5"), (1e22, "1" + 22 * "0"), (2**70, str(2**70)), ("x", "x")],
+)
 def test_targets_may_be_numbers(tmp_path: Path, value: object, text: str) -> None:
     assert QueryFile(write(tmp_path, lines({"text": "a", "label": value})), FieldMap())[0].target == text
 
@@ -104,6 +107,11 @@ def test_a_pipe_can_be_read(tmp_path: Path) -> None:
         pytest.param('{"text": ["a"], "label": "x"}', ["'text'", "a list"], id="list as query"),
         pytest.param('{"text": "a", "label": true}', ["'label'", "true or false"], id="bool as target"),
         pytest.param('{"text": "a", "label": {"b": 1}}', ["'label'", "an object"], id="object as target"),
+        pytest.param('{"text": "a", "label": ""}', ["'label'", "empty", "fields.target"], id="empty target"),
+        pytest.param('{"text": "a", "label": " "}', ["'label'", "empty"], id="blank target"),
+        pytest.param('{"text": "a", "label": 1e400}', ["1e400 is too large"], id="infinite target"),
+        pytest.param('{"text": "a", "label": "x", "n": [-1e999]}', ["-1e999 is too large"], id="infinite field"),
+        pytest.param('{"text": "a", "label": "x", "n": ' + 101 * "[" + 101 * "]" + "}", ["nested"], id="deep field"),
         pytest.param('{"text": "\\ud800", "label": "x"}', ["'text'", "surrogate"], id="surrogate"),
         pytest.param('{"text": "a", "label": "x", "o": [{"\\udfff": 1}]}', ["'o'", "surrogate"], id="deep surrogate"),
     ],
@@ -186,9 +194,9 @@ def test_a_bad_id(tmp_path: Path, row: dict[str, Any], words: str) -> None:
 
 
 def test_the_target_may_be_left_out_where_it_is_not_needed(tmp_path: Path) -> None:
-    path = write(tmp_path, lines({"text": "a"}, {"text": "a", "label": None}, {"text": "a", "label": 1}))
+    path = write(tmp_path, lines({"text": "a"}, *({"text": "a", "label": label} for label in (None, "", 1))))
     queries = QueryFile(path, FieldMap(), need_target=False)
-    assert [query.target for query in queries] == [None, None, "1"]
+    assert [query.target for query in queries] == [None, None, None, "1"]
     assert all("label" not in query.extra for query in queries)
 
 
@@ -196,6 +204,22 @@ def test_the_target_may_be_left_out_where_it_is_not_needed(tmp_path: Path) -> No
 def test_field_names_must_not_be_empty(option: str) -> None:
     with pytest.raises(ConfigError, match=rf"fields\.{option} is empty; "):
         FieldMap(**{option: ""})
+
+
+@pytest.mark.parametrize("option", ["query", "target", "id"])
+@pytest.mark.parametrize("name", [["text"], {"a": 1}, 5, True])
+def test_field_names_must_be_text(option: str, name: object) -> None:
+    with pytest.raises(ConfigError, match=rf"fields\.{option} is .*; name one field"):
+        FieldMap(**{option: name})
+
+
+def test_brackets_within_text_are_no_nesting(tmp_path: Path) -> None:
+    text = 200 * '["\\' + 200 * "{"
+    assert QueryFile(write(tmp_path, lines({"text": text, "label": "x"})), FieldMap())[0].text == text
+
+
+def test_a_row_of_ten_megabytes_is_read(tmp_path: Path) -> None:
+    assert len(QueryFile(write(tmp_path, lines({"text": 10**7 * "a", "label": "x"})), FieldMap())[0].text) == 10**7
 
 
 def test_relative_paths_start_at_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

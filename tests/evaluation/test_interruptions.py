@@ -1,5 +1,6 @@
 """A comparison that is interrupted, fails in parts, or is run again: nothing is asked twice, nothing is lost."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,9 @@ from endpoints import FakeServer
 from toys import Lowercase, Parrot
 
 from wst import EndpointStudent, Length, Prices, Prompt, Response
+from wst.errors import StorageError
 from wst.evaluation import NONE, compare
+from wst.evaluation.tables import show
 
 
 class KillsItself(Parrot):
@@ -185,3 +188,46 @@ def test_more_queries_and_another_reward_ask_nothing_twice(tmp_path: Path) -> No
     found = compare(reviews(tmp_path), {"s": student}, Length(1), **arguments)
     assert len(student.asked) == 10
     assert found.results["students"]["s"]["arms"][NONE]["mean"] == 0.0
+
+
+def test_a_failed_comparison_leaves_the_earlier_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments: dict[str, Any] = {"fixed": [], "output": str(tmp_path / "out"), "resamples": 1000}
+    compare(reviews(tmp_path), {"s": Parrot()}, Lowercase(), **arguments)
+    names = ("rows.jsonl", "results.json", "report.html")
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in names}
+    failed = compare(reviews(tmp_path), {"s": Down()}, Lowercase(), **arguments)
+    assert failed.errors
+    assert not failed.written
+    show(failed)
+    assert "the earlier results in" in capsys.readouterr().out
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in names} == before
+
+
+@pytest.mark.parametrize("full_at", ["journal.jsonl", "rows.jsonl"])
+def test_a_full_disk_is_one_line_that_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_at: str
+) -> None:
+    arguments: dict[str, Any] = {"fixed": [], "output": str(tmp_path / "out"), "resamples": 1000}
+    data = reviews(tmp_path)
+    compare(data, {"s": Parrot()}, Lowercase(), limit=4, **arguments)
+    before = (tmp_path / "out/rows.jsonl").read_bytes()
+    sync = os.fsync
+
+    def full(descriptor: int) -> None:
+        if full_at in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=rf"out/{full_at}: cannot be used \(No space left on device\)"):
+        compare(data, {"s": Parrot()}, Lowercase(), **arguments)
+    assert (tmp_path / "out/rows.jsonl").read_bytes() == before
+    monkeypatch.undo()
+    student = Parrot()
+    assert len(compare(data, {"s": student}, Lowercase(), **arguments).rows) == 10
+
+
+def test_an_output_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(StorageError, match=r"out/journal\.jsonl: cannot be used"):
+        compare(reviews(tmp_path), {"s": Parrot()}, Lowercase(), output=str(tmp_path / "out"), resamples=1000)

@@ -1,10 +1,12 @@
 """A comparison: its arms, rewards, and what the user is told."""
 
 import json
+import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,9 +14,10 @@ from comparison_rows import BEFORE, Shout, reviews, tiny_teacher
 from rich.console import Console
 from toys import Lowercase, Parrot
 
-from wst import LocalStudent, LoRA, Prompt, Response, Reward, Rollout, Teacher, TeacherPrompt
-from wst.errors import ConfigError, DataError
+from wst import Length, LocalStudent, LoRA, Prompt, Response, Reward, Rollout, Teacher, TeacherPrompt
+from wst.errors import ConfigError, DataError, ModelError, WSTError
 from wst.evaluation import NONE, compare, rebuild
+from wst.evaluation.instructors import TeacherArm
 from wst.evaluation.tables import show
 
 
@@ -204,3 +207,92 @@ def test_results_of_something_else_are_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"results\.json: not a results\.json of wst\.results/2"):
         rebuild(str(tmp_path / "rows.jsonl"))
     assert (tmp_path / "results.json").read_text() == '{"n": 3}'
+
+
+class Noisy(Lowercase):
+    """A reward that depends on its batch a little, as a model's does."""
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+        noise = torch.rand(1).item() / 100
+        return [value + noise for value in super().score(rollouts)]
+
+
+class Deaf(Parrot):
+    """Answers the query, whatever the instruction."""
+
+    def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
+        return [Response(prompt.messages[0].content.split("\n\n")[-1]) for prompt in prompts]
+
+
+def test_equal_responses_are_scored_once_over_all_arms(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"fixed": ["be kind"], "student_prompt": BEFORE, "resamples": 1000}
+    found = compare(reviews(tmp_path), {"s": Deaf()}, Noisy(), output=str(tmp_path / "a"), **arguments)
+    cell = found.results["students"]["s"]["arms"]["be kind"]
+    assert (cell["help"], cell["harm"], cell["vs_unaided"]["mean"], cell["vs_unaided"]["p"]) == (0.0, 0.0, 0.0, 1.0)
+    # A reward that reads the instruction is asked for each of them.
+    short = Length(1, of="instruction")
+    found = compare(reviews(tmp_path), {"s": Deaf()}, short, output=str(tmp_path / "b"), **arguments)
+    means = [cell["mean"] for cell in found.results["students"]["s"]["arms"].values()]
+    assert means == [1.0, 0.0]
+
+
+def test_names_and_answers_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J\u202e"
+
+    class Evil(Parrot):
+        def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
+            raise WSTError(f"no {evil}")
+
+    students = {f"good {evil}": Parrot(), f"bad {evil}": Evil()}
+    found = compare(
+        reviews(tmp_path), students, Lowercase(), fixed=[evil], output=str(tmp_path / "out"), resamples=1000
+    )
+    show(found)
+    shown = "".join(capsys.readouterr())
+    assert "good" in shown
+    assert not {"\x1b", "\x07", "\u202e"} & set(shown)
+
+
+# ------------------------------------------------------------------------------------------- what is trained elsewhere
+
+
+def test_a_checkpoint_brings_prompt_and_limits_but_no_model_and_no_code(
+    tmp_path: Path, tiny_model: str, trained: Path
+) -> None:
+    checkpoint = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
+    remembered = checkpoint["hyper_parameters"]["teacher"]["init_args"]
+    remembered |= {"model": str(tmp_path / "theirs"), "trust_remote_code": True, "max_new_tokens": 3}
+    checkpoint["hyper_parameters"]["teacher"]["class_path"] = "os.system"
+    torch.save(checkpoint, tmp_path / "theirs.ckpt")
+    arguments: dict[str, Any] = {"fixed": [], "resamples": 1000, "output": str(tmp_path / "out")}
+    theirs = {"theirs": str(tmp_path / "theirs.ckpt")}
+    data, students = reviews(tmp_path), {"s": Parrot()}
+    with pytest.raises(ConfigError, match="trained needs teacher"):
+        compare(data, students, Lowercase(), trained=theirs, **arguments)
+    teacher = Teacher(tiny_model, TeacherPrompt("Other: {query}"), dtype="float32")
+    found = compare(data, students, Lowercase(), teacher=teacher, trained=theirs, **arguments)
+    assert not found.errors
+    arm = TeacherArm("theirs", teacher, theirs["theirs"])
+    arm.setup(torch.device("cpu"))
+    loaded = cast(Teacher, arm._teacher)
+    assert loaded.spec == teacher.spec
+    assert (loaded.prompt.template, loaded.max_new_tokens, loaded.lora) == ("{query}", 3, LoRA(4, 8))
+
+
+def test_an_adapter_cannot_name_another_base(tmp_path: Path, tiny_model: str, trained: Path) -> None:
+    shutil.copytree(trained / "teacher/last", tmp_path / "theirs")
+    path = tmp_path / "theirs/adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "evil/model"}))
+    arm = TeacherArm("theirs", tiny_teacher(tiny_model), str(tmp_path / "theirs"))
+    with pytest.warns(UserWarning, match="it names 'evil/model' as its base"):
+        arm.setup(torch.device("cpu"))
+    assert cast(Teacher, arm._teacher).spec.model == tiny_model
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, tiny_model: str, trained: Path) -> None:
+    checkpoint = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
+    next(iter(checkpoint["state_dict"].values())).view(-1)[0] = math.nan
+    torch.save(checkpoint, tmp_path / "nan.ckpt")
+    arm = TeacherArm("sick", tiny_teacher(tiny_model), str(tmp_path / "nan.ckpt"))
+    with pytest.raises(ModelError, match=r"sick: weight .* is not finite"):
+        arm.setup(torch.device("cpu"))

@@ -10,7 +10,9 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from wst.files import restore_folder, write_folder
+from wst.evaluation.metrics import json_number
+from wst.files import follow_umask, restore_folder, write_folder
+from wst.inference.artefact import Artefact
 from wst.settings import check_choice
 from wst.training.folders import log_folder
 
@@ -71,7 +73,11 @@ class _Export(Callback):
             self._export(trainer, pl_module, "last")
 
     def _export(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
-        write_folder(self._place(trainer, name), lambda folder: self.fill(trainer, pl_module, folder))
+        def fill(folder: Path) -> None:
+            self.fill(trainer, pl_module, folder)
+            follow_umask(folder)
+
+        write_folder(self._place(trainer, name), fill)
 
     def _place(self, trainer: Trainer, name: str) -> Path:
         root = Path(self.folder) if self.folder else log_folder(trainer) / self.kind
@@ -99,8 +105,9 @@ class TeacherExport(_Export):
         super().__init__(monitor, mode, folder)
 
     def fill(self, trainer: Trainer, pl_module: Any, folder: Path) -> None:  # noqa: ANN401 - WeakToStrong
-        """Write the adapter or the model, and its card."""
+        """Write the adapter or the model, ``wst.json`` and the card: all that `wst.Instructor` needs."""
         pl_module.teacher.save(folder)
+        Artefact.of(folder, pl_module.teacher, pl_module.environment.prompt, _about(trainer, pl_module)).write()
         (folder / "README.md").write_text(model_card(trainer, pl_module), encoding="utf-8")
 
 
@@ -133,23 +140,36 @@ def _only_trying(trainer: Trainer) -> bool:
     return bool(getattr(trainer, "fast_dev_run", False))
 
 
+def _about(trainer: Trainer, pl_module: Any) -> dict[str, Any]:  # noqa: ANN401 - WeakToStrong
+    """Return where a teacher comes from."""
+    student = pl_module.student
+    return {
+        "student": {"class": type(student).__name__, "model": _model_of(student)},
+        "reward": type(pl_module.reward).__name__,
+        "data": _describe(getattr(trainer, "datamodule", None)),
+        "seed": pl_module.seed,
+        "steps": pl_module.trained_steps,
+        "figures": _figures(trainer),
+    }
+
+
+def _figures(trainer: Trainer) -> dict[str, float | None]:
+    shown = ("val/", "train/reward")
+    figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(shown)}
+    return {name: json_number(value) for name, value in sorted(figures.items())}
+
+
+def _model_of(student: Any) -> str | None:  # noqa: ANN401 - any student
+    model = getattr(student, "source", None) or getattr(student, "model", None)
+    return model if isinstance(model, str) else None
+
+
 def model_card(trainer: Trainer, pl_module: Any) -> str:  # noqa: ANN401 - WeakToStrong
     """Return a card that names base, student, data, reward and results, and says how to load the teacher."""
     teacher = pl_module.teacher
-    shown = ("val/", "train/reward")
-    figures = sorted((name, float(value)) for name, value in trainer.callback_metrics.items() if name.startswith(shown))
-    results = "\n".join(f"| {name} | {value:.4g} |" for name, value in figures) or "| none yet | |"
+    rows = [f"| {name} | {'-' if value is None else f'{value:.4g}'} |" for name, value in _figures(trainer).items()]
+    results = "\n".join(rows) or "| none yet | |"
     data = getattr(trainer, "datamodule", None)
-    load = (
-        'model = AutoModelForCausalLM.from_pretrained("FOLDER")\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")'
-        if teacher.full_finetuning
-        else (
-            "import torch\nfrom peft import PeftModel\nfrom wst.modeling.loading import load_causal_lm\n\n"
-            f'base, tokenizer = load_causal_lm("{teacher.source}", device=torch.device("cpu"))\n'
-            'model = PeftModel.from_pretrained(base, "FOLDER")'
-        )
-    )
-    imports = "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n" if teacher.full_finetuning else ""
     base = "" if ":" in teacher.source or Path(teacher.source).exists() else f"base_model: {teacher.source}\n"
     return f"""---
 {base}library_name: {"transformers" if teacher.full_finetuning else "peft"}
@@ -173,17 +193,16 @@ under which the student answers best.
 |---|---|
 {results}
 
-The prompt that it was trained with:
-
-```
-{teacher.prompt.template}
-```
-
-To load it:
+To use it (`pip install weak-to-strong-transfer`):
 
 ```python
-{imports}{load}
+import wst
+
+teacher = wst.Instructor.from_pretrained("FOLDER")
+print(teacher("The text of a query"))
 ```
+
+`wst.json` holds the prompt that it was trained with, its limits, and where the student's prompt has the instruction.
 
 Or name this folder in a config: `model.init_args.teacher.init_args.adapter`.
 """

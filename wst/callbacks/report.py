@@ -10,9 +10,9 @@ from typing import Any, cast
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from rich.console import Console
 from rich.table import Table
 
+from wst import terminal
 from wst.callbacks.calls import paid, take
 from wst.evaluation.report import write_comparison
 from wst.evaluation.tables import show
@@ -56,9 +56,7 @@ class PreferenceReport(Callback):
         results = cast(Any, pl_module).results()
         path = log_folder(trainer) / "results.json"
         write_whole(path, json.dumps(results, indent=2) + "\n")
-        console = Console()
-        console.print(accuracy_table(results))
-        console.print(f"{path}", highlight=False, soft_wrap=True)
+        terminal.show(accuracy_table(results), str(path))
 
 
 def accuracy_table(results: dict[str, Any]) -> Table:

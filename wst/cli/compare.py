@@ -5,8 +5,11 @@ from __future__ import annotations
 from jsonargparse import ArgumentParser
 
 from wst.cli.errors import OneLineErrors, guarded
+from wst.cli.parser import mend
 from wst.evaluation import Comparison, compare, rebuild
 from wst.evaluation.tables import show
+
+mend()
 
 
 class _Parser(OneLineErrors, ArgumentParser):

@@ -15,6 +15,7 @@ from wst.errors import ConfigError
 
 #: Top-level options of the commands that run a config, other than those with options of their own.
 TOP = (
+    "trust_checkpoint",
     "help",
     "config",
     "print_config",
@@ -24,6 +25,7 @@ TOP = (
     "verbose",
     "return_predictions",
 )
+_LARGEST, _DEEPEST, _MOST_ALIASES = 10**7, 50, 20  #: of a config: bytes, levels, YAML aliases
 _TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
 
 
@@ -34,8 +36,10 @@ def check_configs(args: list[str]) -> None:
         ConfigError: If one is not.
     """
     for key, value in _options(args):
-        if key == "config" and _is_path(value) and not Path(value).is_file():
-            raise ConfigError(f"config: no such file: {value!r}")
+        if key == "config" and _is_path(value):
+            if not Path(value).is_file():
+                raise ConfigError(f"config: no such file: {value!r}")
+            read_config(Path(value))
 
 
 def check_options(args: list[str]) -> None:
@@ -73,11 +77,46 @@ def _is_path(config: str | None) -> TypeGuard[str]:
     return bool(config) and not {":", "{", "\n"} & set(str(config))  # a config may also be given as YAML text
 
 
-def _read(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+def read_config(path: Path) -> str:
+    """Return the text of a config, which is UTF-8 wherever it is read.
+
+    Raises:
+        ConfigError: If it cannot be read, is not UTF-8 or too large, or is nested too deeply for any parser.
+    """
     try:
-        return _load(path.read_text("utf-8"))
-    except (OSError, UnicodeError):
-        return None  # the parser will say what is wrong with it
+        if path.stat().st_size > _LARGEST:
+            raise ConfigError(f"config {str(path)!r} is larger than {_LARGEST // 10**6} MB; give a config of a run")
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"config {str(path)!r} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config {str(path)!r} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    _check_structure(text, path)
+    return text
+
+
+def _check_structure(text: str, path: Path) -> None:
+    """Go through the events of the YAML text, which builds nothing and does not recurse."""
+    import yaml
+
+    depth = aliases = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            aliases += isinstance(event, yaml.AliasEvent)
+            if depth > _DEEPEST:
+                raise ConfigError(f"config {str(path)!r} is nested more than {_DEEPEST} levels deep; flatten it")
+            if aliases > _MOST_ALIASES:
+                raise ConfigError(f"config {str(path)!r} has more than {_MOST_ALIASES} YAML aliases; write values out")
+    except yaml.YAMLError as error:
+        said = " ".join(str(error).replace('"<unicode string>", ', "").split())
+        raise ConfigError(f"config {str(path)!r} is not YAML: {said:.300}") from error
+    except RecursionError as error:
+        raise ConfigError(f"config {str(path)!r} is nested too deeply; flatten it") from error
+
+
+def _read(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    return _load(read_config(path))
 
 
 def _load(text: str) -> Any:  # noqa: ANN401
@@ -86,7 +125,7 @@ def _load(text: str) -> Any:  # noqa: ANN401
     try:
         return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, RecursionError):
-        return None
+        return None  # the parser will say what is wrong with it
 
 
 def _collect_classes(value: Any, place: str, folder: Path, classes: dict[str, str]) -> None:  # noqa: ANN401 - YAML

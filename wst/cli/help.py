@@ -25,6 +25,7 @@ config as on the command line. Later configs and options win over earlier ones.
 
   -c, --config FILE                YAML file with any of the options
   --ckpt_path FILE | last | best   checkpoint to go on with, or to test; last and best are of the newest run
+  --trust_checkpoint true          take addresses, files, classes and code permissions from the checkpoint too
   --seed_everything N              seed of the run (default: 0)
   --trainer.NAME VALUE             option of Lightning's Trainer: max_steps, devices, strategy, logger, callbacks, ...
   --model CLASS, --data CLASS      wst.WeakToStrong or wst.PreferenceModel; wst.QueryDataModule, wst.GSM8K, ...

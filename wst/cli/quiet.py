@@ -1,4 +1,4 @@
-"""Silences third-party output that tells the user nothing."""
+"""Readies a process for models, and silences third-party output that tells the user nothing."""
 
 from __future__ import annotations
 
@@ -26,3 +26,11 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", message=message)
     rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     rank_zero.addFilter(lambda record: "💡" not in record.getMessage())
+
+
+def prepare() -> None:
+    """Make the process ready for models: keep freed memory, and hide noise. It imports torch."""
+    from wst.modeling.allocator import keep_freed_blocks
+
+    keep_freed_blocks()
+    quieten()

@@ -99,6 +99,8 @@ class QueryDataModule(LightningDataModule):
         self._check()
 
     def _check(self) -> None:
+        if not isinstance(self.fields, FieldMap):
+            raise ConfigError(f"fields must be a FieldMap, got {self.fields!r:.100}; write FieldMap(query=...)")
         _check_integer("batch_size", self.batch_size, 1)
         _check_integer("eval_batch_size", self.eval_batch_size, 1)
         _check_integer("split_seed", self.split_seed, 0)

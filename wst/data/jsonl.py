@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import math
 import os
+import re
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
@@ -13,11 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast, overload
 
+import numpy as np
+
 from wst.errors import ConfigError, DataError
 from wst.types import Query
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_MAX_DEPTH = 100
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _ONE_OBJECT = 'put one JSON object on each line, such as {"text": "..."}'
 
 
@@ -39,12 +45,15 @@ class FieldMap:
         """Check the names.
 
         Raises:
-            ConfigError: If one of them is empty.
+            ConfigError: If one of them is not the name of a field.
         """
         for option in ("query", "target", "id"):
-            if getattr(self, option) == "":
-                remedy = "name a field of the rows" + ("" if option == "query" else ", or give null for none")
-                raise ConfigError(f"fields.{option} is empty; {remedy}")
+            name = getattr(self, option)
+            if option != "query" and name is None:
+                continue
+            if not isinstance(name, str) or not name:
+                remedy = "name one field of the rows" + ("" if option == "query" else ", or give null for none")
+                raise ConfigError(f"fields.{option} is {'empty' if name == '' else f'{name!r:.100}'}; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -82,12 +91,14 @@ class Row:
         """Return a field that must hold text or a number, as text.
 
         Raises:
-            DataError: If it is missing, or is neither.
+            DataError: If it is missing, is neither, or is empty.
         """
         value = self.values.get(field)
         # In Python true is a number; to the author of the file it is not.
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             self._refuse(field, "text or a number", alternative)
+        if isinstance(value, str) and not value.strip():
+            raise DataError(f"{self.place}: field {field!r} is empty; fill it in, or {alternative}")
         return str(value)
 
     def _refuse(self, field: str, wanted: str, alternative: str) -> NoReturn:
@@ -187,22 +198,34 @@ class QueryFile(Sequence[Query]):
         self.path = path
         self.fields = fields
         self.need_target = need_target
-        self._content = bytearray()
+        check_file(path)
+        # The size at once: growing step by step would leave its former places in the heap.
+        self._content = bytearray(os.path.getsize(path))
+        end = 0
         self._starts = array("Q", [0])
-        self._numbers = array("Q")  # line numbers: blank lines are left out
-        ids: set[str] = set()
+        self._numbers = array("I")  # line numbers: blank lines are left out
+        hashes = array("q")  # of ids: a set of a million strings would take 100 MB
         for line, content in _lines(path):
-            query = self._query(line, content)
-            if fields.id is not None and query.id in ids:
-                first = next(n for row, n in enumerate(self._numbers) if self._parsed(row).id == query.id)
-                raise DataError(
-                    f"{_at(path, line)}: id {query.id!r} was already given on line {first}; make ids unique"
-                )
-            ids.add(query.id)
-            self._content += content
-            self._starts.append(len(self._content))
+            hashes.append(hash(self._query(line, content).id))
+            self._content[end : end + len(content)] = content
+            end += len(content)
+            self._starts.append(end)
             self._numbers.append(line)
         self._rows: Sequence[int] = range(len(self._numbers))
+        numbers = np.frombuffer(hashes, np.int64)
+        numbers.sort()
+        if (numbers[1:] == numbers[:-1]).any():
+            self._check_ids()
+
+    def _check_ids(self) -> None:
+        first: dict[str, int] = {}
+        for query, line in zip(self, self._numbers, strict=True):
+            if query.id in first:
+                raise DataError(
+                    f"{_at(self.path, line)}: id {query.id!r} was already given on line {first[query.id]}; make ids "
+                    "unique"
+                )
+            first[query.id] = line
 
     def select(self, indices: Sequence[int]) -> QueryFile:
         """Return the queries at the given indices, without copying their rows."""
@@ -234,15 +257,14 @@ class QueryFile(Sequence[Query]):
         row = Row(_at(self.path, line), f"{os.path.basename(self.path)}:{line}", _parse(self.path, line, content))
         text = row.text(fields.query, "set fields.query to another field")
         target = None
-        if fields.target is not None and (self.need_target or row.values.get(fields.target) is not None):
+        if fields.target is not None and (self.need_target or row.values.get(fields.target) not in (None, "")):
             target = row.scalar(fields.target, "set fields.target to another field or null")
+            value = row.values[fields.target]
+            if isinstance(value, float) and value.is_integer():
+                target = str(int(value))  # 51.0 is how some writers of JSON spell 51
         identity = row.id
         if fields.id is not None:
             identity = row.scalar(fields.id, "set fields.id to another field or null")
-            if not identity:
-                raise DataError(
-                    f"{row.place}: field {fields.id!r} is empty; give the row an id, or set fields.id to null"
-                )
         extra = {key: value for key, value in row.values.items() if key not in (fields.query, fields.target, fields.id)}
         return Query(identity, text, target, extra=extra)
 
@@ -250,6 +272,8 @@ class QueryFile(Sequence[Query]):
 def _parse(path: str | Path, line: int, content: bytes) -> dict[str, Any]:
     try:
         text = content.decode("utf-8").rstrip("\r\n")
+        if text.count("[") + text.count("{") > _MAX_DEPTH:
+            _check_depth(text)
         row = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{_at(path, line)}: {_invalid(error)}") from error
@@ -279,11 +303,27 @@ def _invalid(error: Exception) -> str:
     return f"invalid JSON ({error}); write null or leave it out"
 
 
+def _check_depth(text: str) -> None:
+    """Refuse what `json` can read but not write back from within a deeper call stack."""
+    depth = 0
+    for bracket in re.findall(r"[\[\]{}]", _STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        if depth > _MAX_DEPTH:
+            raise RecursionError
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON value")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits:.50} is too large for a number")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant)
 
 
 def _kind(value: object) -> str:

@@ -62,8 +62,8 @@ def epoch_order(length: int, seed: int, epoch: int) -> Sequence[int]:
     # Hashed, so that epoch 1 of seed 0 is not epoch 0 of seed 1.
     digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    # A list would take five times the memory.
-    return array("Q", torch.randperm(length, generator=generator).tolist())
+    # The integers of a list would take five times the memory.
+    return array("q", torch.randperm(length, generator=generator).numpy().tobytes())
 
 
 class QueryLoader(Batches[Query]):

@@ -18,8 +18,8 @@ from wst.evaluation.instructors import USUAL, Arm, AskedStudent, FixedInstructio
 from wst.evaluation.report import Comparison, write_comparison
 from wst.evaluation.rows import UNTRAINED, read_rows
 from wst.evaluation.runner import JournaledStudent, Runner
-from wst.prompts import StudentPrompt, TeacherPrompt
-from wst.rewards.base import Reward
+from wst.prompts import StudentPrompt
+from wst.rewards.base import Reward, as_reward
 from wst.students.accounts import Accounts
 from wst.students.base import Student
 from wst.teacher import Teacher
@@ -52,7 +52,8 @@ def compare(
         students: The students that answer, by name. With several, the results are a transfer matrix.
         reward: Scores the responses.
         teacher: The untrained teacher is an arm; its prompt and settings are used for ``trained`` and ``asked`` too.
-        trained: Trained teachers by name: adapter folders, or checkpoints, which remember their own settings.
+        trained: Trained teachers by name: adapter folders, folders of fully fine-tuned models, or checkpoints, which
+            remember their own prompt, limits and LoRA shape.
         fixed: Instructions that are the same for every query.
         asked: Students, by name, that are asked with the teacher's prompt to write the instruction.
         student_prompt: Template of the student's prompt; None for the default one.
@@ -69,7 +70,7 @@ def compare(
         ConfigError: If a setting is impossible, before any model is loaded.
         DataError: If the data cannot be read.
     """
-    asked = asked or {}
+    asked, reward = asked or {}, as_reward(reward)  # a function serves as a reward, too
     arms = _arms(teacher, trained or {}, fixed, asked)
     if not students:
         raise ConfigError("compare: students is empty; name at least one")
@@ -121,7 +122,12 @@ def rebuild(rows: str, output: str | None = None, resamples: int = 10_000) -> Co
     read = read_rows(path)
     beside = path.with_name("results.json")
     extra = _inputs(beside) if beside.is_file() else {}
-    return write_comparison(read, extra, Path(output) if output is not None else path.parent, resamples)
+    try:
+        return write_comparison(read, extra, Path(output) if output is not None else path.parent, resamples)
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
+        raise DataError(
+            f"{beside}: its inputs are damaged ({error!r:.80}); move it away to go on without them"
+        ) from error
 
 
 def _inputs(path: Path) -> dict[str, Any]:
@@ -156,16 +162,16 @@ def _device(name: str) -> torch.device:
 def _arms(
     teacher: Teacher | None, trained: dict[str, str], fixed: Sequence[str], asked: dict[str, Student]
 ) -> list[Arm]:
-    if asked and teacher is None:
-        raise ConfigError("compare: asked needs teacher, whose prompt is used to ask")
+    for option, given in (("asked", asked), ("trained", trained)):
+        if given and teacher is None:
+            raise ConfigError(f"compare: {option} needs teacher, whose prompt and model are used")
     if any(not text.strip() for text in fixed):
         raise ConfigError("compare: fixed holds an empty instruction; remove it, no instruction is an arm anyway")
-    prompt = teacher.prompt if teacher is not None else TeacherPrompt()
     arms: list[Arm] = [FixedInstruction(text) for text in (None, *fixed)]
     if teacher is not None:
         arms.append(TeacherArm(UNTRAINED, teacher))
-    arms += [AskedStudent(name, student, prompt) for name, student in asked.items()]
-    arms += [TeacherArm(name, teacher, path) for name, path in trained.items()]
+        arms += [AskedStudent(name, student, teacher.prompt) for name, student in asked.items()]
+        arms += [TeacherArm(name, teacher, path) for name, path in trained.items()]
     names = [arm.name for arm in arms]
     for name in names:
         if names.count(name) > 1:

@@ -10,7 +10,8 @@ import numpy as np
 
 from wst.evaluation.metrics import (
     Values,
-    bootstrap_mean,
+    estimate_gain,
+    estimate_mean,
     gain_by_length,
     help_and_harm,
     holm,
@@ -21,6 +22,12 @@ from wst.evaluation.metrics import (
 from wst.evaluation.rows import NONE, STUDENT, TEST_ARMS, Row
 
 SCHEMA = "wst.results/2"
+
+#: Differences of rewards below this share of the range of a student's rewards are float noise and count as 0.
+TOLERANCE = 1e-4
+
+#: With fewer scored queries the summary says that they are too few.
+FEW = 20
 
 #: Fields of a cell that compare an arm with another one.
 COMPARISONS = ("vs_unaided", "vs_best_fixed", "vs_untrained")
@@ -40,11 +47,11 @@ def figures(rows: Sequence[Row], extra: dict[str, Any], resamples: int = 10_000)
     kinds = {name: arm["kind"] for name, arm in arms.items()}
     ran = extra.get("students", {})
     names = dict.fromkeys([*ran, *(row["student"] for row in rows)])
+    binary = all(row["reward"] in (0, 1, None) for row in rows)
     students = {
-        name: _student([row for row in rows if row["student"] == name], kinds, ran.get(name) or {}, resamples)
+        name: _student([row for row in rows if row["student"] == name], kinds, ran.get(name) or {}, binary, resamples)
         for name in names
     }
-    binary = all(row["reward"] in (0, 1, None) for row in rows)
     return {
         "schema": SCHEMA,
         "n": len({row["id"] for row in rows}),
@@ -70,7 +77,9 @@ def arm_means(rows: Sequence[Row]) -> dict[str, float]:
     return means
 
 
-def _student(rows: Sequence[Row], kinds: dict[str, str], ran: dict[str, Any], resamples: int) -> dict[str, Any]:
+def _student(
+    rows: Sequence[Row], kinds: dict[str, str], ran: dict[str, Any], binary: bool, resamples: int
+) -> dict[str, Any]:
     """Return the figures of one student: its cells by arm, and the best fixed instruction."""
     by_arm: dict[str, dict[str, Row]] = {arm: {} for arm in kinds}
     for row in rows:
@@ -80,20 +89,27 @@ def _student(rows: Sequence[Row], kinds: dict[str, str], ran: dict[str, Any], re
     rewards = {arm: _column(mine.get(id_, {}).get("reward") for id_ in ids) for arm, mine in by_arm.items()}
     words = {arm: _column(_words(mine.get(id_)) for id_ in ids) for arm, mine in by_arm.items()}
     errors, accounts = ran.get("errors") or {}, ran.get("accounts") or {}
+    known = [row["reward"] for row in rows if row["reward"] is not None]
+    noise = TOLERANCE * (max(known) - min(known)) if known else 0.0
+
+    def differences(arm: str, over: str) -> Values:
+        """Return the paired differences [queries] of two arms, without float noise."""
+        found = rewards[arm] - rewards[over]
+        return np.where(np.abs(found) <= noise, 0.0, found)
 
     cells: dict[str, Any] = {}
     for arm, mine in by_arm.items():
-        cells[arm] = bootstrap_mean(rewards[arm], resamples).to_dict() | _lengths(list(mine.values()))
-        before = rewards.get(NONE) if arm != NONE else None
-        better, worse = (math.nan, math.nan) if before is None else help_and_harm(rewards[arm], before)
-        cells[arm] |= {"help": json_number(better), "harm": json_number(worse), "error": errors.get(arm)}
+        cells[arm] = estimate_mean(rewards[arm], binary, resamples).to_dict() | _lengths(list(mine.values()))
+        cells[arm] |= dict.fromkeys(("help", "harm", *COMPARISONS)) | {"error": errors.get(arm)}
         cells[arm] |= {name: (accounts.get(arm) or {}).get(name) for name in ("calls", "cost")}
-        cells[arm] |= dict.fromkeys(COMPARISONS)
+        if NONE in by_arm and arm != NONE:
+            shares = help_and_harm(differences(arm, NONE))
+            cells[arm] |= dict(zip(("help", "harm"), map(json_number, shares), strict=True))
 
     fixed = [arm for arm in by_arm if kinds[arm] == "fixed" and cells[arm]["mean"] is not None]
     # Compared by gain, which uses only queries with both rewards: failed responses must not decide.
-    base = rewards.get(NONE, np.zeros(len(ids)))
-    best_fixed = max(fixed, key=lambda arm: _mean(rewards[arm] - base) or 0.0, default=None)
+    before = rewards.get(NONE, np.zeros(len(ids)))
+    best_fixed = max(fixed, key=lambda arm: _mean(rewards[arm] - before) or 0.0, default=None)
     untrained = next((arm for arm in by_arm if kinds[arm] == "untrained"), None)
     trained = [arm for arm in by_arm if kinds[arm] == "trained"]
     instructed = [arm for arm in by_arm if arm != NONE]
@@ -103,11 +119,11 @@ def _student(rows: Sequence[Row], kinds: dict[str, str], ran: dict[str, Any], re
         if over not in by_arm:
             continue
         others = [arm for arm in others if arm != over]
-        p_values = [paired_p_value(rewards[arm] - rewards[over], resamples) for arm in others]
+        p_values = [paired_p_value(differences(arm, over), resamples) for arm in others]
         for arm, p, adjusted in zip(others, p_values, holm(p_values), strict=True):
             pair, lengths = (np.stack([table[arm], table[over]], axis=1) for table in (rewards, words))
-            cells[arm][field] = bootstrap_mean(rewards[arm] - rewards[over], resamples).to_dict() | {
-                "relative": json_number(relative_gain(rewards[arm], rewards[over])),
+            cells[arm][field] = estimate_gain(differences(arm, over), binary, resamples).to_dict() | {
+                "relative": json_number(relative_gain(differences(arm, over), rewards[over])),
                 "by_length": json_number(gain_by_length(pair, lengths)),
                 "p": json_number(p),
                 "p_holm": json_number(adjusted),
@@ -162,7 +178,8 @@ def summary(student: str, entry: dict[str, Any], kinds: dict[str, str], binary: 
     cells = {arm: cell for arm, cell in entry["arms"].items() if cell["mean"] is not None}
     if NONE not in cells or len(cells) < 2:
         return f"There is nothing to compare for {student}."
-    unaided = cells[NONE]["mean"]
+    unaided, scored = cells[NONE]["mean"], min(cell["scored"] for cell in cells.values())
+    few = f" Only {scored} queries have a reward: too few to be certain." if scored < FEW else ""
     others = [arm for arm in cells if arm != NONE]
     shown = [arm for arm in others if _shown(cells[arm]["vs_unaided"])]
     better = [arm for arm in shown if cells[arm]["vs_unaided"]["mean"] > 0]
@@ -170,7 +187,7 @@ def summary(student: str, entry: dict[str, Any], kinds: dict[str, str], binary: 
     if better:
         text = _praise(student, max(better, key=lambda arm: cells[arm]["mean"]), cells, kinds, binary)
     elif len(worse) == len(others):
-        return f"Every instructor makes {student} worse than no instruction, whose mean reward is {unaided:.3f}."
+        return f"Every instructor makes {student} worse than no instruction, whose mean reward is {unaided:.3f}." + few
     else:
         best = max(others, key=lambda arm: cells[arm]["mean"])
         text = (
@@ -180,7 +197,7 @@ def summary(student: str, entry: dict[str, Any], kinds: dict[str, str], binary: 
         )
     if worse:
         text += f". Worse than no instruction: {', '.join(_called(arm, kinds) for arm in worse)}"
-    return text + "."
+    return f"{text}.{few}"
 
 
 def _praise(student: str, best: str, cells: dict[str, Any], kinds: dict[str, str], binary: bool) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from wst.errors import StorageError
 
 Entry = dict[str, Any]  #: An instruction or a response as JSON values; ``error`` says why there is none, or is None.
 
@@ -29,6 +32,21 @@ def as_json(value: Any, indent: int | None = None) -> str:  # noqa: ANN401 - JSO
     return text
 
 
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what the system says about a file into one line.
+
+    Raises:
+        StorageError: If the file, or its folder, cannot be used.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be used ({error.strerror or error}); make room, or see to the folder, then run it again"
+        ) from error
+
+
 class Journal:
     """Entries by key; the entries of a batch are one line, appended and synced when the batch is done.
 
@@ -43,13 +61,15 @@ class Journal:
         self.path = path
         self._entries: dict[str, Entry] = {}
         self._cut = False
-        if path.is_file():
-            *lines, rest = path.read_bytes().split(b"\n")
+        with storage_errors(path):
+            content = path.read_bytes() if path.exists() else b""
+        if content:
+            *lines, rest = content.split(b"\n")
             self._cut = bool(rest)
             for line in lines:
                 try:
                     self._entries |= {key: entry for key, entry in json.loads(line).items() if not entry["error"]}
-                except (ValueError, TypeError, AttributeError, KeyError):
+                except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
                     continue
 
     def fill(self, keys: Sequence[str], make: Callable[[list[int]], list[Entry]]) -> list[Entry]:
@@ -69,10 +89,11 @@ class Journal:
         return [self._entries[key] for key in keys]
 
     def _append(self, batch: dict[str, Entry]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("\n" * self._cut + as_json(batch) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with storage_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n" * self._cut + as_json(batch) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
         self._cut = False
         self._entries |= batch

@@ -24,6 +24,11 @@ def json_number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
+def is_binary(rewards: Values) -> bool:
+    """Return whether all known rewards are 0 or 1."""
+    return bool(np.isin(rewards[~np.isnan(rewards)], (0.0, 1.0)).all())
+
+
 class Estimate(NamedTuple):
     """A mean with its 95% confidence interval; NaN where there are too few values.
 
@@ -39,33 +44,73 @@ class Estimate(NamedTuple):
         return {"mean": json_number(self.mean), "ci95": [json_number(self.low), json_number(self.high)]}
 
 
-def bootstrap_mean(values: Values, resamples: int = 10_000, seed: int = 0) -> Estimate:
-    """Return the mean and its 95% percentile bootstrap interval (Efron and Tibshirani 1993).
-
-    Applied to the differences of paired samples, this is the paired bootstrap.
+def estimate_mean(rewards: Values, binary: bool, resamples: int = 10_000) -> Estimate:
+    """Return the mean of rewards and its 95% confidence interval.
 
     Args:
-        values: [n]; NaN is left out.
+        rewards: [n]; NaN is left out.
+        binary: Whether rewards can only be 0 or 1; the interval is then Wilson's (1927), which is also good where all
+            rows agree. Otherwise it is that of `studentized_interval`.
+        resamples: Number of bootstrap resamples.
+    """
+    known = rewards[~np.isnan(rewards)]
+    n = len(known)
+    if not binary or not n:
+        return studentized_interval(known, resamples)
+    interval = stats.binomtest(int(known.sum()), n).proportion_ci(method="wilson")
+    return Estimate(float(known.mean()), float(interval.low), float(interval.high))
+
+
+def estimate_gain(differences: Values, binary: bool, resamples: int = 10_000) -> Estimate:
+    """Return the mean of paired differences and its 95% confidence interval.
+
+    Args:
+        differences: [n]; NaN is left out.
+        binary: Whether differences can only be -1, 0 or 1; the interval is then that of Bonett and Price (2012) for
+            paired proportions, the counterpart of Wilson's. Otherwise it is that of `studentized_interval`.
+        resamples: Number of bootstrap resamples.
+    """
+    known = differences[~np.isnan(differences)]
+    n = len(known)
+    if not binary or not n:
+        return studentized_interval(known, resamples)
+    up, down = (float((known == sign).sum() + 1) / (n + 2) for sign in (1, -1))
+    half = float(stats.norm.ppf(0.975)) * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    return Estimate(float(known.mean()), max(-1.0, up - down - half), min(1.0, up - down + half))
+
+
+def studentized_interval(values: Values, resamples: int = 10_000, seed: int = 0) -> Estimate:
+    """Return the mean and the union of two 95% intervals: Student's t, and bootstrap-t (Efron and Tibshirani 1993).
+
+    Bootstrap-t covers skewed values, for which Student's t is too short. It is too short itself where most of a few
+    values are equal. docs/compare.md has the measured coverage.
+
+    Args:
+        values: [n] without NaN.
         resamples: Number of bootstrap resamples.
         seed: Seed of the resampling, so that equal values have equal intervals.
+
+    Returns:
+        The interval is NaN if all values are equal, because they say nothing about the spread.
     """
-    known = values[~np.isnan(values)]
-    if len(known) == 0:
+    n = len(values)
+    if n == 0:
         return Estimate(math.nan, math.nan, math.nan)
-    mean = float(known.mean())
-    if len(known) == 1:
+    mean = float(values.mean())
+    if np.ptp(values) <= 1e-12 * abs(mean):
         return Estimate(mean, math.nan, math.nan)
-    if np.ptp(known) == 0:  # scipy would return NaN
-        return Estimate(mean, mean, mean)
-    interval = stats.bootstrap(
-        (known,),
-        np.mean,
-        n_resamples=resamples,
-        batch=max(1, 2_000_000 // len(known)),
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Estimate(mean, float(interval.low), float(interval.high))
+    spread = float(values.std(ddof=1))
+    student = float(stats.t.ppf(0.975, n - 1)) / math.sqrt(n)
+    generator = np.random.default_rng(seed)
+    batch = max(1, 2_000_000 // n)
+    scaled = []
+    for start in range(0, resamples, batch):
+        samples = values[generator.integers(0, n, (min(batch, resamples - start), n))]
+        spreads = samples.std(axis=1, ddof=1)
+        varied = spreads > 1e-12 * spread
+        scaled.append((samples.mean(axis=1)[varied] - mean) / spreads[varied])
+    low, high = np.quantile(np.concatenate(scaled), [0.025, 0.975]) if any(map(len, scaled)) else (-student, student)
+    return Estimate(mean, mean - spread * max(student, float(high)), mean + spread * max(student, -float(low)))
 
 
 def paired_p_value(differences: Values, resamples: int = 10_000, seed: int = 0) -> float:
@@ -116,45 +161,44 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def relative_gain(rewards: Values, before: Values) -> float:
-    """Return the mean gain as a share of the mean reward before, over the queries with both rewards.
+def relative_gain(differences: Values, before: Values) -> float:
+    """Return the mean gain as a share of the mean reward before, over the queries with a known difference.
 
     Args:
-        rewards: [n]
+        differences: [n]
         before: [n]
 
     Returns:
-        mean(rewards - before) / abs(mean(before)); NaN if the denominator is 0 or no query has both rewards.
+        mean(differences) / abs(mean(before)); NaN if the denominator is 0 or no difference is known.
 
-    >>> relative_gain(np.array([3.0, 1.0]), np.array([1.0, math.nan]))
+    >>> relative_gain(np.array([2.0, math.nan]), np.array([1.0, 5.0]))
     2.0
     """
-    both = ~np.isnan(rewards - before)
-    if not both.any() or before[both].mean() == 0:
+    known = ~np.isnan(differences)
+    if not known.any() or before[known].mean() == 0:
         return math.nan
-    return float((rewards[both] - before[both]).mean() / abs(before[both].mean()))
+    return float(differences[known].mean() / abs(before[known].mean()))
 
 
-def help_and_harm(rewards: Values, before: Values) -> tuple[float, float]:
+def help_and_harm(differences: Values) -> tuple[float, float]:
     """Return the shares of queries with a larger and with a smaller reward than before.
 
     For rewards of 0 and 1 these are the help rate (wrong before, right now) and the harm rate (right before, wrong
     now).
 
     Args:
-        rewards: [n]
-        before: [n]; pairs with a NaN are left out.
+        differences: [n] of the reward and the one before; NaN is left out.
 
     Returns:
-        Two shares; NaN if there are no pairs.
+        Two shares; NaN if no difference is known.
 
-    >>> help_and_harm(np.array([1.0, 0.0, 1.0, 0.0]), np.array([0.0, 1.0, 1.0, 0.0]))
+    >>> help_and_harm(np.array([1.0, -1.0, 0.0, 0.0]))
     (0.25, 0.25)
     """
-    known = int((~np.isnan(rewards - before)).sum())
+    known = int((~np.isnan(differences)).sum())
     if not known:
         return math.nan, math.nan
-    return int((rewards > before).sum()) / known, int((rewards < before).sum()) / known
+    return int((differences > 0).sum()) / known, int((differences < 0).sum()) / known
 
 
 def gain_by_length(rewards: Values, lengths: Values) -> float:
@@ -221,11 +265,11 @@ class PairedRewards(Metric):
 
     def compute(self) -> dict[str, Estimate]:
         """Return the mean and interval of every arm."""
-        return {arm: bootstrap_mean(self.column(arm), self.resamples) for arm in self.arms}
+        return {arm: estimate_mean(self.column(arm), self.binary, self.resamples) for arm in self.arms}
 
     def gain(self, arm: str, over: str) -> Estimate:
         """Return the mean difference of two arms over the queries with both rewards."""
-        return bootstrap_mean(self.column(arm) - self.column(over), self.resamples)
+        return estimate_gain(self.column(arm) - self.column(over), self.binary, self.resamples)
 
     def p_value(self, arm: str, over: str) -> float:
         """Return the p-value of the two arms having the same mean; see `paired_p_value`."""
@@ -237,6 +281,11 @@ class PairedRewards(Metric):
             return np.zeros(0)
         table: Tensor = dim_zero_cat(self.rewards)
         return np.asarray(table[:, self.arms.index(arm)].cpu().numpy(), dtype=np.float64)
+
+    @property
+    def binary(self) -> bool:
+        """Whether all rewards are 0 or 1."""
+        return all(is_binary(self.column(arm)) for arm in self.arms)
 
     @property
     def n(self) -> int:

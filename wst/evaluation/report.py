@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wst.evaluation.figures import figures
-from wst.evaluation.journal import as_json
+from wst.evaluation.journal import as_json, storage_errors
 from wst.evaluation.rows import Row
 from wst.files import write_whole
 
@@ -27,11 +27,13 @@ class Comparison:
         results: The content of ``results.json``; docs/compare.md lists its keys.
         rows: Every query under every arm with every student, as in ``rows.jsonl``.
         folder: Where the files are.
+        written: Whether they were written. Results without a single reward do not replace earlier ones.
     """
 
     results: dict[str, Any]
     rows: list[Row]
     folder: Path
+    written: bool = True
 
     @property
     def errors(self) -> dict[str, str]:
@@ -59,18 +61,28 @@ class Comparison:
 
 
 def write_comparison(rows: list[Row], extra: dict[str, Any], folder: Path, resamples: int = 10_000) -> Comparison:
-    """Compute the figures and write the three files.
+    """Compute the figures and write the three files, unless nothing was scored and there are earlier results.
 
     Args:
         rows: All rows.
         extra: What the rows do not hold; see `figures`.
         folder: Where the files go.
         resamples: Bootstrap resamples for an interval, and sign flips for a p-value.
+
+    Raises:
+        StorageError: If a file cannot be written; an earlier file of that name is whole.
     """
     results = figures(rows, extra, resamples)
-    write_whole(folder / "rows.jsonl", "".join(as_json(row) + "\n" for row in rows))
-    write_whole(folder / "results.json", as_json(results, indent=2) + "\n")
-    write_whole(folder / "report.html", _page(results, rows))
+    if all(row["reward"] is None for row in rows) and (folder / "results.json").is_file():
+        return Comparison(results, rows, folder, written=False)
+    files = {
+        "rows.jsonl": "".join(as_json(row) + "\n" for row in rows),
+        "results.json": as_json(results, indent=2) + "\n",
+        "report.html": _page(results, rows),
+    }
+    for name, text in files.items():
+        with storage_errors(folder / name):
+            write_whole(folder / name, text)
     return Comparison(results, rows, folder)
 
 

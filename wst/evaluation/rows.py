@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wst.environment import Environment
 from wst.errors import DataError
 from wst.evaluation.metrics import json_number
 from wst.rewards.base import Scores
@@ -26,7 +28,10 @@ TEST_ARMS = {
     "trained": ("trained teacher", "trained"),
 }
 
-_REQUIRED = {"student", "arm", "kind", "id", "query", "instruction", "response", "reward"}
+_TEXTS = ("student", "arm", "kind", "id", "query", "response")
+_REQUIRED = {*_TEXTS, "instruction", "reward"}
+_LARGEST = 1e300  #: of a number, so that sums are finite
+_NUMBERS = ("reward", "leak", "response_tokens", "truncated", "instruction_truncated")
 
 
 def result_rows(
@@ -61,6 +66,32 @@ def result_rows(
     return rows
 
 
+def score_once(environment: Environment, rollouts: Sequence[Rollout], known: dict[Any, tuple[float, Any]]) -> Scores:
+    """Score rollouts, equal responses to a query once: scored in another batch, they would differ by float noise.
+
+    Args:
+        environment: Scores what is not known.
+        rollouts: [n]
+        known: Rewards and parts by query and response; the new ones are added. Share it between the arms of a student.
+    """
+
+    def key(rollout: Rollout) -> Any:  # noqa: ANN401
+        instruction = rollout.instruction if environment.reward.reads_instruction else None
+        response = rollout.response
+        return rollout.query.id, response.text, response.truncated, response.refused, response.error, instruction
+
+    missing: dict[Any, Rollout] = {}
+    for rollout in rollouts:
+        if key(rollout) not in known:
+            missing.setdefault(key(rollout), rollout)
+    scores = environment.score(list(missing.values()))
+    for i, new in enumerate(missing):
+        known[new] = scores.total[i], {name: values[i] for name, values in scores.parts.items()}
+    found = [known[key(rollout)] for rollout in rollouts]
+    names = dict.fromkeys(name for _, parts in found for name in parts)
+    return Scores([r for r, _ in found], {name: [parts.get(name, math.nan) for _, parts in found] for name in names})
+
+
 def read_rows(path: Path) -> list[Row]:
     """Read a ``rows.jsonl``.
 
@@ -81,16 +112,39 @@ def read_rows(path: Path) -> list[Row]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not JSON ({error}); correct or remove the line") from error
         missing = sorted(_REQUIRED - set(row)) if isinstance(row, dict) else sorted(_REQUIRED)
         if missing:
             raise DataError(
                 f"{path}, line {number}: no {', '.join(missing)}; give the rows.jsonl of `wst compare` or `wst test`"
             )
-        if not isinstance(row["reward"], int | float | None) or isinstance(row["reward"], bool):
-            raise DataError(f"{path}, line {number}: reward must be a number or null, got {row['reward']!r:.40}")
+        if fault := _fault(row):
+            raise DataError(f"{path}, line {number}: {fault}")
         rows.append(row)
     if not rows:
         raise DataError(f"{path}: holds no rows")
     return rows
+
+
+def _fault(row: Row) -> str | None:
+    """Return which value of a row has the wrong type."""
+    for key, value in row.items():
+        if key in _TEXTS and not isinstance(value, str):
+            return f"{key} must be a text, got {value!r:.40}"
+        if key in ("instruction", "target", "error") and not isinstance(value, str | None):
+            return f"{key} must be a text or null, got {value!r:.40}"
+        number = (
+            isinstance(value, int | float)
+            and abs(value) < _LARGEST
+            and not (key == "reward" and isinstance(value, bool))
+        )
+        if (key in _NUMBERS or key.startswith("reward/")) and value is not None and not number:
+            return f"{key} must be a number or null, got {value!r:.40}"
+    turns = row.get("history", [])
+    if not isinstance(turns, list) or any(
+        not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("role", "content"))
+        for turn in turns
+    ):
+        return "history must be a list of turns with role and content"
+    return None

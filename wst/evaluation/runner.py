@@ -12,12 +12,13 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from wst.environment import Environment
-from wst.errors import WSTError, debugging
+from wst.errors import StorageError, WSTError, debugging
 from wst.evaluation.instructors import Arm, AskedStudent
 from wst.evaluation.journal import Entry, Journal, key_of
-from wst.evaluation.rows import Row, result_rows
+from wst.evaluation.rows import Row, result_rows, score_once
 from wst.settings import identity_of
 from wst.students.base import Student, respond
+from wst.terminal import never_fatal, printable
 from wst.types import Instruction, Message, Prompt, Query, Response, Rollout
 
 Written = Instruction | str | None  #: An instruction; None for no instruction; a string says why it is missing.
@@ -150,6 +151,7 @@ class Runner:
         """
         student = cast(JournaledStudent, environment.student)
         known: dict[str, Any] = {"error": None, "errors": {}, "accounts": {}}
+        scored: dict[Any, Any] = {}
         with self._guarded(f"student {name}", known, "error"):
             try:
                 for arm in arms:
@@ -157,7 +159,7 @@ class Runner:
                         self._guarded(f"arm {arm.name}, student {name}", known["errors"], arm.name),
                         self._booked(student.student, f"answers/{name}/{arm.name}", known["accounts"], arm.name),
                     ):
-                        self._answer(name, environment, arm, written[arm.name])
+                        self._answer(name, environment, arm, written[arm.name], scored)
                     if student.unusable:
                         known |= {"error": known["errors"][arm.name], "errors": {}}
                         break
@@ -165,7 +167,9 @@ class Runner:
                 student.close()
         return known
 
-    def _answer(self, name: str, environment: Environment, arm: Arm, written: Sequence[Written]) -> None:
+    def _answer(
+        self, name: str, environment: Environment, arm: Arm, written: Sequence[Written], scored: dict[Any, Any]
+    ) -> None:
         rollouts: list[Rollout] = []
         for start, queries in self._batches(f"{name} answers: {arm.name}"):
             batch = list(zip(queries, written[start : start + len(queries)], strict=True))
@@ -177,7 +181,7 @@ class Runner:
             self._stop_if_all_failed([rollout.response.error for rollout in rollouts])
         if environment.reward.calibration_size:
             environment.calibrate(self.queries[: environment.reward.calibration_size])
-        scores, leaks = environment.score(rollouts), environment.leaks(rollouts)
+        scores, leaks = score_once(environment, rollouts, scored), environment.leaks(rollouts)
         self.rows += result_rows(name, [(arm.name, arm.kind)], rollouts, scores, leaks)
 
     # -------------------------------------------------------------------- both
@@ -185,8 +189,7 @@ class Runner:
     def _batches(self, description: str) -> Iterator[tuple[int, Sequence[Query]]]:
         """Yield the place of each batch and its queries, and show the progress."""
         starts = range(0, len(self.queries), self.batch_size)
-        shown = description if len(description) < 60 else f"{description[:57]}..."
-        task = self.progress.add_task(" ".join(shown.split()), total=len(starts))
+        task = self.progress.add_task(printable(description, 60), total=len(starts))
         for start in starts:
             yield start, self.queries[start : start + self.batch_size]
             self.progress.advance(task)
@@ -206,11 +209,13 @@ class Runner:
         try:
             yield
         except Exception as error:
-            if debugging():
+            if debugging() or isinstance(error, StorageError):  # nothing that follows could be kept either
                 raise
-            first = (str(error).strip().splitlines() or [""])[0]
+            first = printable((str(error).strip().splitlines() or [""])[0])
             errors[name] = first if isinstance(error, WSTError) else f"{type(error).__name__}: {first}"
-            self.progress.console.print(f"{what}: {errors[name]}", style="red", highlight=False, markup=False)
+            shown = printable(f"{what}: {errors[name]}")
+            with never_fatal():
+                self.progress.console.print(shown, style="red", highlight=False, markup=False)
 
     @contextmanager
     def _booked(self, student: Student | None, stage: str, costs: dict[str, Any], name: str) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from wst.evaluation.figures import COMPARISONS
 from wst.evaluation.report import Comparison
+from wst.terminal import never_fatal, printable
 
 Cell = str | Text
 
@@ -21,31 +23,42 @@ _FEW = 4  #: so many arms fit beside each other
 
 
 def show(comparison: Comparison, console: Console | None = None) -> None:
-    """Print a table for each student, the finding in words, and the paths of the files."""
-    console = console or Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE)
+    """Print a table for each student, the finding in words, and the paths of the files; never raises."""
+    with never_fatal():
+        _show(comparison, console or Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE))
+
+
+def _show(comparison: Comparison, console: Console) -> None:
     results = comparison.results
+    say = partial(console.print, highlight=False, markup=False)
     for student, entry in results["students"].items():
-        title = Text(f"{student}: mean reward on {results['n']} queries")
+        title = _text(f"{student}: mean reward on {results['n']} queries")
         console.print(_table(title, entry, results["right_or_wrong"], console))
-        console.print(results["summary"][student], highlight=False, markup=False)
-        console.print()
+        say(printable(results["summary"][student]), end="\n\n")
     if len(results["students"]) > 1:
         console.print(_transfer(results))
     for arm, entry in results["arms"].items():
         if entry["writing"] is not None:
             cost = "" if entry["writing"]["cost"] is None else f", cost {entry['writing']['cost']:.4g}"
-            console.print(f"{arm}: {entry['writing']['calls']} calls to write{cost}", highlight=False, markup=False)
+            say(f"{printable(arm)}: {entry['writing']['calls']} calls to write{cost}")
     for what, error in comparison.errors.items():
-        console.print(f"{what} could not be run: {error}", style="red", highlight=False, markup=False)
+        say(printable(f"{what} could not be run: {error}"), style="red")
+    if not comparison.written:
+        say(f"nothing was scored: the earlier results in {comparison.folder} are left as they were", style="red")
+        return
     for name in ("report.html", "results.json", "rows.jsonl"):
-        console.print(str(comparison.folder / name), highlight=False, soft_wrap=True, markup=False)
+        say(printable(str(comparison.folder / name)), soft_wrap=True)
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(printable(text, 1000), style=style)
 
 
 def _table(title: Text, entry: dict[str, Any], binary: bool, console: Console) -> Table:
     """Return the arms as lines, or as columns where a few arms would not fit the terminal; omit empty columns."""
     lines = []
     for arm, cell in entry["arms"].items():
-        name = Text(f"{arm} (best fixed)" if arm == entry["best_fixed"] else arm)
+        name = _text(f"{arm} (best fixed)" if arm == entry["best_fixed"] else arm)
         lines.append({"instructor": name, **_line(cell, binary)})
     names = list(dict.fromkeys(name for line in lines for name in line))
     names = [name for name in names if any(line.get(name, "-") != "-" for line in lines)]
@@ -73,7 +86,7 @@ def _width(console: Console, table: Table) -> int:
 
 def _line(cell: dict[str, Any], binary: bool) -> dict[str, Cell]:
     if cell["mean"] is None:
-        return {"mean": "-", "95% interval": Text(cell.get("error") or "nothing could be scored", style="red")}
+        return {"mean": "-", "95% interval": _text(cell.get("error") or "nothing could be scored", "red")}
     low, high = cell["ci95"]
     unaided, fixed, untrained = (cell[field] or {} for field in COMPARISONS)
     better, worse = ("help", "harm") if binary else ("better", "worse")
@@ -95,14 +108,14 @@ def _line(cell: dict[str, Any], binary: bool) -> dict[str, Cell]:
         "cut": _shown(cell["response_truncated"], ".0%"),
         "calls": _shown(cell["calls"], "d"),
         "cost": _shown(cell["cost"], ".4g"),
-        **{name: _shown(mean, ".3f") for name, mean in cell["parts"].items()},
+        **{printable(name, 40): _shown(mean, ".3f") for name, mean in cell["parts"].items()},
     }
 
 
 def _transfer(results: dict[str, Any]) -> Table:
-    header: list[Cell] = ["instructor", *map(Text, results["students"])]
+    header: list[Cell] = ["instructor", *map(_text, results["students"])]
     lines: list[list[Cell]] = [
-        [Text(arm), *(_shown(entry["arms"].get(arm, {}).get("mean"), ".3f") for entry in results["students"].values())]
+        [_text(arm), *(_shown(entry["arms"].get(arm, {}).get("mean"), ".3f") for entry in results["students"].values())]
         for arm in results["arms"]
     ]
     return _grid(Text("Transfer: mean reward by instructor and student"), [header, *lines])

@@ -92,7 +92,7 @@ def generate(
             input_ids=ids,
             attention_mask=mask,
             generation_config=left.config,
-            logits_processor=LogitsProcessorList([_SampledToken(how.temperature)] if how.temperature else []),
+            logits_processor=LogitsProcessorList([_SampledToken(how.temperature) if how.temperature else _Finite()]),
             stopping_criteria=StoppingCriteriaList([watch]),
             **({} if cache is None else {"past_key_values": cache}),
         )
@@ -129,10 +129,7 @@ def sample_tokens(logits: Tensor, temperature: float) -> Tensor:
     precise = torch.float32 if logits.device.type == "mps" else torch.float64
     below_one = 1 - 2 * torch.finfo(precise).eps
     cumulative = blocks.sum(dim=-1).cumsum(dim=-1, dtype=precise)
-    if not bool(cumulative[:, -1].isfinite().all()):
-        raise Diverged(
-            "the model's logits are not numbers; lower the learning rate, or set a dtype with a larger range"
-        )
+    _check_finite(cumulative[:, -1])
     point = torch.rand(len(logits), 1, dtype=precise, device=logits.device).clamp_(max=below_one) * cumulative[:, -1:]
     block = torch.searchsorted(cumulative, point, right=True)
     before = functional.pad(cumulative, (1, 0)).gather(1, block)
@@ -141,6 +138,26 @@ def sample_tokens(logits: Tensor, temperature: float) -> Tensor:
     point = share.clamp_(0, below_one) * within[:, -1:]
     # Rounding of parallel sums may select a block of probability 0 past the end.
     return (block * _BLOCK + torch.searchsorted(within, point, right=True)).clamp_(max=vocabulary - 1)
+
+
+def _check_finite(values: Tensor) -> None:
+    if not bool(values.isfinite().all()):
+        raise Diverged(
+            "the model's logits are not numbers; lower the learning rate, or set a dtype with a larger range"
+        )
+
+
+class _Finite(LogitsProcessor):
+    """Check each row's largest logit before argmax, which takes NaN for the largest."""
+
+    def __call__(self, input_ids: Tensor, scores: Any) -> Any:  # noqa: ANN401 - as transformers has it
+        """Return scores [rows, vocabulary] as they are.
+
+        Raises:
+            Diverged: If they are not numbers.
+        """
+        _check_finite(scores.amax(dim=-1))
+        return scores
 
 
 class _SampledToken(LogitsProcessor):

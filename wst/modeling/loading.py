@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import struct
-import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -21,24 +21,26 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from wst.errors import ModelError
-from wst.files import cache_dir
+from wst.errors import ModelError, WSTError
+from wst.files import cache_dir, follow_umask
+from wst.modeling.chat import encode_chat
 from wst.modeling.spec import FORMS, DType, Located, ModelSpec, Quantization, first_line, locate
 
-__all__ = ["DType", "Located", "ModelSpec", "Quantization", "load_causal_lm", "locate", "resolve_dtype"]
+__all__ = ["DType", "Located", "ModelSpec", "Quantization", "encode_chat", "load_causal_lm", "locate", "resolve_dtype"]
 
-#: What the libraries raise over files that are damaged or not theirs.
-LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    OverflowError,
-    ImportError,
-    KeyError,
-    IndexError,
-    struct.error,
-    SafetensorError,
-)
+
+@contextmanager
+def one_line_errors(fault: str, remedy: str = "") -> Iterator[None]:
+    """Turn whatever the libraries raise over files that are damaged, odd or not theirs into a `ModelError`.
+
+    Errors of this project, and of memory that is short, stay as they are.
+    """
+    try:
+        yield
+    except (WSTError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise ModelError(f"{fault} ({first_line(error)}){remedy}") from error
 
 
 def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
@@ -121,7 +123,7 @@ def read_pretrained(
     folder = weights_folder(locate(spec.model))
     dtype = resolve_dtype(spec.dtype, device)
     hub = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
-    try:
+    with one_line_errors(f"{kind} {spec.model!r}: cannot be loaded", f"; {FORMS}"):
         tokenizer = AutoTokenizer.from_pretrained(folder, **tokenizer_options, **hub)
         model, info = auto_class.from_pretrained(
             folder,
@@ -132,11 +134,19 @@ def read_pretrained(
             **options,
             **hub,
         )
-    except LOADING_ERRORS as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise ModelError(f"{kind} {spec.model!r}: cannot be loaded ({first_line(error)}); {FORMS}") from error
+    if broken := first_nonfinite(model.named_parameters()):
+        raise ModelError(f"{kind} {spec.model!r}: its weights {broken} are not numbers (NaN or infinite); take another")
     return model, tokenizer, sorted(info["missing_keys"])
+
+
+@torch.no_grad()
+def first_nonfinite(weights: Iterable[tuple[str, Tensor]]) -> str | None:
+    """Return the name of the first weights that hold NaN or an infinity, or None."""
+    for name, weight in weights:
+        # Minimum and maximum take no memory, unlike a mask of all elements; a NaN makes both NaN.
+        if weight.is_floating_point() and weight.numel() and not all(end.isfinite() for end in weight.aminmax()):
+            return name
+    return None
 
 
 def _quantization_config(quantization: str | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
@@ -187,28 +197,27 @@ def _converted_gguf(path: Path) -> Path:
     folder = cache_dir() / "gguf" / f"{path.stem}-{digest[:16]}"
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    scratch = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+    scratch.mkdir(parents=True)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        read: Any = AutoModelForCausalLM.from_pretrained
-        model, info = read(path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True)
-        if missing := sorted(info["missing_keys"]):
-            raise ValueError(f"{len(missing)} of its weights are missing, {missing[0]} among them")
-        # The weights are plain float32 by now; save_pretrained refuses as long as these two say otherwise.
-        model.hf_quantizer = None
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
-        scratch.chmod(0o755)
-        try:
-            scratch.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was faster, and its copy is as good
-                raise
-    except LOADING_ERRORS as error:
-        raise ModelError(f"model {str(path)!r}: the GGUF file cannot be read ({first_line(error)})") from error
+        with one_line_errors(f"model {str(path)!r}: the GGUF file cannot be read"):
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            read: Any = AutoModelForCausalLM.from_pretrained
+            model, info = read(path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True)
+            if missing := sorted(info["missing_keys"]):
+                raise ValueError(f"{len(missing)} of its weights are missing, {missing[0]} among them")
+            # The weights are plain float32 by now; save_pretrained refuses as long as these two say otherwise.
+            model.hf_quantizer = None
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            model.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
+            follow_umask(scratch)
+            try:
+                scratch.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # otherwise another process was faster, and its copy is as good
+                    raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder

@@ -17,8 +17,8 @@ FORMS = "give a hub id (org/name), a folder, a .gguf file, or package:NAME/FILE"
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class's name if it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """Return the first line of an error's message, at most 300 characters, or its class's name if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class ModelSpec:
 
         try:
             AutoConfig.from_pretrained(located.path, revision=self.revision, trust_remote_code=self.trust_remote_code)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever transformers raises over an odd file
             where = "not on the hub, or the hub cannot be reached" if located.kind == "hub" else "cannot be read"
             raise ModelError(f"model {self.model!r}: {where} ({first_line(error)}); {FORMS}") from error
 

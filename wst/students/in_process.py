@@ -77,6 +77,11 @@ class InProcessStudent(FromSpec, Student):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def stop_ids(self) -> list[int]:
+        """Return the ids of stop texts that are special tokens, which decoded answers do not show."""
+        special = {str(token): i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return [special[text] for text in self.stop if text in special]
+
     @property
     @abstractmethod
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -147,7 +147,7 @@ class LocalStudent(InProcessStudent):
 
     def _generate(self, rows: list[list[int]]) -> list[Response]:
         model, tokenizer = self._loaded
-        ends = tuple(cast(Any, model.generation_config).eos_token_id)
+        ends = (*cast(Any, model.generation_config).eos_token_id, *self.stop_ids())
         stop = StopStringCriteria(tokenizer, self.stop) if self.stop else None
         how = Decoding(ends, int(cast(Any, tokenizer).pad_token_id), self.max_new_tokens, self.temperature, stop)
         return [self._response(tokenizer, row, ends) for row in generate(model, rows, how)]

@@ -161,6 +161,7 @@ class VLLMStudent(InProcessStudent):
                 temperature=self.temperature,
                 max_tokens=self.max_new_tokens,
                 stop=self.stop or None,
+                stop_token_ids=self.stop_ids() or None,
                 seed=int(torch.randint(2**31, ())) if self.temperature else None,
             )
             for _ in rows
