@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from crashes import FIT, RESUME, RUN, configure, crash, faults
+from endpoints import FakeServer, last_user_text
 from runs import wst
 from safetensors.torch import load_file
 
@@ -60,3 +61,15 @@ def test_asked_to_leave_in_a_validation(
 )
 def test_killed_at_random_moments(tmp_path: Path, tiny_model: str, processes: int, kills: int) -> None:
     assert crash(tmp_path, tiny_model, kills, processes, seed=kills + processes) == []
+
+
+@pytest.mark.parametrize(
+    ("processes", "kills"),
+    [(1, 2), pytest.param(1, 100, marks=pytest.mark.long), pytest.param(2, 40, marks=pytest.mark.long)],
+)
+def test_killed_with_an_endpoint_and_a_progress_bar(
+    tmp_path: Path, tiny_model: str, processes: int, kills: int
+) -> None:
+    with FakeServer(answer=last_user_text) as server:
+        found = crash(tmp_path, tiny_model, kills, processes, seed=kills + processes, url=server.url)
+    assert found == []
