@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from faulty import ALL, FaultProxy, Forwarded
 
 from wst import AnswerCache, Budget, EndpointStudent, Message, Prices, Prompt
 from wst.errors import CacheError, ConfigError, StudentStopped
-from wst.students.completions import read_completion
+from wst.students.completions import Failure, read_completion
 
 CPU = torch.device("cpu")
 
@@ -223,22 +222,70 @@ def test_a_ledger_that_fails_ends_the_run_and_loses_no_answer(
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("usage", [{"completion_tokens": {"all": 3}}, {"completion_tokens": float("inf")}, {}])
-def test_an_answer_that_is_none_is_unusable_however_odd(usage: dict[str, Any]) -> None:
-    message = SimpleNamespace(content="hello", refusal={} if not usage else None)
-    choice = SimpleNamespace(message=message, finish_reason="stop")
-    odd = SimpleNamespace(choices=[choice], usage=SimpleNamespace(**usage))
-    if usage:
-        with pytest.raises((TypeError, OverflowError)):
-            read_completion(odd)
-    else:
-        assert read_completion(odd).text == "hello"
+def completion(content: Any, finish: Any = "stop", **message: Any) -> dict[str, Any]:
+    return {"choices": [{"message": {"content": content} | message, "finish_reason": finish}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "truncated"),
+    [
+        (completion("hello"), "hello", False),
+        (completion("hel", "length"), "hel", True),
+        (completion([{"type": "text", "text": "a"}, {"type": "output_text", "text": "b"}]), "ab", False),
+        (completion([{"type": "thinking", "thinking": []}, {"type": "text", "text": "positive"}]), "positive", False),
+        (completion([{"type": "thinking", "thinking": []}]), "", True),
+        (completion("<think>2 + 2</think>\n4"), "4", False),
+        (completion("so it is</think>4"), "4", False),
+        (completion("<think>2 + 2"), "", True),
+        (completion(None, reasoning_content="2 + 2"), "", True),
+        (completion(None), "", False),
+        (completion("half \ud83d"), "half \ufffd", False),
+        (completion("\ud83d\ude00"), "\U0001f600", False),
+    ],
+)
+def test_what_is_an_answer(body: dict[str, Any], text: str, truncated: bool) -> None:
+    response = read_completion(body)
+    assert (response.text, response.truncated, response.error) == (text, truncated, None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        5,
+        [],
+        {},
+        {"choices": {}},
+        {"choices": [5]},
+        {"choices": [{"message": 5, "finish_reason": "stop"}]},
+        completion("hello", None),
+        completion("hello", "tool_calls"),
+        completion("hello", {}),
+        completion(None, tool_calls=[{"id": "1"}]),
+        completion({"text": "hello"}),
+        completion(5),
+        completion([{"type": "image", "image": "x"}]),
+        completion("hello") | {"error": {"message": "overloaded"}},
+        {"choices": [{"message": {"content": "x"}, "finish_reason": "stop", "error": {"code": 502}}]},
+    ],
+)
+def test_what_is_not_surely_an_answer_is_a_failure(body: Any) -> None:
+    with pytest.raises(Failure):
+        read_completion(body)
+
+
+@pytest.mark.parametrize("count", [1e30, -1, "7", {"all": 3}, True, None, 10**12])
+def test_a_count_of_tokens_that_cannot_be_is_unknown(count: Any) -> None:
+    usage = {"usage": {"prompt_tokens": 5, "completion_tokens": count}}
+    response = read_completion(completion("hello") | usage)
+    assert (response.text, response.tokens, response.prompt_tokens) == ("hello", 0, 0)
+
+
+def test_thinking_stays_if_asked_for() -> None:
+    assert read_completion(completion("<think>a</think>b"), strip_thinking=False).text == "<think>a</think>b"
 
 
 def test_a_stop_text_that_is_left_in_is_cut_off() -> None:
-    message = SimpleNamespace(content="yes\nand no. more", refusal=None)
-    completion = SimpleNamespace(choices=[SimpleNamespace(message=message, finish_reason="stop")], usage=None)
-    assert read_completion(completion, [".", "\n"]).text == "yes"
+    assert read_completion(completion("yes\nand no. more"), [".", "\n"]).text == "yes"
 
 
 def test_the_key_is_sent_and_never_shown(

@@ -19,22 +19,13 @@ from wst.errors import CacheError, ConfigError, StudentStopped
 from wst.students.accounts import Accounts, Budget, Prices
 from wst.students.base import Student
 from wst.students.cache import AnswerCache, answer_key, open_cache
-from wst.students.completions import (
-    FATAL,
-    Unusable,
-    check_address,
-    is_passing,
-    is_refusal,
-    read_completion,
-    retry_after,
-)
+from wst.students.completions import ChatClient, Failure, check_address, read_completion
 from wst.students.keys import ApiKey
 from wst.types import Prompt, Response
 
 if TYPE_CHECKING:
     import torch
     from aiolimiter import AsyncLimiter
-    from openai import AsyncOpenAI
 
 _T = TypeVar("_T")
 
@@ -44,13 +35,15 @@ _OURS = {"model", "messages", "n", "stream", "max_tokens", "max_completion_token
 class EndpointStudent(Student):
     """A chat model behind an OpenAI-compatible endpoint.
 
-    Calls run in the background, up to ``concurrency`` at once. What passes (429, 5xx, time-outs, dropped connections)
-    is tried again with exponential back-off and jitter, or when the server's Retry-After says. A call that fails for
-    good is a `Response` with ``error`` set: it is never scored, never cached, and never counts as wrong. A refusal, an
-    empty answer and one cut off by the token limit are answers. 401, 403, 404 and a spent budget end the run.
+    Calls run in the background, up to ``concurrency`` at once. Failures that pass (408, 409, 425, 429, 5xx, time-outs,
+    dropped connections) are retried with exponential backoff and jitter, or after the server's Retry-After. A call that
+    fails for good is a `Response` with ``error`` set: it is never scored, never cached, and never counts as wrong. A
+    refusal, an empty answer and one cut off by the token limit are answers; what is not surely an answer is a failed
+    call. 401, a spent quota and a spent budget end the run; so do 403, 404 and redirects as long as no call has ever
+    succeeded. After that they fail their prompt alone.
 
-    The key is read from the environment when the first call is made. It is kept nowhere else, and is taken out of
-    whatever the endpoint says.
+    The key is read from the environment when the first call is made. It is stored nowhere else, and is redacted from
+    whatever the endpoint sends.
 
     Args:
         model: Name of the model at the endpoint.
@@ -73,6 +66,7 @@ class EndpointStudent(Student):
         tokens_per_minute: Rate limit over the tokens that a call may take at most; None: none.
         prices: What a million tokens cost.
         budget: What may be spent on a run.
+        strip_thinking: Whether to remove ``<think>`` sections from answers.
         cache: Where answers are kept, so that none is paid for twice; true: in the user's cache folder; false: nowhere.
 
     Raises:
@@ -102,6 +96,7 @@ class EndpointStudent(Student):
         tokens_per_minute: int | None = None,
         prices: Prices | None = None,
         budget: Budget | None = None,
+        strip_thinking: bool = True,
         cache: AnswerCache | bool = True,
     ) -> None:
         check_address(base_url)
@@ -147,13 +142,18 @@ class EndpointStudent(Student):
                 self._request[name] = setting
         self._stop = list(stop or [])
         self._extra_body = dict(extra_body or {})
-        self._identity = {
+        self._identity: dict[str, Any] = {
             "endpoint": self.base_url,
             "azure_api_version": azure_api_version,
             "revision": revision,
             "request": self._request | {"extra_body": self._extra_body},
         }
+        if not strip_thinking:
+            self._identity["strip_thinking"] = False  # the default is left out: answers cached before stay valid
+        self._strip_thinking = strip_thinking
         self._asked: dict[str, Future[Response]] = {}
+        self._succeeded = False  #: whether an answer has ever come, from the endpoint or from its cache
+        self._in_flight = 0
         self._stopped: StudentStopped | CacheError | None = None
         self._warned: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -178,11 +178,11 @@ class EndpointStudent(Student):
             if self._stopped is None:
                 return
             self.close()
-        key = self._key.read()
-        self._pid, self._asked, self._stopped = os.getpid(), {}, None
+        self._key.read()
+        self._pid, self._asked, self._stopped, self._in_flight = os.getpid(), {}, None, 0
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="wst-endpoint", daemon=True).start()
-        self._run(self._connect(key)).result()
+        self._run(self._connect()).result()
 
     def prefetch(self, prompt: Prompt) -> None:
         """Make the call now; `respond` will ask for its answer."""
@@ -220,22 +220,10 @@ class EndpointStudent(Student):
         if self.cache is not None:
             self.cache.close()
 
-    async def _connect(self, key: str) -> None:
+    async def _connect(self) -> None:
         from aiolimiter import AsyncLimiter
-        from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAsyncHttpxClient
 
-        # Ours is the only word on retries and on time. Redirects would carry the key elsewhere.
-        options: dict[str, Any] = {
-            "api_key": key,
-            "max_retries": 0,
-            "timeout": self.timeout,
-            "http_client": DefaultAsyncHttpxClient(follow_redirects=False),
-        }
-        if self.azure_api_version is None:
-            self._client: AsyncOpenAI = AsyncOpenAI(base_url=self.base_url, **options)
-        else:
-            self._client = AsyncAzureOpenAI(azure_endpoint=self.base_url, api_version=self.azure_api_version, **options)
-        _ = self._client.chat.completions  # imported at its first use, which takes long: not in the first step
+        self._client = ChatClient(self.base_url, self._key, self.source, self.azure_api_version)
         self._slots = asyncio.Semaphore(self.concurrency)
         self._limiters: dict[str, AsyncLimiter] = {
             what: AsyncLimiter(rate, 60) for what, rate in self.rates.items() if rate is not None
@@ -267,6 +255,7 @@ class EndpointStudent(Student):
                 known = await asyncio.to_thread(self.cache.get, [key])
                 if key in known:
                     self.accounts.count("cache_hits")
+                    self._succeeded = True
                     return known[key]
             async with self._slots:
                 response = await self._call(prompt)
@@ -285,44 +274,40 @@ class EndpointStudent(Student):
         Raises:
             StudentStopped: If no call can succeed, or may be made.
         """
-        from openai import APIConnectionError, APIResponseValidationError, APIStatusError
-
-        stop = None
-        try:
-            for attempt in itertools.count():
-                try:
-                    return await self._try(prompt)
-                except Exception as error:
-                    if attempt == self.retries or not is_passing(error):
-                        raise
-                    longest = min(60.0, self.backoff * 2.0**attempt)
-                    asked = retry_after(error)
-                    await asyncio.sleep(longest * self._jitter.uniform(0.5, 1.0) if asked is None else asked)
-                    self.accounts.count("retries")
-        except APIStatusError as error:
-            if is_refusal(error):
-                self.accounts.count("refused")
-                return Response("", refused=True)
-            reason = self._clean(error)
-            if error.status_code in FATAL or error.code == "insufficient_quota":
-                what = FATAL.get(error.status_code, "the quota is spent")
-                stop = f"student {self.label}: {what} ({reason}); {self._remedy(error.status_code)}"
-        except TimeoutError:
-            reason = f"no answer within {self.timeout:g} s"
-        except (APIConnectionError, APIResponseValidationError, Unusable, ValueError) as error:
-            reason = f"{type(error).__name__.strip('_')}: {self._clean(error.__cause__ or error)}"
-        if stop is not None:  # not raised above, where it would carry the error with it, and the key that may be in it
-            raise StudentStopped(stop)
+        for attempt in itertools.count():
+            try:
+                return await self._try(prompt)
+            except Failure as error:
+                failure = error
+            if failure.kind != "passing" or attempt == self.retries:
+                break
+            longest = min(60.0, self.backoff * 2.0**attempt)
+            await asyncio.sleep(longest * self._jitter.uniform(0.5, 1.0) if failure.wait is None else failure.wait)
+            self.accounts.count("retries")
+        if failure.kind == "filtered":
+            self.accounts.count("refused")
+            return Response("", refused=True)
+        reason = self._clean(failure.reason)
+        if failure.kind == "access":  # of this prompt, or of the endpoint? The calls in flight may tell
+            while self._in_flight and not self._succeeded:
+                await asyncio.sleep(0.02)
+        if failure.kind == "never" or (failure.kind == "access" and not self._succeeded):
+            # From None: the failure holds what the endpoint said, and the key may be in it.
+            raise StudentStopped(
+                f"student {self.label}: {failure.meaning} ({reason}); {self._remedy(failure.status)}"
+            ) from None
         self.accounts.count("failed")
         return Response("", error=reason)
 
     async def _try(self, prompt: Prompt) -> Response:
-        """Make one call."""
-        from openai import APIConnectionError, APIStatusError
+        """Make one call.
 
-        messages: Any = [{"role": message.role, "content": message.content} for message in prompt.messages]
-        # No tokenizer of theirs is at hand. A token is at least a byte, and each turn adds a few of its own.
-        longest = sum(len(message.content.encode()) + 8 for message in prompt.messages)
+        Raises:
+            Failure: If it brought no answer.
+        """
+        messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
+        # Their tokenizer is not at hand. A token is at least a byte, and each turn adds a few of its own.
+        longest = sum(len(message.content.encode("utf-8", "replace")) + 8 for message in prompt.messages)
         for what, limiter in self._limiters.items():
             await limiter.acquire(min(longest + self.max_new_tokens, limiter.max_rate) if what == "tokens" else 1)
         bound = self.accounts.bound(longest, self.max_new_tokens)
@@ -330,32 +315,23 @@ class EndpointStudent(Student):
             await asyncio.sleep(0.02)
         start = time.perf_counter()
         outcome, tokens, cost = "unusable", (0, 0), bound
+        self._in_flight += 1
         try:
             async with asyncio.timeout(self.timeout):
-                completion = await self._client.chat.completions.create(
-                    messages=messages, **self._request, extra_body=self._extra_body
-                )
-            try:
-                response = read_completion(completion, self._stop)
-            except Exception as error:  # the client does not check what it was sent
-                raise Unusable(f"no chat completion: {completion!r:.200}") from error
+                body = await self._client.ask({"messages": messages} | self._request | self._extra_body)
+            response = read_completion(body, self._stop, self._strip_thinking)
             tokens = (response.prompt_tokens, response.tokens)
             outcome = "answered"
             cost = self.accounts.bound(*tokens) if any(tokens) else self._unknown_cost(bound)
-        except APIStatusError as error:
-            outcome = f"HTTP {error.status_code}"
-            if error.status_code < 500 or error.status_code == 503:
-                cost = 0.0  # a gateway's other errors may come after the answer was made, and charged for
-            raise
-        except APIConnectionError as error:
-            outcome = "connection"
-            if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
-                cost = 0.0  # it was never sent; any other may have been answered, and charged for
+            self._succeeded = True
+        except Failure as failure:
+            outcome, cost = failure.outcome, 0.0 if failure.free else bound
             raise
         except TimeoutError:
             outcome = "timeout"
-            raise
+            raise Failure(f"no answer within {self.timeout:g} s", "passing", "timeout") from None
         finally:
+            self._in_flight -= 1
             try:
                 self.accounts.end(call, outcome, time.perf_counter() - start, tokens, cost)
             except CacheError as error:  # the answer is kept all the same; then the run ends
@@ -380,12 +356,9 @@ class EndpointStudent(Student):
             )
         return bound
 
-    def _clean(self, error: BaseException) -> str:
-        """One short line of what the endpoint said, without the key."""
-        said, body = str(error), getattr(error, "body", None)
-        if isinstance(body, dict) and "detail" in body:  # servers on FastAPI; the client's own text leaves it out
-            said = f"{said}: {body['detail']}"
-        return " ".join(self._key.redact(said).split())[:300] or type(error).__name__
+    def _clean(self, reason: str) -> str:
+        """Return a short line of what the endpoint said, without the key."""
+        return " ".join(self._key.redact(reason[:20_000]).split())[:300]
 
     def _remedy(self, status: int) -> str:
         if status in (401, 403):

@@ -1,11 +1,16 @@
-"""The key of an endpoint: read from the environment, checked, and taken out of whatever is shown or stored."""
+"""The key of an endpoint: read from the environment, checked, and taken out of whatever is shown, stored or logged."""
 
 from __future__ import annotations
 
+import base64
+import html
+import logging
 import os
 import re
 
 from wst.errors import ConfigError
+
+_LONGEST_ESCAPE = 8  # backslashes: escapes of escapes of escapes
 
 
 class ApiKey:
@@ -16,7 +21,7 @@ class ApiKey:
         address: The endpoint, for messages.
 
     Raises:
-        ConfigError: If the name is none: it may be the key itself, so the message does not repeat it.
+        ConfigError: If the name cannot be one: it may be the key itself, so the message does not repeat it.
     """
 
     def __init__(self, variable: str | None, address: str) -> None:
@@ -27,28 +32,73 @@ class ApiKey:
             )
         self.variable = variable
         self._address = address
-        self._sent = ""
+        self._forms: dict[str, re.Pattern[str]] = {}  # by key: the patterns of what is redacted
 
-    def read(self) -> str:
-        """Return the key, or "none" if the endpoint wants none.
+    def read(self) -> str | None:
+        """Return the key, or None if the endpoint wants none.
 
         Raises:
-            ConfigError: If the variable is not set.
+            ConfigError: If the variable is not set, or its value cannot be a key.
         """
         if self.variable is None:
-            return "none"
-        key = os.environ.get(self.variable, "").strip()
-        if not key:
+            return None
+        key = os.environ.get(self.variable, "")
+        if not key.strip():
             raise ConfigError(
                 f"EndpointStudent: the environment variable {self.variable} is not set; put the key for "
                 f"{self._address} there, or set api_key_env: null if it wants none"
             )
-        self._sent = key
+        check_header(self.variable, key)
+        self._forms.setdefault(key, _escaped(key))
         return key
 
     def redact(self, text: str) -> str:
-        """Replace the key in a text, both the one that was sent and the one in the environment now."""
-        now = "" if self.variable is None else os.environ.get(self.variable, "").strip()
-        for secret in filter(None, (self._sent, now)):
-            text = text.replace(secret, "[key]")
-        return text
+        """Replace every key that was read, however it is escaped, and the user and password of any URL."""
+        for form in self._forms.values():
+            text = form.sub("[key]", text)
+        return re.sub(r"://[^\s/@]{1,500}@", "://", text)
+
+    def redact_record(self, record: logging.LogRecord) -> bool:
+        """Redact a log record; a filter for the loggers of the HTTP client, which repeat what a server sends."""
+        record.msg, record.args = self.redact(record.getMessage()), None
+        return True
+
+
+def check_header(variable: str, value: str) -> None:
+    """Check that a variable's value can be sent in a header. The message never repeats the value.
+
+    Raises:
+        ConfigError: If there are blanks, line breaks, control characters or non-ASCII characters in it.
+    """
+    if not re.fullmatch(r"[!-~]+", value):
+        what = (
+            "blanks or line breaks around it" if re.fullmatch(r"\s*[!-~]+\s*", value) else "more than one line or word"
+        )
+        if not value.isascii() or any(ord(char) < 32 and not char.isspace() for char in value):
+            what = "control or non-ASCII characters in it"
+        raise ConfigError(
+            f"EndpointStudent: the value of the environment variable {variable} has {what}; set it to the key alone"
+        )
+
+
+def _escaped(key: str) -> re.Pattern[str]:
+    """Return a pattern of the key: each character may be escaped as in Python, JSON, URLs or HTML; also in base64."""
+
+    def forms(char: str) -> str:
+        code = ord(char)
+        found = [
+            rf"\\{{0,{_LONGEST_ESCAPE}}}" + re.escape(char),
+            rf"%(?:25){{0,3}}(?i:{code:02x})",
+            rf"\\{{1,{_LONGEST_ESCAPE}}}(?:x|u00|u\{{0{{0,4}}|U000000)(?i:{code:02x})\}}?",
+            rf"&#(?:0{{0,5}}{code}|[xX]0{{0,5}}(?i:{code:x}));?",
+        ]
+        if html.escape(char) != char:
+            found.append(re.escape(html.escape(char)))
+        return f"(?:{'|'.join(found)})"
+
+    patterns = ["".join(map(forms, key))]
+    for before in range(3) if len(key) >= 8 else ():  # a group of base64 holds three bytes: three ways to begin
+        coded = base64.b64encode(b"\0" * before + key.encode()).decode()
+        certain = coded[-(-8 * before // 6) : 8 * (before + len(key)) // 6]  # without what neighbours share
+        patterns.append(re.escape(certain).replace(r"\+", "[+-]").replace("/", "[/_]"))
+    return re.compile("|".join(patterns))
