@@ -7,7 +7,6 @@ processes, with math-verify and sympy; neither is imported before that.
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -16,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from wst.errors import ConfigError, DataError
 from wst.rewards.base import Reward
-from wst.rewards.math.expressions import holds, plain
 from wst.rewards.math.extract import gold_answer
+from wst.rewards.math.normalize import plain
+from wst.rewards.math.verdict import holds
 from wst.rewards.math.workers import Outcome, Workers
 from wst.rewards.text import target_of
 from wst.settings import check_choice, check_counts
@@ -188,8 +188,8 @@ class MathAnswer(Reward):
                 )
 
     def _workers(self) -> Workers:
-        if self._pool is None or self._pool.parent != os.getpid():  # a forked process must not share the pipes
-            self._pool = Workers("MathAnswer", "wst.rewards.math.expressions:work", self.workers, self.memory_mb)
+        if self._pool is None or not self._pool.usable:
+            self._pool = Workers("MathAnswer", "wst.rewards.math.verdict:work", self.workers, self.memory_mb)
         return self._pool
 
     def _leaks(self, instruction: str, target: str) -> bool:
