@@ -125,7 +125,7 @@ _TIDY: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
 
 
 def _repeating(whole: str, start: str, period: str) -> str:
-    """Write a repeating decimal as a fraction: ``0.1\overline{6}`` is (16 - 1) / 90."""
+    r"""Write a repeating decimal as a fraction: ``0.1\overline{6}`` is (16 - 1) / 90."""
     over = int(whole + start + period) - int((whole + start) or "0")
     return rf"\frac{{{over}}}{{{(10 ** len(period) - 1) * 10 ** len(start)}}}"
 
@@ -199,11 +199,4 @@ CHOSEN = re.compile(r"(?:\(\s*([A-Za-z])\s*\)|([A-J])[.):])(?:\s|$)")
 def choice_of(gold: str) -> str | None:
     """Read a gold answer that is the letter of a choice."""
     match = _CHOICE.fullmatch(_unwrapped(gold).strip().rstrip(".)") + (")" if "(" in gold else ""))
-    return (match[1] or match[2]).upper() if match else None
-
-
-def chosen(answer: str) -> str | None:
-    """Return the letter that an answer chooses, in upper case; None if it is no choice."""
-    answer = _unwrapped(answer).strip()
-    match = CHOSEN.match(answer) or _CHOICE.fullmatch(answer) or re.fullmatch(r"([A-Za-z])()", answer)
     return (match[1] or match[2]).upper() if match else None

@@ -50,15 +50,15 @@ def read_number(text: str) -> Number | None:
     return None
 
 
-_BASED = re.compile(r"\(?\s*([0-9A-Z]+)\s*\)?\s*_\s*(?:\{\s*(\d+)\s*\}|(\d+))")
+_BASED = re.compile(r"(-?)\s*\(?\s*([0-9A-Z]+)\s*\)?\s*_\s*(?:\{\s*(\d+)\s*\}|(\d+))")
 
 
 def read_based(text: str) -> Number | None:
     """Read a number in a base: 2516_8."""
     match = _BASED.fullmatch(text)
-    if match is None or not 2 <= int(match[2] or match[3]) <= 36 or not re.search(r"\d|..", match[1]):
+    if match is None or not 2 <= int(match[3] or match[4]) <= 36 or not re.search(r"\d|..", match[2]):
         return None
     try:
-        return Number(Fraction(int(match[1], int(match[2] or match[3]))))
+        return Number(Fraction(int(match[1] + match[2], int(match[3] or match[4]))))
     except ValueError:
         return None

@@ -74,7 +74,10 @@ class Many:
     form: str = ""
 
 
-_MATRIX = re.compile(r"\(?\s*\\begin\s*\{([pbB]?matrix|array)\}(?:\s*\{[^{}]*\})?(.*)\\end\s*\{\1\}\s*\)?", re.S)
+_MATRIX = re.compile(
+    r"\(?\s*\\begin\s*\{([pbBvV]?(?:small)?matrix|array)\}(?:\s*\{[^{}]*\})?(.*)\\end\s*\{\1\}\s*\)?", re.S
+)
+_DESCRIBED = re.compile(r"\\\{\s*[a-z]\s*(?:\\in\s*\S+\s*)?(?:\\mid(?![A-Za-z])|\||:)(.*)\\\}", re.S)
 _MEMBER = re.compile(r"\s*[A-Za-z]\w?\s*\\in(?![A-Za-z])\s*")
 
 
@@ -92,16 +95,32 @@ def parts_of(text: str) -> Many | None:
     pieces = split_outside(text, _CUP)
     if len(pieces) > 1:
         return Many("union", tuple(pieces))
+    if labelled := _labelled(text):
+        return labelled
     number = read_number(text)
     if number is None and len(items := items_of(text)) > 1:
         return Many("list", tuple(_signs(items)))
     if text[:2] == r"\{" and text[-2:] == r"\}" and _wraps(text, 2):
+        if match := _DESCRIBED.fullmatch(text):
+            return _interval(match[1])
         if re.search(r"\\mid(?![A-Za-z])|\||:", text):
-            return None  # described rather than listed
+            return None
         return Many("set", tuple(_signs(_items(text[2:-2]))))
     if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _wraps(text, 1) and len(items := _items(text[1:-1])) > 1:
         return Many("tuple", tuple(items), text[0] + text[-1])
     return Many("list", tuple(both)) if len(both := list(_signs([text]))) > 1 else None
+
+
+_LABELLED = re.compile(r"([A-Za-z](?:_\{?\w\}?)?)\s*=([^=]*)")
+
+
+def _labelled(text: str) -> Many | None:
+    """Read ``y = 2, x = 1`` as the tuple (1, 2): in the order of the labels."""
+    found = [_LABELLED.fullmatch(item) for item in items_of(text)]
+    pairs = {match[1]: match[2].strip() for match in found if match}
+    if len(pairs) < 2 or len(pairs) < len(found):
+        return None
+    return Many("labelled", tuple(value for _, value in sorted(pairs.items())), "()")
 
 
 def _items(text: str) -> list[str]:
@@ -113,7 +132,7 @@ def _items(text: str) -> list[str]:
 
 def _signs(items: Sequence[str]) -> Iterator[str]:
     for item in items:
-        if len(split_outside(item, _SIGNS)) > 1:
+        if _SIGNS.search(item):
             for plus, minus in (("+", "-"), ("-", "+")):
                 one = re.sub(r"\\pm(?![A-Za-z])", plus, re.sub(r"\\mp(?![A-Za-z])", minus, item))
                 yield one.strip().removeprefix("+").strip()
@@ -137,6 +156,14 @@ def _wraps(text: str, width: int) -> bool:
 
 def _interval(text: str) -> Many | None:
     r"""Read an inequality in one variable, such as ``1 < x \le 2``, as an interval."""
+    both = re.split(r"\s*,?\s*(?:\band\b|\\text\s*\{\s*and\s*\})\s*", text)
+    if len(both) == 2:  # an interval is an intersection
+        halves = [half for half in map(_interval, both) if half is not None and half.kind == "tuple"]
+        low = [half for half in halves if half.parts[1] == r"\infty"]
+        high = [half for half in halves if half.parts[0] == r"-\infty"]
+        if len(low) == len(high) == 1:
+            return Many("tuple", (low[0].parts[0], high[0].parts[1]), low[0].form[0] + high[0].form[1])
+        return None
     pieces = split_outside(text, _RELATION)
     if not 2 <= len(pieces) <= 3 or not all(piece.strip() for piece in pieces):
         return None

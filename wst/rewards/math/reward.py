@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from wst.errors import ConfigError, DataError
 from wst.rewards.base import Reward
-from wst.rewards.math.extract import gold_answer
+from wst.rewards.math.extract import final_answer, gold_answer
 from wst.rewards.math.normalize import plain
 from wst.rewards.math.verdict import holds
 from wst.rewards.math.workers import Outcome, Workers
@@ -140,7 +140,7 @@ class MathAnswer(Reward):
         return [unverified if verdicts[pair] is None else float(bool(verdicts[pair])) for pair in pairs]
 
     def _gold(self, rollout: Rollout) -> str:
-        gold = _final(target_of(self, rollout))
+        gold = _final(target_of(self, rollout), target=True)
         if not gold.text or len(gold.text) > _LONGEST:
             raise _unreadable(rollout, f"it holds no answer of 1 to {_LONGEST} characters", "correct the target")
         return gold.text
@@ -199,8 +199,8 @@ class MathAnswer(Reward):
         may stand there innocently ("Do it in 2 steps"). A choice leaks where it is the only one in brackets. All
         else leaks where it stands there as whole words, or as a formula, in the same form.
         """
-        held = holds(instruction, _final(target).text)
-        return super()._leaks(plain(instruction), plain(_final(target).text)) if held is None else held
+        held = holds(instruction, _final(target, target=True).text)
+        return super()._leaks(plain(instruction), plain(_final(target, target=True).text)) if held is None else held
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,13 +211,12 @@ class _Answer:
     stated: bool
 
 
-def _final(text: str) -> _Answer:
-    """Read where the final answer stands, without looking at what it means."""
+def _final(text: str, target: bool = False) -> _Answer:
+    """Find the marked answer, or the end of the text that holds it, without reading what it means."""
     tail = text[-_TAIL:]
-    answer = gold_answer(tail)
-    if answer is not None:
-        return _Answer(answer, stated=True)
-    return _Answer(tail.strip()[-_PROSE:].strip(), stated=False)
+    answer = gold_answer(tail) if target else None
+    answer, stated = (answer, True) if answer is not None else final_answer(tail)
+    return _Answer(answer if stated else answer[-_PROSE:].strip(), stated)
 
 
 def _unreadable(rollout: Rollout, what: str, remedy: str) -> DataError:

@@ -27,7 +27,8 @@ def judged(text: str, stated: bool, gold: str) -> bool | None:
     gold = _stated(gold)
     if not weigh(gold):
         return None
-    return same_answer(text if stated else find_answer(text, gold), gold)
+    answer = text if stated else find_answer(text, gold)
+    return answer is not None and same_answer(answer, gold)
 
 
 def work(job: tuple[str, bool, str] | None) -> bool | None:
@@ -76,4 +77,4 @@ def weigh(gold: str) -> bool:
 
 def _stated(gold: str) -> str:
     """Find the gold answer in a target that states it in prose."""
-    return tidy(find_answer(gold, None))
+    return tidy(find_answer(gold, None) or gold)
