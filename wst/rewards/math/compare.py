@@ -85,6 +85,7 @@ def _vector(text: str) -> str:
     return "(" + ", ".join(found.get(name, "0") for name in "ijk"[: 3 if "k" in found else 2]) + ")"
 
 
+_OR = re.compile(r"\s*,?\s*(?:\\text\s*\{\s*or\s*\}|(?<![A-Za-z\\])or(?![A-Za-z]))\s*")
 _TIME = re.compile(r"(\d{1,2})(?:\s*:\s*(\d\d))?\s*(?:\\text\s*\{)?\s*(?:([ap])\.?\s*m\.?)?\s*\}?", re.I)
 
 
@@ -153,12 +154,15 @@ def _same(answer: str, gold: str, depth: int) -> bool:
     if depth == 0 and "," in gold and re.sub(r"\s", "", answer) == gold:  # 100,200 may be a list
         return True
     times = _time(answer), _time(gold)
-    if _is_time(gold) or _is_time(answer):
+    if _is_time(gold) or (times[0] is not None and times[0][1]):
         if times[0] is None or times[1] is None:
             return False
         (ours_at, ours_said), (theirs_at, theirs_said) = times[0], times[1]
         return ours_at == theirs_at or (ours_said != theirs_said and (ours_at - theirs_at) % 720 == 0)
     answer, gold = _exact(answer), _exact(gold)
+    alternatives = split_outside(answer, _OR) if not split_outside(gold, _OR)[1:] else []
+    if len(alternatives) > 1 and parts_of(gold) is None:  # 0.75 or 75%
+        return all(_same(part.strip(), gold, depth + 1) for part in alternatives)
 
     if answer[-1:] == "%" or gold[-1:] == "%":
         a, g = answer.removesuffix("%").strip(), gold.removesuffix("%").strip()
@@ -198,8 +202,6 @@ def _same(answer: str, gold: str, depth: int) -> bool:
         many, other = (ours, gold) if ours is not None else (theirs, answer)
         if many is not None and many.kind in ("set", "list") and len(many.parts) == 1:
             return _same(many.parts[0], other, depth + 1)
-        if ours is not None and ours.kind == "list" and re.search(r"\bor\b", answer):  # 0.75 or 75%
-            return all(_same(part, gold, depth + 1) for part in ours.parts)
 
     letters = [without_unit(text)[1] is not None or not re.search(r"[a-zA-Z]", text) for text in (gold, answer)]
     (a, counted), (g, wanted) = without_unit(answer, letters[0]), without_unit(gold, letters[1])
@@ -213,6 +215,8 @@ def _same(answer: str, gold: str, depth: int) -> bool:
                 a = rf"({a}) \cdot \frac{{{size.numerator}}}{{{size.denominator}}}"
         return _same(a, g, depth + 1)
     if ours is not None or theirs is not None:
+        if theirs is None and is_text(gold):
+            return _same_text(answer, gold)
         # Such as an interval and a set that is described; words are no mathematics.
         return not is_text(answer) and not is_text(gold) and _same_value(answer, gold)
     return _same_value(answer, gold)
@@ -331,13 +335,10 @@ def _equal(answer: Any, gold: Any) -> bool:  # noqa: ANN401
         difference = answer - gold
         if answer.is_number and gold.is_number:
             # An exact zero comes out as a tiny number without a significant digit.
-            size = sympy.N(difference, 30)
-            if size.is_zero or (size.is_number and size.is_comparable is False):
-                return True
-            if size.is_Float:
-                return False
-            real, imaginary = size.as_real_imag()
-            return all(part == 0 or part.is_comparable is False for part in (real, imaginary))
+            # Such as 1/0 in another form has no parts.
+            parts = sympy.N(difference, 30).as_real_imag()
+            if all(part.is_Float or part.is_zero for part in parts):
+                return all(part == 0 or not part.is_comparable for part in parts)
         return not _differ(answer, gold) and bool(sympy.expand(difference) == 0 or sympy.simplify(difference) == 0)
     return bool(verify(gold, answer, allow_set_relation_comp=True, timeout_seconds=None))
 

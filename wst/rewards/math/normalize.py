@@ -119,6 +119,7 @@ _TIDY: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"\\sqrt\s*(\d|[a-z](?![a-z]))"), r"\\sqrt{\1}"),
     (re.compile(r"(?<![\w\\])sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
     (re.compile(r"\*\*"), "^"),
+    (re.compile(r"\\pi\s*\("), r"\\pi \\cdot ("),
     (re.compile(r"\^\s*\(([^()]*)\)"), r"^{\1}"),
     (re.compile(r"\\(?:c?dots|ldots)(?![A-Za-z])"), r"\\ldots"),
 ]  # fmt: skip

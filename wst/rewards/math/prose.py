@@ -37,6 +37,8 @@ _REST = re.compile(
     r"|,\s+(?=(?!and\b|or\b)[a-z]{2})).*",
     re.I | re.S,
 )
+_SCRIPT = re.compile(r"[^\W\d_a-zA-Z\u0370-\u03ff]")  # letters of other languages
+_CLOCK = re.compile(r"\b\d{1,2}(?::\d\d)?\s*[ap]\.?m\b\.?|\b\d{1,2}:\d\d\b", re.I)
 _DENIAL = re.compile(
     r"\b(?:no|not|neither|nor|wrong|incorrect|false|never|maybe|except|eliminated?|respond|(?:answer|reply) with)\b|n't\b",
     re.I,
@@ -59,6 +61,8 @@ def find_answer(text: str, gold: str | None) -> str | None:
         return f"({letter})" if letter else None
     if _is_bare(text):
         return text
+    if gold is not None and _CLOCK.search(gold) and (times := _CLOCK.findall(text)):
+        return str(times[-1])
     words = gold is not None and is_text(bare(gold))
     sentences = _sentences(text)
     place, said = len(sentences), ""
@@ -121,7 +125,7 @@ def _sentences(text: str) -> list[str]:
 def _is_bare(text: str) -> bool:
     """Tell whether a text is an answer and nothing else."""
     text = tidy(text) if "\n" not in text.strip() or r"\begin" in text else ""
-    if not text or len(text) > 400:
+    if not text or len(text) > 400 or _SCRIPT.search(text):
         return False
     if choice_of(text) is not None or CHOSEN.match(text):
         return True

@@ -31,7 +31,7 @@ _BARE_UNITS = {name for name in _UNITS if len(name) > 1}  # `5m` is a product, `
 #: Words that make a number another number, or no answer at all.
 _NO_UNIT = re.compile(
     r"\b(?:or|and|not|no|is|are|was|wrong|false|incorrect|more|less|fewer|than|at|least|most|maybe|if|when|factorial|squared"
-    r"|dozens?|thousands?|hundreds?|[mb]illions?|halves|thirds|quarters?)\b|\d|\w+n't|thousandth|hundredth",
+    r"|dozens?|january|february|march|april|may|june|july|august|september|october|november|december|thousands?|hundreds?|[mb]illions?|halves|thirds|quarters?)\b|\d|\w+n't|thousandth|hundredth",
     re.I,
 )
 
