@@ -94,7 +94,7 @@ def after_hashes(text: str) -> str | None:
 
 
 def gold_answer(text: str) -> str | None:
-    r"""Return the final answer of a worked solution: the last box, else what follows the last ``####``.
+    r"""Return the final answer of a worked solution: the last boxes, else what follows the last ``####``.
 
     Returns:
         The answer as it is written; None if the text has neither.
@@ -103,7 +103,7 @@ def gold_answer(text: str) -> str | None:
         >>> gold_answer("3 + 4 = 7 #### 7")
         '7'
     """
-    boxed = last_boxed(text)
+    boxed = boxed_answer(text)
     return after_hashes(text) if boxed is None else boxed
 
 
