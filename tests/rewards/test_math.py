@@ -20,7 +20,7 @@ import pytest
 from rewards.math_table import BOXED, READ
 
 from wst.errors import ConfigError, DataError
-from wst.rewards.math.expressions import same_answer
+from wst.rewards.math.compare import same_answer
 from wst.rewards.math.extract import after_hashes, gold_answer, last_boxed
 from wst.rewards.math.reward import MathAnswer
 from wst.rewards.math.workers import Workers
@@ -296,7 +296,7 @@ def test_copies_have_workers_of_their_own() -> None:
         assert (twin.timeout, twin.workers, twin.unverified) == (20.0, 1, "nan")
         assert pids(twin) == []
     twin.setup(None)
-    assert len(pids(twin)) == 1
+    assert soon(lambda: len(pids(twin)) == 1)
     assert set(pids(twin)).isdisjoint(pids(reward))
     twin.close()
     assert reward.score([rollout_of("1", "2.0")]) == [0.0]
@@ -334,7 +334,7 @@ import os, sys, threading, time
 from wst.rewards.math.reward import MathAnswer
 from wst.types import Query, Response, Rollout
 assert not {"torch", "sympy", "math_verify"} & set(sys.modules)
-reward = MathAnswer(timeout=1.0, workers=2)
+reward = MathAnswer(timeout=60.0, workers=2)
 def score(answer):
     return reward.score([Rollout(Query("1", "?", target="0.5"), None, Response(r"\boxed{%s}" % answer))])
 print(score("1/2"), score("1/3"), *reward._pool.pids, flush=True)
@@ -378,7 +378,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     process.stdout.close()
-    assert soon(lambda: all(map(gone, workers)))  # the idle one at once, the busy one when its time is over
+    assert soon(lambda: all(map(gone, workers)))  # long before the busy one's time is over
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from wst.data.benchmark import Benchmark
 from wst.data.jsonl import Row
 from wst.data.sources import hub_rows
 from wst.errors import DataError
-from wst.rewards.math.extract import last_boxed
+from wst.rewards.math.extract import boxed_answer
 from wst.types import Query
 
 SUBJECTS = (
@@ -61,7 +61,7 @@ class MATH(Benchmark):
         answer = row.values.get("answer")
         if answer is not None:
             answer = row.text("answer")
-        elif not (answer := last_boxed(solution)):
+        elif not (answer := boxed_answer(solution)):
             raise DataError(
                 f"{row.place}: there is no field 'answer' and no \\boxed answer in 'solution'; add one of them, or "
                 "remove the row"

@@ -1,49 +1,89 @@
-r"""Where a worked solution states its final answer: in the last ``\boxed{...}``, or after the last ``####``."""
+r"""The marks of a final answer: ``\boxed{...}``, ``####`` and ``<answer>``."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
+#: What may stand between boxes that state one answer together: ``x = \boxed{3} and y = \boxed{4}``.
+_BETWEEN = re.compile(
+    r"[\s$.,;&()\[\]\\]*(?:(?:and|or)\b|\\text\s*\{\s*(?:and|or)\s*\})?[\s$.,;&()\[\]\\]*((?<![A-Za-z])[A-Za-z]\s*=\s*)?"
+)
+_LABEL = re.compile(r"(?<![\w\\])[A-Za-z]\s*=\s*$")
+_TAG = re.compile(r"<answer>\s*(.+?)\s*</answer>", re.I | re.S)
+_HEADING = re.compile(r"(?!\d+[.):]\s*[A-Za-z])[-+\d($\\{\[*.\u20ac\u00a3]")
 _BRACE = re.compile(r"\\[\\{}]|[{}]")  # an escaped brace is a character of the answer
 _END = re.compile(r"\\\)|\\\]|[$\n]")
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Find what stands in the last ``\boxed{...}`` or ``\fbox{...}``.
+    r"""Return the content of the last ``\boxed{...}``, ``\fbox{...}`` or ``\framebox{...}``.
 
-    Of a box without braces (``$\boxed 5$``) it is what follows up to the end of the formula or line. A box that
-    is empty, or whose brace is never closed, is passed over: an earlier one counts then.
+    A box without braces (``$\boxed 5$``) extends to the end of the formula or line. A box that is empty or never closed
+    is passed over: an earlier one counts then.
 
     Returns:
-        The content without surrounding spaces; None where there is no box.
+        The content without surrounding spaces; None if there is no box.
 
     Example:
         >>> last_boxed(r"First \boxed{1}, then $x = \boxed{\frac{1}{2}}$.") == r"\frac{1}{2}"
         True
     """
-    boxes = [match.end() for match in _BOX.finditer(text)]
+    return next((content for _, _, content in _boxes(text)), None)
+
+
+def boxed_answer(text: str) -> str | None:
+    r"""Return what the last boxes state: several that only "and", "or", commas or labels separate are one list.
+
+    A box that is never closed counts if there is no other.
+
+    Example:
+        >>> boxed_answer(r"so $x = \boxed{3}$ and $y = \boxed{4}$"), boxed_answer(r"\boxed{1}, no, \boxed{2}")
+        ('x = 3, y = 4', '2')
+    """
+    answers: list[str] = []
+    before = -1
+    for start, end, content in _boxes(text):
+        between = _BETWEEN.fullmatch(text, end, before) if answers else None
+        if answers and between is None:
+            break
+        label = _LABEL.search(text, max(0, start - 20), start)
+        before = start
+        answers.insert(0, (label[0] if label else "") + content)
+    if not answers and (unclosed := list(_BOX.finditer(text))):
+        return text[unclosed[-1].end() :].lstrip("{").partition("\n")[0].rstrip("$ .") or None
+    distinct = list(dict.fromkeys(answers))
+    return ", ".join(distinct if len(distinct) == 1 else answers) or None
+
+
+def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
+    """Yield the start, the end and the content of each box, last first."""
+    boxes = [(match.start(), match.end()) for match in _BOX.finditer(text)]
     closed: dict[int, int] | None = None
-    for start in reversed(boxes):
+    inner = len(text) + 1
+    for first, start in reversed(boxes):
         if text[start : start + 1] != "{":
-            end = _END.search(text, start)
-            content = text[start : len(text) if end is None else end.start()].strip().rstrip(".,;")
+            found = _END.search(text, start)
+            end = len(text) if found is None else found.start()
+            content = text[start:end].strip().rstrip(".,;")
         else:
             if closed is None:  # all at once: a million unclosed boxes must not cost a million searches
-                closed = _closing(text, boxes[0])
+                closed = _closing(text, boxes[0][1])
             if start not in closed:
                 continue
-            content = text[start + 1 : closed[start]].strip()
-        if content:
-            return content
-    return None
+            end = closed[start] + 1
+            content = text[start + 1 : end - 1].strip()
+        if content and end <= inner:  # not the box around one that was read
+            inner = first
+            yield first, end, content
 
 
 def after_hashes(text: str) -> str | None:
-    """Find what follows the last ``####``, on the same line or, where that is blank, on the next one written on.
+    """Return what follows the last ``####`` on its line or, if that is blank, the next line that is not.
 
     Returns:
-        The line without surrounding spaces; None where nothing follows, or there is no ``####``.
+        The line without surrounding spaces; None if nothing follows, or there is no ``####``.
 
     Example:
         >>> after_hashes("3 + 4 = 7 #### 7")
@@ -54,21 +94,38 @@ def after_hashes(text: str) -> str | None:
 
 
 def gold_answer(text: str) -> str | None:
-    r"""Read the final answer of a worked solution: the last box, else what follows the last ``####``.
+    r"""Return the final answer of a worked solution: the last boxes, else what follows the last ``####``.
 
     Returns:
-        The answer as it is written; None where the text has neither.
+        The answer as it is written; None if the text has neither.
 
     Example:
         >>> gold_answer("3 + 4 = 7 #### 7")
         '7'
     """
-    boxed = last_boxed(text)
+    boxed = boxed_answer(text)
     return after_hashes(text) if boxed is None else boxed
 
 
+def final_answer(text: str) -> tuple[str, bool]:
+    r"""Return the final answer of a response, and True; or, if nothing marks it, the text that holds it, and False.
+
+    Marks are boxes, ``<answer>`` tags, and ``####`` before a number, a formula or the last line; other lines with
+    ``####`` are headings.
+    """
+    boxed = boxed_answer(text)
+    if boxed is not None:
+        return boxed, True
+    if tags := _TAG.findall(text):
+        return str(tags[-1]), False
+    marked = after_hashes(text)
+    if marked and (_HEADING.match(marked) or re.search(r"####\s*" + re.escape(marked) + r"\s*$", text[-5000:])):
+        return marked, True
+    return text.strip(), False
+
+
 def _closing(text: str, start: int) -> dict[int, int]:
-    """Tell where each brace that opens at ``start`` or later is closed."""
+    """Map the position of each brace that opens at ``start`` or later to that of the brace that closes it."""
     closed = {}
     opened = []
     for match in _BRACE.finditer(text, start):

@@ -7,7 +7,6 @@ processes, with math-verify and sympy; neither is imported before that.
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -16,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from wst.errors import ConfigError, DataError
 from wst.rewards.base import Reward
-from wst.rewards.math.expressions import holds, plain
-from wst.rewards.math.extract import gold_answer
+from wst.rewards.math.extract import final_answer, gold_answer
+from wst.rewards.math.normalize import plain
+from wst.rewards.math.verdict import holds
 from wst.rewards.math.workers import Outcome, Workers
 from wst.rewards.text import target_of
 from wst.rewards.words import gives_away
@@ -141,7 +141,7 @@ class MathAnswer(Reward):
         return [unverified if verdicts[pair] is None else float(bool(verdicts[pair])) for pair in pairs]
 
     def _gold(self, rollout: Rollout) -> str:
-        gold = _final(target_of(self, rollout))
+        gold = _final(target_of(self, rollout), target=True)
         if not gold.text or len(gold.text) > _LONGEST:
             raise _unreadable(rollout, f"it holds no answer of 1 to {_LONGEST} characters", "correct the target")
         return gold.text
@@ -189,8 +189,8 @@ class MathAnswer(Reward):
                 )
 
     def _workers(self) -> Workers:
-        if self._pool is None or self._pool.parent != os.getpid():  # a forked process must not share the pipes
-            self._pool = Workers("MathAnswer", "wst.rewards.math.expressions:work", self.workers, self.memory_mb)
+        if self._pool is None or not self._pool.usable:
+            self._pool = Workers("MathAnswer", "wst.rewards.math.verdict:work", self.workers, self.memory_mb)
         return self._pool
 
     def _leaks(self, instruction: str, target: str) -> bool:
@@ -200,7 +200,7 @@ class MathAnswer(Reward):
         and counts of steps are ignored (`wst.rewards.numbers.numbers`). A choice leaks if it is the only one named. All
         else leaks as whole words, or as a formula, in the same form (`wst.rewards.words.gives_away`).
         """
-        gold = _final(target).text
+        gold = _final(target, target=True).text
         held, words = holds(instruction, gold), plain(gold)
         if held or (held is not None and not any(map(str.isalpha, words))):  # digits alone are not looked for as words
             return bool(held)
@@ -215,13 +215,12 @@ class _Answer:
     stated: bool
 
 
-def _final(text: str) -> _Answer:
-    """Read where the final answer stands, without looking at what it means."""
+def _final(text: str, target: bool = False) -> _Answer:
+    """Find the marked answer, or the end of the text that holds it, without reading what it means."""
     tail = text[-_TAIL:]
-    answer = gold_answer(tail)
-    if answer is not None:
-        return _Answer(answer, stated=True)
-    return _Answer(tail.strip()[-_PROSE:].strip(), stated=False)
+    answer = gold_answer(tail) if target else None
+    answer, stated = (answer, True) if answer is not None else final_answer(tail)
+    return _Answer(answer if stated else answer[-_PROSE:].strip(), stated)
 
 
 def _unreadable(rollout: Rollout, what: str, remedy: str) -> DataError:

@@ -1,0 +1,88 @@
+"""Numbers in words, and numbers followed by a word that changes their value."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+_SMALL = {
+    word: value
+    for value, word in enumerate(
+        [
+            "zero",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+            "thirteen",
+            "fourteen",
+            "fifteen",
+            "sixteen",
+            "seventeen",
+            "eighteen",
+            "nineteen",
+        ]
+    )
+} | {
+    word: 10 * value
+    for value, word in enumerate(
+        ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], start=2
+    )
+}
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_PARTS = {"half": 2, "halve": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9,
+          "tenth": 10, "hundredth": 100, "thousandth": 1000}  # fmt: skip
+_WORD = "|".join(sorted([*_SMALL, *_SCALES, *_PARTS], key=len, reverse=True))
+_RUN = re.compile(
+    rf"(negative |minus )?(\d[\d,]*(?:\.\d+)?|(?:{'|'.join(_SMALL)})(?![a-z]))"
+    rf"((?:[ -]+(?:and +)?(?:a +)?(?:{_WORD})s?(?![a-z]))*)(?:[ ]+(squared|cubed|factorial)(?![a-z]))?",
+    re.I,
+)
+
+
+def spoken_number(text: str) -> str:
+    r"""Write the number that a text begins with in digits.
+
+    Example:
+        >>> spoken_number("twenty-five percent"), spoken_number("5 thousand"), spoken_number("two and a half")
+        ('25 percent', '5000', '\\frac{5}{2}')
+    """
+    inside = re.match(r"([-+]?\d[\d,.]*)?\s*\\text\s*\{([^{}]*)\}(?!\s*\^)", text)
+    plain = f"{inside[1] or ''} {inside[2]}".strip() + text[inside.end() :] if inside else text
+    match = _RUN.match(plain)
+    if match is None:
+        mixed = re.match(r"(\d+) and (\d+)\s*/\s*(\d+)$", plain)
+        return f"{mixed[1]} {mixed[2]}/{mixed[3]}" if mixed else text
+    words = re.findall(_WORD, match[3].lower())
+    gloss = re.fullmatch(r"\s*\(([\w ,.-]+)\)\.?", plain[match.end() :])  # five (5)
+    if not (match[1] or words or match[4] or match[2].isalpha() or gloss):
+        mixed = re.fullmatch(r"(\d+) and (\d+)\s*/\s*(\d+)", plain)
+        return f"{mixed[1]} {mixed[2]}/{mixed[3]}" if mixed else text
+    first = match[2].lower()
+    whole, part = Fraction(0), Fraction(_SMALL[first]) if first in _SMALL else Fraction(first.replace(",", ""))
+    for word in words:
+        if word in _SMALL:
+            part += _SMALL[word]
+        elif word == "hundred" or (word in _SCALES and not whole and len(words) == 1):
+            part *= _SCALES[word]
+        elif word in _SCALES:
+            whole, part = whole + part * _SCALES[word], Fraction(0)
+        elif re.search(rf"\b(?:and )?a +{word}", match[3].lower()):
+            part += Fraction(1, _PARTS[word])
+        else:
+            part /= _PARTS[word]
+    value = (whole + part) * (-1 if match[1] else 1)
+    digits = str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+    digits += {"squared": "^2", "cubed": "^3", "factorial": "!"}.get((match[4] or "").lower(), "")
+    if gloss:
+        other = spoken_number(gloss[1])
+        return digits if other.replace(",", "") == digits else text
+    return digits + plain[match.end() :]
