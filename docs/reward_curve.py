@@ -12,6 +12,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from wst.evaluation.curve import training_curve
+from wst.evaluation.rows import TEST_ARMS
 
 
 def newest(folder: Path) -> Path:
@@ -29,10 +30,11 @@ def draw(run: Path, picture: Path) -> None:
         axes.plot(*zip(*curve["val"], strict=True), "s", color="#d1662b", ms=8, label="validation, greedy")
     results = run / "results.json"
     if results.is_file():
-        arms = json.loads(results.read_text(encoding="utf-8"))["arms"]
-        styles = {"unaided": ("#888888", ":"), "untrained": ("#888888", "--"), "trained": ("#2a8f5b", "-")}
-        for arm, (color, style) in styles.items():
-            axes.axhline(arms[arm]["mean"], color=color, ls=style, lw=1.2, label=f"test, {arm}")
+        (student,) = json.loads(results.read_text(encoding="utf-8"))["students"].values()
+        styles = {"none": ("#888888", ":"), "untrained": ("#888888", "--"), "trained": ("#2a8f5b", "-")}
+        for name, (arm, kind) in TEST_ARMS.items():
+            color, style = styles[kind]
+            axes.axhline(student["arms"][arm]["mean"], color=color, ls=style, lw=1.2, label=f"test, {name}")
     axes.set(xlabel="step", ylabel="reward", ylim=(-0.02, 1.05))
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)

@@ -16,11 +16,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 STEPS = 30
 RUN = Path("runs/tiny/version_0")
-FIT = ["fit", "--config", "config.yaml", "--ckpt_path", "last"]
+FIT = ["fit", "--config", "config.yaml"]
+RESUME = [*FIT, "--ckpt_path", "last"]
 
 
-def configure(folder: Path, model: str, processes: int) -> None:
-    """Write a run of 30 steps with a checkpoint after each and a validation after every tenth."""
+def configure(folder: Path, model: str, processes: int, url: str | None = None) -> None:
+    """Write a run of 30 steps with a checkpoint after each and a validation after every tenth.
+
+    With the address of an endpoint, that is the student, and the progress bar is on: it shows the answers that arrive.
+    """
     several: dict[str, Any] = {"trainer.strategy": "ddp", "trainer.devices": processes} if processes > 1 else {}
     changes = {
         "trainer.max_steps": STEPS,
@@ -33,12 +37,20 @@ def configure(folder: Path, model: str, processes: int) -> None:
             "init_args": {"warmup_steps": 5, "decay_steps": 20, "end_factor": 0.1},
         },
     }
+    if url is not None:
+        student = {"model": "fake", "base_url": url, "api_key_env": None, "backoff": 0.02}
+        changes |= {
+            "trainer.enable_progress_bar": True,
+            "model.init_args.student": {"class_path": "wst.EndpointStudent", "init_args": student},
+            "model.init_args.student_prompt": {"placement": "before"},
+        }
     write_config(folder, model, **changes | several)
 
 
 def begin(folder: Path, processes: int) -> list[Any]:
-    """Start the run, or go on with it."""
-    return start_several(FIT, folder, processes) if processes > 1 else [start(FIT, folder)]
+    """Start the run, or go on with it if it has saved a checkpoint."""
+    args = RESUME if any(folder.glob("runs/tiny/version_*/checkpoints/last.ckpt")) else FIT
+    return start_several(args, folder, processes) if processes > 1 else [start(args, folder)]
 
 
 def newest(folder: Path) -> Path:
@@ -54,7 +66,7 @@ def faults(folder: Path, expected: dict[str, torch.Tensor]) -> list[str]:
         found.append("the adapter differs")
     if torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] != STEPS:
         found.append("the last checkpoint is not of the last step")
-    rows = [json.loads(line) for line in (run / "instructions.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "instructions.jsonl").read_text().split("\n")[:-1]]
     for stage, steps in (("train", range(1, STEPS + 1)), ("val", range(10, STEPS + 1, 10))):
         written = [row["step"] for row in rows if row["stage"] == stage]
         if written != [step for step in steps for _ in range(4)]:
@@ -73,6 +85,9 @@ def faults(folder: Path, expected: dict[str, torch.Tensor]) -> list[str]:
             whole = sorted(set(steps))
         if steps != whole:
             found.append(f"{name} is logged at {steps}")
+    texts = [event.step for event in events.Tensors("instructions/text_summary")]
+    if texts != list(range(9, STEPS, 10)):
+        found.append(f"the instructions are logged as text at {texts}")
     left = [path.name for path in run.rglob(".*")]
     if left:
         found.append(f"left behind: {left}")
@@ -95,12 +110,14 @@ def torn(folder: Path) -> list[str]:
     return found
 
 
-def crash(root: Path, model: str, kills: int, processes: int, seed: int, each: int = 4) -> list[str]:
+def crash(
+    root: Path, model: str, kills: int, processes: int, seed: int, each: int = 4, url: str | None = None
+) -> list[str]:
     """Kill runs so many times in all, each at most ``each`` times, and give all faults found."""
     chance = random.Random(seed)
     unbroken = root / "unbroken"
     unbroken.mkdir()
-    configure(unbroken, model, processes)
+    configure(unbroken, model, processes, url)
     began = time.monotonic()
     done = ended(begin(unbroken, processes), unbroken)
     seconds = time.monotonic() - began
@@ -112,7 +129,7 @@ def crash(root: Path, model: str, kills: int, processes: int, seed: int, each: i
         number += 1
         folder = root / f"run-{number}"
         folder.mkdir()
-        configure(folder, model, processes)
+        configure(folder, model, processes, url)
         moments: list[float] = []
         while True:
             running = begin(folder, processes)

@@ -9,10 +9,12 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 TESTS = Path(__file__).parent
@@ -107,8 +109,8 @@ class Outcome:
 
 
 def _child(args: list[str], folder: str, out: str, err: str, environment: dict[str, str]) -> None:
+    assert "preload" in sys.modules  # a preload that fails is skipped in silence
     os.chdir(folder)
-    sys.path.insert(0, str(TESTS))
     for stream, path in ((sys.stdout, out), (sys.stderr, err)):
         stream.flush()
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
@@ -131,6 +133,9 @@ def _child(args: list[str], folder: str, out: str, err: str, environment: dict[s
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
+    if "WST_TEST_CPU" in os.environ:
+        with open(os.environ["WST_TEST_CPU"], "a") as file:
+            file.write(f"{time.process_time():.2f}\n")
     os._exit(code)
 
 
@@ -142,7 +147,10 @@ def start(
 ) -> BaseProcess:
     """Start the command line, with the folder as current directory."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["wst.cli.lightning"])
+    context.set_forkserver_preload(["preload"])
+    with pytest.MonkeyPatch.context() as patch:  # the server starts with the first run, and has this path alone
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]))
+        forkserver.ensure_running()
     files = str(folder / f"{name}.out"), str(folder / f"{name}.err")
     process = context.Process(target=_child, args=(args, str(folder), *files, environment or {}))
     process.start()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from crashes import FIT, RUN, configure, crash, faults
+from crashes import FIT, RESUME, RUN, configure, crash, faults
+from endpoints import FakeServer, last_user_text
 from runs import wst
 from safetensors.torch import load_file
 
@@ -30,7 +31,7 @@ def test_killed_in_a_validation(
     configure(tmp_path, tiny_model, 1)
     kill = [f"--trainer.callbacks.{key}" for key in (f"init_args.step={step}", f"init_args.hook={hook}")]
     assert wst([*FIT, "--trainer.callbacks+=toys.KillAt", *kill], tmp_path).code == -signal.SIGKILL
-    done = wst(FIT, tmp_path)
+    done = wst(RESUME, tmp_path)
     assert done.code == 0, done.err
     assert faults(tmp_path, unbroken) == []
 
@@ -44,7 +45,7 @@ def test_asked_to_leave_in_a_validation(
     ask = [f"--trainer.callbacks.init_args.{key}={value}" for key, value in settings.items()]
     smaller = ["--data.init_args.eval_batch_size=1"]  # four batches
     assert wst([*FIT, *smaller, "--trainer.callbacks+=toys.SignalAt", *ask], tmp_path).code == 128 + signal.SIGTERM
-    done = wst([*FIT, *smaller], tmp_path)
+    done = wst([*RESUME, *smaller], tmp_path)
     assert done.code == 0, done.err
     assert faults(tmp_path, unbroken) == []
 
@@ -60,3 +61,15 @@ def test_asked_to_leave_in_a_validation(
 )
 def test_killed_at_random_moments(tmp_path: Path, tiny_model: str, processes: int, kills: int) -> None:
     assert crash(tmp_path, tiny_model, kills, processes, seed=kills + processes) == []
+
+
+@pytest.mark.parametrize(
+    ("processes", "kills"),
+    [(1, 2), pytest.param(1, 100, marks=pytest.mark.long), pytest.param(2, 40, marks=pytest.mark.long)],
+)
+def test_killed_with_an_endpoint_and_a_progress_bar(
+    tmp_path: Path, tiny_model: str, processes: int, kills: int
+) -> None:
+    with FakeServer(answer=last_user_text) as server:
+        found = crash(tmp_path, tiny_model, kills, processes, seed=kills + processes, url=server.url)
+    assert found == []

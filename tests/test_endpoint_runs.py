@@ -66,9 +66,9 @@ def test_accounts_in_the_log_and_in_the_results(tmp_path: Path, tiny_model: str)
     assert min(scalars(tmp_path, "student/cost")) > 0
     assert min(scalars(tmp_path, "student/seconds_p95")) > 0
     results = json.loads((tmp_path / RUN / "results.json").read_text())
-    assert results["student"]["test"]["calls"] == tested
-    assert results["student"]["test"]["cache_hits"] >= 4  # the four of validation were asked unaided before
-    run = results["student"]["run"]
+    assert results["accounts"]["student"]["test"]["calls"] == tested
+    assert results["accounts"]["student"]["test"]["cache_hits"] >= 4  # the four of validation were asked unaided before
+    run = results["accounts"]["student"]["run"]
     assert run["fit"]["calls"] == fitted
     assert run["test"]["calls"] == tested
     tokens = run["fit"]["prompt_tokens"] + 2 * run["fit"]["completion_tokens"]

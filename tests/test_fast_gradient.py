@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from toys import Lowercase, Parrot
 
 from wst import GroupMean, Instruction, LoRA, MovingAverage, Unaided, WeakToStrong
-from wst.modeling import logprobs as heads
-from wst.modeling.logprobs import score
+from wst.modeling import logprobs
+from wst.modeling.logprobs import log_probs_from_states
 from wst.training.objective import token_entropy, token_log_probs, whiten
 from wst.training.record import StepRecord
 
@@ -47,8 +47,8 @@ def plain_gradient(module: WeakToStrong, record: StepRecord, baseline: nn.Module
     if module.whiten_advantages:
         advantages = whiten(advantages, ~record.rewards.isnan())
     gain = sum(a * values.sum() for a, (values, _) in zip(advantages.flatten(), passes, strict=True))
-    gain = gain + module.entropy_coef * sum(entropy.sum() for _, entropy in passes)
-    count = sum(len(z.token_ids) for z in written) if module.normalization == "tokens" else len(written)
+    gain = gain + module.update.entropy_coef * sum(entropy.sum() for _, entropy in passes)
+    count = sum(len(z.token_ids) for z in written) if module.update.normalization == "tokens" else len(written)
     teacher.policy.zero_grad()
     (-gain / count).backward()
     if module.update.gradient_clip is not None:
@@ -91,7 +91,7 @@ def test_the_gradient_is_that_of_the_formula(
     tiny_model: str, monkeypatch: pytest.MonkeyPatch, option: str, chunked: bool, unscored: bool
 ) -> None:
     if chunked:
-        monkeypatch.setattr(heads, "_AT_ONCE", 2_000)  # of a vocabulary of 260: seven tokens at once
+        monkeypatch.setattr(logprobs, "_MAX_LOGITS", 2_000)  # of a vocabulary of 260: seven tokens at once
     optimizers: list[Keep] = []
 
     def keep(params: Any) -> Keep:
@@ -121,7 +121,7 @@ def test_the_gradient_is_that_of_the_formula(
 def test_values_and_gradients_do_not_depend_on_how_many_logits_are_held(
     monkeypatch: pytest.MonkeyPatch, kind: str, at_once: int
 ) -> None:
-    monkeypatch.setattr(heads, "_AT_ONCE", at_once)
+    monkeypatch.setattr(logprobs, "_MAX_LOGITS", at_once)
     torch.manual_seed(0)
     linear = nn.Linear(6, 11).requires_grad_(kind == "trained")
     states = torch.randn(9, 11 if kind == "logits" else 6, requires_grad=True)
@@ -129,7 +129,7 @@ def test_values_and_gradients_do_not_depend_on_how_many_logits_are_held(
     head = None if kind == "logits" else linear
     logits = states if head is None else head(states)
     expected = token_log_probs(logits, ids, 0.7)
-    values, entropy = score(states, ids, head, 0.7, entropy=True)
+    values, entropy = log_probs_from_states(states, ids, head, 0.7, entropy=True)
     torch.testing.assert_close(values, expected)
     torch.testing.assert_close(entropy, token_entropy(logits, 0.7))
     assert entropy is not None
@@ -144,7 +144,7 @@ def test_the_gradient_of_a_nearly_certain_token_is_no_rounding_noise() -> None:
     torch.manual_seed(0)
     linear = nn.Linear(64, 500, bias=False, dtype=torch.bfloat16).requires_grad_(False)
     states = (8 * linear.weight[:20] / linear.weight[:20].norm(dim=1, keepdim=True) ** 2).requires_grad_()
-    values, _ = score(states, torch.arange(20), linear, 1.0)
+    values, _ = log_probs_from_states(states, torch.arange(20), linear, 1.0)
     assert values.exp().min() > 0.7
     (found,) = torch.autograd.grad(values.sum(), states)
     probabilities = (states.detach() @ linear.weight.T).double().softmax(dim=-1)

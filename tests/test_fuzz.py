@@ -63,7 +63,11 @@ def test_five_thousand_rows_are_read_or_refused_in_one_line(tmp_path: Path, rows
         assert "rows.jsonl" in message
     else:
         assert len({query.id for query in queries}) == len(queries)
-        assert all(isinstance(query.text, str) for query in queries)
+        for query in queries:
+            assert query.text.strip()
+            assert query.target is None or query.target.strip()
+            # What was read can be written: no lone surrogate, no infinity, no nesting that a deeper call cannot encode.
+            json.dumps([query.id, query.text, query.target, query.extra], ensure_ascii=False, allow_nan=False).encode()
 
 
 # --- configs

@@ -21,9 +21,10 @@ from transformers import (
 
 from wst import LocalStudent, LoRA, Message, Prompt, Teacher
 from wst.errors import Diverged, ModelError
-from wst.modeling.generation import Decoding, by_heads, common_prefix, draw, heads, pad_left, positions, write
+from wst.modeling.backbone import split_backbone_and_head
+from wst.modeling.generation import Decoding, generate, sample_tokens
 from wst.modeling.loading import load_causal_lm
-from wst.modeling.logprobs import split_backbone_and_head
+from wst.modeling.prefix import order_by_prefix, pad_left, positions, prefix_lengths, shared_prefix_length
 
 CPU = torch.device("cpu")
 
@@ -53,19 +54,19 @@ def test_the_padding_follows_a_shared_prefix() -> None:
 )
 def test_rows_share_what_they_begin_with(tiny_model: str, rows: list[list[int]], length: int) -> None:
     model, _ = load_causal_lm(tiny_model, device=CPU)
-    assert common_prefix(model, rows) == length
+    assert shared_prefix_length(model, rows) == length
 
 
 @pytest.mark.parametrize("kinds", [["full_attention", "sliding_attention"], ["linear_attention"]])
 def test_layers_that_look_back_a_fixed_way_share_nothing(tiny_model: str, kinds: list[str]) -> None:
     model, _ = load_causal_lm(tiny_model, device=CPU)
     model.config.layer_types = kinds
-    assert common_prefix(model, [[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 7]]) == 0
+    assert shared_prefix_length(model, [[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 7]]) == 0
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=1, max_size=8))
-def test_heads_leave_a_token_of_each_row_and_are_never_dearer_than_a_common_prefix(rows: list[list[int]]) -> None:
-    lengths = heads(rows)
+def test_prefixes_leave_a_token_of_each_row_and_never_cost_more_than_one_for_all(rows: list[list[int]]) -> None:
+    lengths = prefix_lengths(rows)
     assert all(0 <= length < len(row) for length, row in zip(lengths, rows, strict=True))
     distinct = {tuple(row[:length]) for row, length in zip(rows, lengths, strict=True)}
     tails = len(rows) * max(len(row) - length for row, length in zip(rows, lengths, strict=True))
@@ -73,15 +74,15 @@ def test_heads_leave_a_token_of_each_row_and_are_never_dearer_than_a_common_pref
     base = next((i for i in range(shortest) if len({row[i] for row in rows}) > 1), shortest)
     dearest = base + len(rows) * (max(map(len, rows)) - base)  # what all have in common is read once, all else by row
     assert base + len(distinct) * (max(lengths) - base) + tails <= dearest
-    assert sorted(by_heads(rows)) == list(range(len(rows)))
+    assert sorted(order_by_prefix(rows)) == list(range(len(rows)))
 
 
 def test_rows_are_parted_by_what_they_begin_with() -> None:
     template, one, other = [9] * 10, [1] * 20, [2] * 22
     rows = [[*template, *query, *end] for end in ([5], [6, 6], [7]) for query in (one, other)]
-    assert heads(rows) == [30, 32] * 3
-    assert heads([[1, 2, 3], [4, 5], [6]]) == [0, 0, 0]
-    order = by_heads(rows)
+    assert prefix_lengths(rows) == [30, 32] * 3
+    assert prefix_lengths([[1, 2, 3], [4, 5], [6]]) == [0, 0, 0]
+    order = order_by_prefix(rows)
     assert {i % 2 for i in order[:3]} == {1}  # those of a query together, the longest first
 
 
@@ -119,7 +120,7 @@ def test_rows_written_together_are_those_written_alone(tiny_model: str, kind: st
     rows = [*ROWS, *ROWS[:4]]
     expected = [alone(network, row, how) for row in rows]
     told: dict[int, list[int]] = {}
-    assert write(network, rows, how, on_end=told.__setitem__) == expected
+    assert generate(network, rows, how, on_end=told.__setitem__) == expected
     assert [told[place] for place in range(len(rows))] == expected
 
 
@@ -132,16 +133,16 @@ def test_no_token_is_computed_that_need_not_be(tiny_model: str) -> None:
 
     split_backbone_and_head(network)  # which tries the model on two tokens
     network.model.register_forward_pre_hook(count, with_kwargs=True)
-    heads_of: list[int] = []
-    network.lm_head.register_forward_hook(lambda _, __, logits: heads_of.append(len(logits)))
+    logit_rows: list[int] = []
+    network.lm_head.register_forward_hook(lambda _, __, logits: logit_rows.append(len(logits)))
     how = Decoding(ends=(3,), pad_id=0, max_new_tokens=40, temperature=1.0)
     torch.manual_seed(0)
-    written = write(network, ROWS, how)
+    written = generate(network, ROWS, how)
     # 30 tokens that all have in common, three queries of at most 6, nine instructions of at most 4.
     assert computed[:3] == [(1, 30), (3, 6), (9, 4)]
     assert all(tokens == 1 for _, tokens in computed[3:])
     rows = [rows for rows, _ in computed[2:]]
-    assert heads_of == rows  # what is only read needs no logits
+    assert logit_rows == rows  # what is only read needs no logits
     assert rows == sorted(rows, reverse=True)
     lengths = [len(row) for row in written]
     assert min(lengths) < max(lengths)
@@ -154,7 +155,7 @@ def test_tokens_are_drawn_as_often_as_they_are_probable(temperature: float) -> N
     expected = (logits / temperature).softmax(dim=-1)
     torch.manual_seed(0)
     draws = 200_000
-    counts = draw(logits.expand(draws, -1), temperature).flatten().bincount(minlength=7)
+    counts = sample_tokens(logits.expand(draws, -1), temperature).flatten().bincount(minlength=7)
     assert counts[expected == 0].sum() == 0
     spread = (draws * expected * (1 - expected)).sqrt()
     assert ((counts - draws * expected).abs() <= 5 * spread).all()  # one in 300,000 fails by chance
@@ -163,7 +164,7 @@ def test_tokens_are_drawn_as_often_as_they_are_probable(temperature: float) -> N
 def test_tokens_far_below_the_resolution_of_float32_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of 1.5e-8 each after one of nearly 1: the second token's turn is from 1 - 3e-8 to 1 - 1.5e-8."""
     monkeypatch.setattr(torch, "rand", lambda *shape, dtype, device: torch.full(shape, 1 - 2.2e-8, dtype=dtype))
-    assert draw(torch.tensor([[0.0, -18.0, -18.0]]), 1.0).item() == 1
+    assert sample_tokens(torch.tensor([[0.0, -18.0, -18.0]]), 1.0).item() == 1
 
 
 def test_each_token_has_its_share_of_the_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +175,7 @@ def test_each_token_has_its_share_of_the_random_numbers(monkeypatch: pytest.Monk
     draws = 50_000
     grid = (torch.arange(draws, dtype=torch.float64)[:, None] + 0.5) / draws
     monkeypatch.setattr(torch, "rand", lambda *shape, dtype, device: grid.clone())
-    counts = draw(logits.expand(draws, -1), 0.8).flatten().bincount(minlength=1000)
+    counts = sample_tokens(logits.expand(draws, -1), 0.8).flatten().bincount(minlength=1000)
     expected = draws * (logits.double() / 0.8).softmax(dim=-1)
     # Its share begins and ends between two points of the grid; float32 moves both by less than another.
     assert (counts - expected).abs().max() < 2
@@ -186,22 +187,22 @@ def test_the_ends_of_the_range_are_tokens_that_can_be_drawn(point: float, monkey
     monkeypatch.setattr(torch, "rand", lambda *shape, dtype, device: torch.full(shape, point, dtype=dtype))
     logits = torch.full((1, 600), -torch.inf)
     logits[0, 300:320] = torch.randn(20)
-    assert draw(logits, 1.0).item() == (300 if point == 0 else 319)
+    assert sample_tokens(logits, 1.0).item() == (300 if point == 0 else 319)
 
 
 def test_logits_that_are_no_numbers_are_not_drawn_from() -> None:
     with pytest.raises(Diverged, match="lower the learning rate"):
-        draw(torch.tensor([[0.0, 1.0], [0.0, torch.nan]]), 1.0)
+        sample_tokens(torch.tensor([[0.0, 1.0], [0.0, torch.nan]]), 1.0)
 
 
 def test_a_stop_text_is_not_begun_by_the_prompt(tiny_model: str) -> None:
     network, tokenizer = load_causal_lm(tiny_model, device=CPU, dtype="float32")
     plain = Decoding(ends=(3,), pad_id=0, max_new_tokens=8, temperature=0.0)
     row = tokenizer("the end")["input_ids"]
-    (free,) = write(network, [row], plain)
+    (free,) = generate(network, [row], plain)
     border = tokenizer.decode([row[-1], free[0]])
     stopped = replace(plain, stop=StopStringCriteria(tokenizer, [border]))
-    assert write(network, [row], stopped) == [free]
+    assert generate(network, [row], stopped) == [free]
 
 
 @pytest.fixture(scope="module")
@@ -221,5 +222,5 @@ def test_a_recurrent_model_answers_and_cannot_teach(recurrent: str) -> None:
     prompts = [Prompt((Message("user", text),)) for text in ("one", "one", "another")]
     torch.manual_seed(0)
     assert len({response.text for response in student.respond(prompts)}) == 3
-    with pytest.raises(ModelError, match=r"MambaForCausalLM keeps no keys and values .* attention alone"):
+    with pytest.raises(ModelError, match=r"MambaForCausalLM has no KV cache .* attention layers only"):
         Teacher(recurrent, lora=LoRA(target_modules=["in_proj"])).load(CPU)

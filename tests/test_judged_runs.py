@@ -166,12 +166,12 @@ def test_what_a_judge_costs_is_told_apart_from_the_student(tiny_model: str, tmp_
     assert figures["train/reward/unparsed"] == [0.0] * 3
 
     results = json.loads((tmp_path / RUN / "results.json").read_text())
-    assert results["judge"]["test"]["calls"] == tested > 0
+    assert results["accounts"]["judge"]["test"]["calls"] == tested > 0
     for name, prices, calls in (
         ("judge", (10, 20), (fitted, tested)),
         ("student", (1, 2), (answered, asked - answered)),
     ):
-        stages = results[name]["run"]
+        stages = results["accounts"][name]["run"]
         assert [stages[stage]["calls"] for stage in ("fit", "test")] == list(calls)
         for stage in stages.values():
             tokens = stage["prompt_tokens"], stage["completion_tokens"]
@@ -181,7 +181,7 @@ def test_what_a_judge_costs_is_told_apart_from_the_student(tiny_model: str, tmp_
         label(server): asked,
         f"judge {label(server)}": fitted + tested,
     }
-    run_cost = sum(stage["cost"] for stage in results["judge"]["run"].values())
+    run_cost = sum(stage["cost"] for stage in results["accounts"]["judge"]["run"].values())
     assert spent[f"judge {label(server)}"][1] == pytest.approx(run_cost)
 
 

@@ -1,31 +1,32 @@
-"""A large file costs little more than a small one: ``pytest -m long -s tests/test_large_data.py``."""
+"""A large file takes little more memory than a small one: ``pytest -m long -s tests/test_large_data.py``."""
 
 import json
-import time
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from runs import write_config, wst
+from runs import TESTS, write_config
 
 
 @pytest.mark.long
-def test_a_million_rows_start_as_ten_do(tmp_path: Path, tiny_model: str) -> None:
-    found: dict[int, tuple[float, float]] = {}
+def test_a_million_rows_take_less_than_200_mb_more_than_ten(tmp_path: Path, tiny_model: str) -> None:
+    found: dict[int, float] = {}
     for rows in (10, 1_000_000):
         folder = tmp_path / str(rows)
         folder.mkdir()
         write_config(folder, tiny_model, **{"trainer.max_steps": 1, "data.init_args.val": None})
         with open(folder / "rows.jsonl", "w") as file:
             for i in range(rows):
-                text = f"Review {i}: " + "the film was rather long, and its end did not convince. " * (1 + i % 5)
-                file.write(json.dumps({"id": f"q{i}", "text": text, "label": "yes"}) + "\n")
+                text = f"Review {i}: " + "the film was rather long, and its end did not convince. " * 2
+                file.write(json.dumps({"id": f"q{i}", "text": text[:100], "label": "yes"}) + "\n")
         watch = ["--trainer.callbacks+=toys.Watch", f"--trainer.callbacks.init_args.path={folder / 'watch.jsonl'}"]
-        began = time.perf_counter()
-        done = wst(["fit", "--config", "config.yaml", *watch], folder)
-        seconds = time.perf_counter() - began
-        assert done.code == 0, done.err
-        memory = json.loads((folder / "watch.jsonl").read_text())["memory"] / 1e6
-        found[rows] = seconds, memory
-        print(f"{rows} rows: {seconds:.1f} s to the end of the first step, {memory:.0f} MB resident", flush=True)
-    assert found[1_000_000][0] - found[10][0] < 10
-    assert found[1_000_000][1] - found[10][1] < 500
+        # A new process: a forked one shares pages with its parent, which blurs the figure.
+        paths = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+        command = [sys.executable, "-m", "wst", "fit", "--config", str(folder / "config.yaml"), *watch]
+        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found[rows] = json.loads((folder / "watch.jsonl").read_text())["memory"] / 1e6
+        print(f"{rows} rows: {found[rows]:.0f} MB resident after the first step", flush=True)
+    assert found[1_000_000] - found[10] < 200

@@ -15,16 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from wst.errors import ModelError
 from wst.modeling import loading as models
-from wst.modeling.loading import (
-    DType,
-    Located,
-    check,
-    encode_chat,
-    encode_truncated,
-    load_causal_lm,
-    locate,
-    resolve_dtype,
-)
+from wst.modeling.chat import encode_chat, encode_truncated
+from wst.modeling.loading import load_causal_lm, resolve_dtype
+from wst.modeling.spec import DType, Located, ModelSpec, locate
 from wst.students.local import LocalStudent
 from wst.types import Message, Prompt
 
@@ -147,12 +140,12 @@ def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
 
 
 def test_check_reads_the_configuration_alone(tiny_model: str, tmp_path: Path) -> None:
-    check(tiny_model)
+    ModelSpec(tiny_model).check()
     shutil.copy(Path(tiny_model) / "config.json", tmp_path)
-    check(str(tmp_path))
+    ModelSpec(str(tmp_path)).check()
     (tmp_path / "config.json").write_text('{"model_type": "unheard-of"}')
     with pytest.raises(ModelError, match="cannot be read") as caught:
-        check(str(tmp_path))
+        ModelSpec(str(tmp_path)).check()
     assert "\n" not in str(caught.value)
 
 
@@ -160,7 +153,7 @@ def test_check_of_a_hub_id_that_cannot_be_reached_is_an_error_of_one_line() -> N
     with pytest.raises(
         ModelError, match=r"^model 'no-one/nothing': not on the hub, or the hub cannot be reached"
     ) as caught:
-        check("no-one/nothing")
+        ModelSpec("no-one/nothing").check()
     assert "\n" not in str(caught.value)
 
 

@@ -1,6 +1,7 @@
 """The whole step, with a tiny teacher: what moves, what must not, and what a checkpoint holds."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
-from toys import FailingParrot, Lowercase, MoodyParrot, Network, Parrot, Silent
+from toys import FailingParrot, Lowercase, MoodyParrot, Network, OneTooMany, Parrot, Silent
+from trainers import quiet_trainer
 
 from wst import (
     GroupMean,
@@ -20,6 +22,7 @@ from wst import (
     Prompt,
     Query,
     QueryDataModule,
+    Response,
     StudentPrompt,
     Teacher,
     TeacherPrompt,
@@ -60,15 +63,7 @@ def data(tmp_path: Path, rows: int = 12, **settings: Any) -> QueryDataModule:
 
 def fit(module: WeakToStrong, datamodule: QueryDataModule, folder: Path, steps: int = 2, **settings: Any) -> Trainer:
     torch.manual_seed(0)
-    trainer = Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        **({"enable_checkpointing": False} | settings),
-    )
+    trainer = quiet_trainer(folder, max_steps=steps, **settings)
     trainer.fit(module, datamodule)
     return trainer
 
@@ -92,15 +87,7 @@ def one_step(module: WeakToStrong, queries: int = 4) -> StepRecord:
         [Query(f"q{i}", f"query {i}") for i in range(queries)], queries, collate_fn=list
     )
     torch.manual_seed(0)
-    trainer = Trainer(
-        max_steps=1,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
-    trainer.fit(module, loader)
+    quiet_trainer(max_steps=1).fit(module, loader)
     return records[0]
 
 
@@ -321,12 +308,12 @@ def test_objects_from_python_survive_a_checkpoint(tiny_model: str, tmp_path: Pat
     fit(module, data(tmp_path), tmp_path, callbacks=[saver], enable_checkpointing=True)
     path = tmp_path / "c" / "last.ckpt"
     again = make(tiny_model)
-    tester = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    tester = quiet_trainer(tmp_path)
     tester.test(again, data(tmp_path), ckpt_path=str(path), verbose=False)
     assert all(torch.equal(value, adapter(module)[name]) for name, value in adapter(again).items())
     results = again.results()
     assert results["n"] == 12
-    assert set(results["arms"]) == {"unaided", "untrained", "trained"}
+    assert set(results["arms"]) == {"no instruction", "untrained teacher", "trained teacher"}
     loaded = torch.load(path, weights_only=True)["hyper_parameters"]
     assert loaded["samples_per_query"] == 4
     assert "student" not in loaded
@@ -336,13 +323,13 @@ def test_a_checkpoint_of_another_teacher_is_refused(tiny_model: str, tmp_path: P
     trainer = fit(make(tiny_model), data(tmp_path), tmp_path)
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     for lora in (LoRA(r=8), LoRA(r=4, target_modules=["q_proj"])):
-        tester = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+        tester = quiet_trainer()
         with pytest.raises(ModelError, match="of another teacher"):
             tester.test(make(tiny_model, teacher={"lora": lora}), data(tmp_path), ckpt_path=str(tmp_path / "x.ckpt"))
 
 
 def test_testing_what_was_not_trained_is_refused(tiny_model: str, tmp_path: Path) -> None:
-    tester = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    tester = quiet_trainer()
     with pytest.raises(ConfigError, match="no trained teacher"):
         tester.test(make(tiny_model), data(tmp_path))
 
@@ -378,6 +365,37 @@ def test_impossible_settings(tiny_model: str, settings: dict[str, Any], words: s
     assert "\n" not in str(caught.value)
 
 
+def test_an_assigned_student_and_reward_take_effect_everywhere(tiny_model: str) -> None:
+    old, new = Parrot(), Parrot()
+    module = make(tiny_model, old, OneTooMany(), baseline=Unaided())
+    module.student, module.reward, module.student_prompt = new, Lowercase(), StudentPrompt(placement="before")
+    record = one_step(module)
+    assert not old.asked
+    assert len(new.asked) == 16 + 4  # under an instruction, and unaided
+    assert new.asked[0].messages[-1].content.endswith("query 0")
+    assert record.unaided is not None
+    assert not record.rewards.isnan().any()
+    assert (module.student, module.reward) == (module.environment.student, module.environment.reward)
+    with pytest.raises(ConfigError, match="is a torch"):
+        module.student = Network()  # type: ignore[assignment]
+
+
+def test_an_assigned_reward_scores_the_unaided_answers_anew(tiny_model: str) -> None:
+    module, queries = make(tiny_model), [Query("a", "abc")]
+    assert module.environment.unaided_rewards(queries).tolist() == [1.0]
+    module.reward = Silent()
+    assert module.environment.unaided_rewards(queries).isnan().all()
+    module.student, module.reward = Shouting(), Lowercase()
+    assert module.environment.unaided_rewards(queries).tolist() == [0.0]
+
+
+class Shouting(Parrot):
+    """Answers in capitals."""
+
+    def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
+        return [Response(response.text.upper()) for response in super().respond(prompts)]
+
+
 def test_missing_model_is_found_before_any_is_loaded(
     tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -406,7 +424,5 @@ def test_figures_of_a_step(tiny_model: str) -> None:
 
 
 def test_a_reward_of_the_wrong_length_stops_the_run(tiny_model: str) -> None:
-    from toys import OneTooMany
-
     with pytest.raises(ContractError, match="OneTooMany"):
         one_step(make(tiny_model, reward=OneTooMany()))

@@ -168,7 +168,7 @@ def test_of_a_long_dialogue_the_last_tokens_count(tiny_model: str) -> None:
     query = Query("q", "x" * 100, extra={"chosen": "yes", "rejected": "no"})
     other = Query("q", "y" * 50 + "x" * 50, extra=query.extra)
     assert torch.equal(margins(module, [query]), margins(module, [other]))
-    module.max_tokens = 200
+    module.encoder.limit = 200
     assert not torch.equal(margins(module, [query]), margins(module, [other]))
 
 
@@ -421,7 +421,7 @@ def test_a_missing_model_is_found_before_any_is_loaded(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("wst.preference.load_scorer", refuse)
+    monkeypatch.setattr("wst.preference.load_classifier", refuse)
     with pytest.raises(ModelError, match=r"\./nowhere"):
         make("./nowhere")
     with pytest.raises(ModelError, match="nobody/no-such-model"):
@@ -429,7 +429,7 @@ def test_a_missing_model_is_found_before_any_is_loaded(
 
 
 def test_export_has_two_modes() -> None:
-    with pytest.raises(ConfigError, match="PreferenceExport: mode must be max or min, got 'best'"):
+    with pytest.raises(ConfigError, match="PreferenceExport: mode must be one of 'max', 'min', got 'best'"):
         PreferenceExport(mode="best")
 
 

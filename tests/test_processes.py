@@ -127,7 +127,7 @@ def test_a_test_and_predictions_of_two_processes_are_those_of_one(tmp_path: Path
             done = wst([stage, "--config", "config.yaml", "--ckpt_path", "last"], folder, processes=processes)
             assert done.code == 0, done.err
             assert "Traceback" not in done.err
-        names = ("results.json", "test_rows.jsonl", "predictions.jsonl")
+        names = ("results.json", "rows.jsonl", "predictions.jsonl")
         results, rows, predictions = ((folder / RUN / name).read_text() for name in names)
         tests = sorted((json.loads(line) for line in rows.splitlines()), key=lambda row: (row["arm"], row["id"]))
         found[processes] = (json.loads(results), tests, [json.loads(line) for line in predictions.splitlines()])
@@ -267,8 +267,8 @@ def test_every_query_is_handed_out_once_an_epoch(count: int, batch_size: int, pr
     queries = [Query(str(i), "?") for i in range(count)]
     handed: list[list[list[str]]] = []
     for rank in range(processes):
-        training = QueryLoader(queries, batch_size, rank=rank, processes=processes)
-        training.epoch_sampler.set_epoch(epoch)
+        training = QueryLoader(queries, batch_size, rank=rank, world_size=processes)
+        training.set_epoch(epoch)
         handed.append([[query.id for query in batch] for batch in training])
         evaluating = Batches(queries, batch_size, rank, processes)
         assert len(training) == len(handed[-1]) == len(evaluating) == len(list(evaluating))
@@ -276,7 +276,7 @@ def test_every_query_is_handed_out_once_an_epoch(count: int, batch_size: int, pr
     assert sorted(chain.from_iterable(chain.from_iterable(handed)), key=int) == [query.id for query in queries]
     assert all(len(batch) <= batch_size for batches in handed for batch in batches)
     whole = QueryLoader(queries, batch_size * processes)
-    whole.epoch_sampler.set_epoch(epoch)
+    whole.set_epoch(epoch)
     together = [list(chain.from_iterable(step)) for step in zip(*handed, strict=True)]
     assert together == [[query.id for query in batch] for batch in whole]
     parts = [list(Batches(queries, batch_size, rank, processes)) for rank in range(processes)]

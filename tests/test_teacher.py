@@ -211,7 +211,7 @@ def test_padding_tokens_change_nothing(tiny_model: str, tiny_plain_model: str, p
 
 def test_log_probs_are_those_the_sampler_drew_from(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn_from: dict[tuple[int, ...], Tensor] = {}  # by all tokens before the one that was drawn
-    original = generation._Draw.__call__
+    original = generation._SampledToken.__call__
 
     def recording(self: Any, input_ids: Tensor, scores: Tensor) -> Any:
         for row, table in zip(input_ids.tolist(), (scores / self.temperature).log_softmax(dim=-1), strict=True):
@@ -219,7 +219,7 @@ def test_log_probs_are_those_the_sampler_drew_from(teacher: Teacher, monkeypatch
             drawn_from.setdefault(before, table)  # not what is drawn for a row after its end
         return original(self, input_ids, scores)
 
-    monkeypatch.setattr(generation._Draw, "__call__", recording)
+    monkeypatch.setattr(generation._SampledToken, "__call__", recording)
     instructions = sample(teacher)
     z = teacher.log_probs(instructions)
     for row, instruction in enumerate(instructions):
@@ -368,7 +368,7 @@ def test_a_query_that_is_too_long_is_cut_with_a_counted_warning(
     assert ids[-tail:] == whole[-tail:]
     with pytest.warns(UserWarning, match=r"query 'r' was cut .*\(2 so far\)"):
         (instruction,) = teacher.sample([Query("r", "naïve 🙂" * 50)])
-    assert teacher.shortened == 2
+    assert teacher.encoder.shortened == 2
     assert len(instruction.prompt_ids) <= limit
     torch.testing.assert_close(sums(teacher, [instruction]), naive_sums(teacher.policy, [instruction]))
 
@@ -379,7 +379,7 @@ def test_a_query_that_fits_is_not_cut(tiny_model: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(teacher.encode(QUERIES[1])) == exact
-    assert teacher.shortened == 0
+    assert teacher.encoder.shortened == 0
 
 
 # --- What is trained

@@ -13,6 +13,7 @@ import pytest
 import torch
 from lightning import Trainer
 from toys import FailingParrot, Lowercase, MoodyParrot, Parrot
+from trainers import quiet_trainer
 
 from wst import (
     ExactMatch,
@@ -33,6 +34,7 @@ from wst import (
 from wst.data.datamodule import Split
 from wst.errors import ConfigError
 from wst.evaluation.metrics import gain_by_length
+from wst.evaluation.rows import TEST_ARMS
 from wst.training.record import StepRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -62,17 +64,7 @@ def make(model: str, student: Student | None = None, reward: Reward | None = Non
 
 
 def runner(folder: Path, steps: int = 2, **settings: Any) -> Trainer:
-    return Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        default_root_dir=folder,
-        **settings,
-    )
+    return quiet_trainer(folder, max_steps=steps, num_sanity_val_steps=0, **settings)
 
 
 def records(module: WeakToStrong) -> list[StepRecord]:
@@ -235,6 +227,7 @@ class Ranked(Reward):
         return [float(i % 4) for i in range(len(rollouts))]
 
 
+TEST_NAMES = [arm for arm, _ in TEST_ARMS.values()]
 TOLD = ("The answer is 42.", "Think of 4 and 2.", "Say 42!", "Count to 420.")
 
 
@@ -256,9 +249,8 @@ def test_leaks_are_not_logged_without_targets(tiny_model: str, tmp_path: Path) -
     assert {"train/reward", "val/reward"} <= set(trainer.callback_metrics)
     assert not [name for name in trainer.callback_metrics if "leak" in name]
     runner(tmp_path).test(module, Queries(), verbose=False)
-    assert module.results()["leak"] == {}
-    assert json.loads((tmp_path / "results.json").read_text())["leak"] == {}
-    rows = [json.loads(line) for line in (tmp_path / "test_rows.jsonl").read_text().splitlines()]
+    assert {cell["leak"] for cell in cells(tmp_path).values()} == {None}
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert {row["leak"] for row in rows} == {None}
 
 
@@ -280,14 +272,21 @@ def test_a_test_tells_how_often_each_teacher_leaks(
     module.trained_steps = 1
     tester = runner(tmp_path)
     tester.test(module, Queries("42"), verbose=False)
-    assert module.results()["leak"] == {"untrained": 0.25, "trained": 1.0}
-    assert json.loads((tmp_path / "results.json").read_text())["leak"] == {"untrained": 0.25, "trained": 1.0}
+    assert [cells(tmp_path)[arm]["leak"] for arm in TEST_NAMES] == [None, 0.25, 1.0]
     assert float(tester.callback_metrics["test/leak/untrained"]) == 0.25
     assert float(tester.callback_metrics["test/leak/trained"]) == 1.0
-    assert "trained teacher: answer in the instruction" in capsys.readouterr().out
-    rows = [json.loads(line) for line in (tmp_path / "test_rows.jsonl").read_text().splitlines()]
-    by_arm = {arm: [row["leak"] for row in rows if row["arm"] == arm] for arm in ("unaided", "untrained", "trained")}
-    assert by_arm == {"unaided": [None] * 4, "untrained": [1, 0, 0, 0], "trained": [1] * 4}
+    shown = capsys.readouterr().out
+    assert "leak" in shown
+    assert "25%" in shown
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    by_arm = [[row["leak"] for row in rows if row["arm"] == arm] for arm in TEST_NAMES]
+    assert by_arm == [[None] * 4, [1, 0, 0, 0], [1] * 4]
+
+
+def cells(folder: Path) -> dict[str, Any]:
+    """Return the figures of a test by arm."""
+    figures: dict[str, Any] = json.loads((folder / "results.json").read_text())["students"]["student"]["arms"]
+    return figures
 
 
 def active(module: WeakToStrong) -> bool:
@@ -387,24 +386,24 @@ def test_results_have_words_and_the_gain_by_length(
     module = telling(make(tiny_model, reward=Words()), "one two three", "one two three four five six seven")
     module.trained_steps = 1
     runner(tmp_path).test(module, Queries(), verbose=False)
-    results = module.results()
-    assert results == json.loads((tmp_path / "results.json").read_text())
+    assert module.results() == json.loads((tmp_path / "results.json").read_text())
+    found = cells(tmp_path)
     # four queries in batches of three and one: 3, 7, 3 and 3 words
-    assert results["words"] == {"unaided": 3.0, "untrained": 4.0, "trained": 4.0}
-    assert results["gain"]["trained_vs_unaided"]["mean"] == 0.5
-    assert results["gain_by_length"]["trained_vs_unaided"] == pytest.approx(0.5)  # all of it
-    assert results["gain_by_length"]["trained_vs_untrained"] == 0.0
+    assert [found[arm]["response_words"] for arm in TEST_NAMES] == [3.0, 4.0, 4.0]
+    assert found["trained teacher"]["vs_unaided"]["mean"] == 0.5
+    assert found["trained teacher"]["vs_unaided"]["by_length"] == pytest.approx(0.5)  # all of it
+    assert found["trained teacher"]["vs_untrained"]["by_length"] == 0.0
     out = capsys.readouterr().out
     assert "by length" in out
-    assert "words an answer" in out
+    assert "words" in out
 
 
 def test_results_without_a_spread_of_lengths_are_null(tiny_model: str, tmp_path: Path) -> None:
     module = telling(make(tiny_model), "one two three")
     module.trained_steps = 1
     runner(tmp_path).test(module, Queries(), verbose=False)
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert results["gain_by_length"] == {"trained_vs_unaided": None, "trained_vs_untrained": None}
+    trained = cells(tmp_path)["trained teacher"]
+    assert [trained[other]["by_length"] for other in ("vs_unaided", "vs_untrained")] == [None, None]
 
 
 def test_an_answer_that_failed_has_no_length(tiny_model: str, tmp_path: Path) -> None:
@@ -421,8 +420,7 @@ def test_an_answer_that_failed_has_no_length(tiny_model: str, tmp_path: Path) ->
     module = make(tiny_model, Mute())
     module.trained_steps = 1
     runner(tmp_path).test(module, Queries(), verbose=False)
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert results["words"] == {"unaided": 3.0, "untrained": None, "trained": None}
+    assert [cell["response_words"] for cell in cells(tmp_path).values()] == [3.0, None, None]
 
 
 def test_a_reward_of_exact_answers_knows_leaks_too() -> None:

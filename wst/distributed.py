@@ -1,7 +1,7 @@
-"""What processes that train together tell each other. Each function does nothing of note in a lone process.
+"""Communication between the ranks of a run. In a run of one process each function is trivial.
 
-Each must be called by all processes, and in the same order; that is why a process that has nothing to do, or that has
-failed, calls them as well.
+All ranks must call these functions, and in the same order. A rank that has nothing to do, or that has failed, must call
+them too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 
 def is_distributed() -> bool:
-    """Whether there is more than one process."""
+    """Return whether there is more than one rank."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
@@ -33,10 +33,10 @@ def rank() -> int:
 
 
 def gather(item: _T) -> list[_T]:
-    """Give what each process holds, in the order of their ranks, to all of them.
+    """Return what every rank passes, in the order of the ranks.
 
     Args:
-        item: Anything that can be pickled, of any size in each process.
+        item: Anything that can be pickled, of a different size in each rank if need be.
     """
     if not is_distributed():
         return [item]
@@ -46,12 +46,12 @@ def gather(item: _T) -> list[_T]:
 
 
 def gather_rows(rows: Sequence[_T]) -> list[_T]:
-    """Give the rows of all processes, in the order of their ranks, as one list."""
+    """Return the rows of all ranks, in the order of the ranks, as one list."""
     return [row for part in gather(list(rows)) for row in part]
 
 
 def share(items: Sequence[_T], rank: int, size: int) -> Sequence[_T]:
-    """Give one process's part of what is to be divided: consecutive, and none more than one longer than another.
+    """Return one rank's share of the items: consecutive, and of the same length as any other's or one longer.
 
     >>> [share("abcde", rank, 3) for rank in range(3)]
     ['ab', 'cd', 'e']
@@ -62,41 +62,41 @@ def share(items: Sequence[_T], rank: int, size: int) -> Sequence[_T]:
 
 
 def local_share(items: Sequence[_T]) -> Sequence[_T]:
-    """Give this process's part."""
+    """Return this rank's share of the items."""
     return share(items, dist.get_rank(), dist.get_world_size()) if is_distributed() else items
 
 
 def check_strategy(trainer: Trainer) -> None:
-    """Refuse what divides the model among processes: a divided teacher cannot sample.
+    """Refuse a strategy that shards the model: a sharded teacher cannot sample.
 
     Raises:
         ConfigError: If the trainer's strategy is neither for one device nor DDP.
     """
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
         raise ConfigError(
-            f"trainer: strategy {type(trainer.strategy).__name__} divides the model, and a divided teacher cannot "
-            "sample; set strategy to ddp (each process holds the teacher), and quantize it if it is too large"
+            f"trainer: strategy {type(trainer.strategy).__name__} shards the model, and a sharded teacher cannot "
+            "sample; set strategy to ddp (each rank holds the teacher), and quantize it if it is too large"
         )
 
 
 def local_backward(trainer: Trainer) -> AbstractContextManager[None]:
-    """Keep the strategy from exchanging gradients: processes with no rows would be waited for in vain.
+    """Keep the strategy from reducing gradients, which would wait for ranks that have no rows.
 
-    `sum_gradients` exchanges them afterwards.
+    `sum_gradients` reduces them afterwards.
     """
     strategy = trainer.strategy
     return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Add up the gradients of all processes; where one has none, it counts as 0."""
+    """Sum the gradients of all ranks; a gradient that a rank does not have counts as 0."""
     if not is_distributed():
         return
     with_gradient = list(parameters)
     for parameter in with_gradient:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    # One message for each number format: adapters are hundreds of small tensors.
+    # One all-reduce for each dtype: adapters are hundreds of small tensors.
     for dtype in sorted({p.dtype for p in with_gradient}, key=str):
         gradients = [p.grad for p in with_gradient if p.dtype == dtype and p.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
@@ -107,13 +107,13 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 @contextmanager
 def collective_errors() -> Iterator[None]:
-    """Let no process go on alone: what one of them raises inside, all raise at the end, each an error of its class.
+    """Raise in all ranks, at the end of the block, what one rank raises inside it, with the same class.
 
-    The same class, because what is done about an error (such as saving a checkpoint) all must do. Nothing inside may
-    wait for the other processes.
+    The class is the same because all ranks must handle the error alike, for instance save a checkpoint. Nothing inside
+    the block may wait for other ranks.
 
     Raises:
-        RuntimeError: In a process where all was well, if another one failed in a way that is not known here.
+        RuntimeError: In a rank without an error, if another one raised an error of an unknown class.
     """
     if not is_distributed():
         yield
@@ -132,13 +132,13 @@ def collective_errors() -> Iterator[None]:
 
 
 def raised_by_all(error: BaseException) -> bool:
-    """Whether no other process goes on: only then may what is done about the error wait for the others."""
+    """Return whether all ranks raised the error; only then may handling it involve the other ranks."""
     return not is_distributed() or getattr(error, "_raised_by_all", False)
 
 
 @dataclass(frozen=True)
 class _Fault:
-    """An error as it is told to other processes."""
+    """An error in the form in which it is sent to other ranks."""
 
     kind: type[Exception]
     text: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +13,10 @@ from wst.distributed import collective_errors, gather, local_share
 from wst.errors import ConfigError
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward, Scores, score
+from wst.rewards.function import FunctionReward
 from wst.students.base import Student, respond
+from wst.students.function import FunctionStudent
 from wst.types import Instruction, Query, Response, Rollout
-
-_T = TypeVar("_T")
 
 
 class Environment:
@@ -36,12 +35,12 @@ class Environment:
     its own queries; only `calibrate` communicates.
 
     Args:
-        student: Answers the prompts.
-        reward: Scores the answers.
+        student: Answers the prompts; a function of messages becomes a `FunctionStudent`.
+        reward: Scores the answers; a function of rollouts becomes a `FunctionReward`.
         prompt: Builds the student's prompt from query and instruction; None for the default prompt.
 
     Raises:
-        ConfigError: If student or reward is a ``torch.nn.Module``.
+        ConfigError: If student or reward is a ``torch.nn.Module``, or cannot be called.
     """
 
     def __init__(self, student: Student, reward: Reward, prompt: StudentPrompt | None = None) -> None:
@@ -56,7 +55,8 @@ class Environment:
 
     @student.setter
     def student(self, student: Student) -> None:
-        self._student = _plain("student", student)
+        _refuse_module("student", student)
+        self._student = student if isinstance(student, Student) else FunctionStudent(student)
         self._responses: dict[str, Response] = {}
         self._rewards: dict[str, float] = {}
 
@@ -67,7 +67,8 @@ class Environment:
 
     @reward.setter
     def reward(self, reward: Reward) -> None:
-        self._reward = _plain("reward", reward)
+        _refuse_module("reward", reward)
+        self._reward = reward if isinstance(reward, Reward) else FunctionReward(reward)
         self._rewards = {}
 
     @property
@@ -189,10 +190,9 @@ class Environment:
         return torch.tensor([rewards[query.id] for query in queries])
 
 
-def _plain(name: str, thing: _T) -> _T:
+def _refuse_module(name: str, thing: object) -> None:
     if isinstance(thing, nn.Module):
         raise ConfigError(
             f"{name} {type(thing).__name__} is a torch.nn.Module, so its weights would enter checkpoints and "
             "optimizer; make it a plain class that keeps its model in a list or dict"
         )
-    return thing

@@ -1,16 +1,16 @@
-"""The errors that a user can mend: each is one line that names the place and the remedy."""
+"""Errors that a user can fix: each is one line that names the place and the remedy."""
 
 import os
 import signal
 
 
 def debugging() -> bool:
-    """Whether ``WST_DEBUG`` asks for tracebacks."""
+    """Return whether ``WST_DEBUG`` asks for tracebacks."""
     return os.environ.get("WST_DEBUG", "") not in ("", "0")
 
 
 class WSTError(Exception):
-    """Base of all errors that are the user's to mend.
+    """Base class of all errors that a user can fix.
 
     The message is a single line: what is wrong, where (file and row, key, option), and what to do.
     The command line prints it without a traceback unless ``WST_DEBUG=1``.
@@ -22,7 +22,7 @@ class ConfigError(WSTError, ValueError):
 
 
 class DataError(WSTError, ValueError):
-    """A data file cannot be read as asked: the message names file and row."""
+    """A data file cannot be read as asked; the message names file and row."""
 
 
 class ModelError(WSTError):
@@ -30,34 +30,34 @@ class ModelError(WSTError):
 
 
 class ContractError(WSTError, RuntimeError):
-    """A student, reward or baseline returned what its interface does not allow."""
+    """A student, reward or baseline returned something that its interface does not allow."""
 
 
 class StudentStopped(WSTError):
-    """No further call can succeed, or may be made: the run ends here, and can be resumed."""
+    """No further call to the student can succeed or is allowed; the run stops and can be resumed."""
 
 
 class Diverged(WSTError):
-    """Loss or gradient was no number in too many steps in a row: the run ends, with the weights from before them."""
+    """Loss or gradient was not finite in too many consecutive steps; the run stops with the weights before them."""
 
 
 class CacheError(WSTError):
-    """The file of the answer cache cannot be used: the disk is full, it is locked, or not this version's."""
+    """The answer cache cannot be used: the disk is full, the file is locked, or another version wrote it."""
 
 
 class StorageError(WSTError):
-    """A file cannot be written: the disk is full, or its folder cannot be used."""
+    """A file cannot be written: the disk is full, or the folder is not writable."""
 
 
 class Interrupted(WSTError):
-    """A signal asked the run to end, and it did so between two steps.
+    """A signal stopped the run, between two steps.
 
     Args:
-        number: The signal's.
-        step: Steps that the saved checkpoint has behind it; None if nothing was to be saved.
+        number: Number of the signal.
+        step: Number of steps in the saved checkpoint; None if there was nothing to save.
 
     Attributes:
-        code: The exit code that a shell expects of it.
+        code: The exit code that a shell expects after the signal.
     """
 
     def __init__(self, number: int, step: int | None) -> None:

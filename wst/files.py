@@ -2,59 +2,75 @@
 
 from __future__ import annotations
 
+import ctypes
 import glob
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+_AT_FDCWD = -100  #: linux/fcntl.h: relative names begin at the current folder
+_EXCHANGE = 2  #: RENAME_EXCHANGE of linux/fs.h, RENAME_SWAP of macOS's sys/stdio.h
+
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a crash, sees the old content or the new, never a part."""
+    """Write a text file so that a reader, or a crash, sees the old content or the new, never a part.
+
+    Half surrogates, which UTF-8 does not have, are written as JSON escapes them.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_scratch(path)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False
-    ) as file:
-        try:
+    scratch = _scratch(path)
+    try:
+        with scratch.open("x", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let ``fill`` write a folder's content, then put it in the old one's place."""
+    """Let ``fill`` write a folder's content, then exchange the folder for the old one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     restore_folder(path)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    scratch = _scratch(path)
+    scratch.mkdir()
     try:
         fill(scratch)
         for file in scratch.rglob("*"):
             if file.is_file():
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
-        scratch.chmod(0o755)
-        old = _old(path)
-        if path.exists():
+        if not path.exists():
+            scratch.rename(path)
+        elif not _exchange(scratch, path):
+            old = _old(path)
             path.rename(old)
-        scratch.rename(path)
+            scratch.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
         sync_folder(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step, so that a kill leaves both; return False where the system cannot do so."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if hasattr(libc, "renameat2"):  # Linux
+        return bool(libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _EXCHANGE) == 0)
+    if hasattr(libc, "renamex_np"):  # macOS
+        return bool(libc.renamex_np(*names, _EXCHANGE) == 0)
+    return False
+
+
 def restore_folder(path: Path) -> None:
-    """Put back what `write_folder` had moved out of the way when it was killed, and remove what it had half-written."""
+    """Restore what a killed `write_folder` had moved away, and remove what it had half-written."""
     if not path.exists() and _old(path).exists():
         _old(path).rename(path)
     clear_scratch(path)
@@ -64,8 +80,13 @@ def _old(path: Path) -> Path:
     return path.with_name(f".{path.name}-old")
 
 
+def _scratch(path: Path) -> Path:
+    # Not a file of `tempfile`, which only its owner may read: files of a run follow the umask.
+    return path.with_name(f".{path.name}-{os.getpid()}")
+
+
 def clear_scratch(path: Path) -> None:
-    """Remove what a killed process left half-written. A file has one writer, so that none of it is in use."""
+    """Remove what a killed process left half-written. A file has one writer, so none of it is in use."""
     for left in path.parent.glob(f".{glob.escape(path.name)}-*"):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
@@ -76,12 +97,12 @@ def clear_scratch(path: Path) -> None:
 def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Append rows to a JSON Lines file in one write."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:  # which is how JSON escapes surrogates
         file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def sync_folder(folder: Path) -> None:
-    """Have what was renamed in a folder on disk, so that not even a power cut brings the old name back."""
+    """Flush the names in a folder to disk, so that not even a power cut brings an old name back."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -90,7 +111,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def storage_fault(path: str | Path, error: BaseException) -> str:
-    """Say in one line why a file cannot be written, and what to do."""
+    """Return one line that says why a file cannot be written, and what to do."""
     reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "the write failed"
     try:
         free = shutil.disk_usage(next(parent for parent in Path(path).absolute().parents if parent.is_dir())).free
@@ -101,6 +122,17 @@ def storage_fault(path: str | Path, error: BaseException) -> str:
         f"{path} cannot be written ({reason}{room}); what was written before is whole. Make room, or see to the "
         "folder, then go on with --ckpt_path last"
     )
+
+
+def follow_umask(folder: Path) -> None:
+    """Give a new folder's files the permissions that the umask asks for; safetensors makes them private."""
+    probe = folder / ".umask"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
 
 
 def cache_dir() -> Path:

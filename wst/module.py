@@ -21,8 +21,10 @@ from wst.data.datamodule import QueryDataModule
 from wst.distributed import collective_errors, gather, gather_rows
 from wst.environment import Environment
 from wst.errors import ConfigError, Diverged, StudentStopped
+from wst.evaluation.figures import arm_means, figures
+from wst.evaluation.instructors import check_finite
 from wst.evaluation.metrics import nan_mean
-from wst.evaluation.results import ArmResults, arm_rows, joined
+from wst.evaluation.rows import STUDENT, TEST_ARMS, Row, result_rows, score_once
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward
 from wst.settings import check_counts
@@ -31,7 +33,7 @@ from wst.teacher import Teacher
 from wst.training.baselines import Baseline, LeaveOneOut
 from wst.training.lifecycle import TrainingLifecycle
 from wst.training.objective import Normalization, whiten
-from wst.training.record import ARMS, StepRecord
+from wst.training.record import StepRecord
 from wst.training.update import PolicyUpdate
 from wst.types import Instruction, Query, Rollout
 
@@ -113,7 +115,7 @@ class WeakToStrong(TrainingLifecycle):
         self.make_scheduler = lr_scheduler
         self.resume_changed = resume_changed
         self._validated = False  #: whether the last validation had a reward
-        self._results = ArmResults()
+        self.test_rows: list[Row] = []  #: rows of the last test, of all ranks
         self._check_settings()
 
     def _check_settings(self) -> None:
@@ -283,33 +285,36 @@ class WeakToStrong(TrainingLifecycle):
         Raises:
             ConfigError: If nothing was trained and nothing trained was loaded.
         """
-        self._results = ArmResults()
+        self.test_rows = []
         with collective_errors():
             if not self.trained_steps and self.teacher.adapter is None:
                 raise ConfigError(
                     "test: there is no trained teacher to test; give --ckpt_path (last, best or a file), or a trained "
                     "adapter as model.init_args.teacher.init_args.adapter"
                 )
+            check_finite(self.teacher, "teacher")
         self._calibrate("test")
 
-    def test_step(self, queries: list[Query], batch_idx: int) -> dict[str, dict[str, Any]]:
-        """Answer each query unaided, under the untrained and under the trained teacher, all greedy."""
+    def test_step(self, queries: list[Query], batch_idx: int) -> dict[str, list[Row]]:
+        """Let the student answer with no instruction, and under the untrained and the trained teacher, all greedy."""
         with collective_errors():
             self.environment.prefetch_unaided(queries)
             with self.teacher.untrained():
                 untrained: list[Instruction | None] = [*self.instruct(queries, greedy=True)]
             trained = self.instruct(queries, greedy=True)
-            # One call for all arms, in the order of ARMS: the student fills its batches better.
-            rollouts = self.environment.respond(queries * len(ARMS), [None] * len(queries) + untrained + [*trained])
-            own = arm_rows(rollouts, self.environment.score(rollouts), self.environment.leaks(rollouts))
-        arms = joined(gather(own))
-        self._results.add(arms)
-        return arms
+            # One call for all arms, in the order of TEST_ARMS: the student fills its batches better.
+            arms = list(TEST_ARMS.values())
+            rollouts = self.environment.respond(queries * len(arms), [None] * len(queries) + untrained + [*trained])
+            scores, leaks = score_once(self.environment, rollouts, {}), self.environment.leaks(rollouts)
+            own = result_rows(STUDENT, arms, rollouts, scores, leaks)
+        rows = gather_rows(own)
+        self.test_rows += rows
+        return {"rows": rows}
 
     def on_test_epoch_end(self) -> None:
-        """Log each arm's mean reward, and how often its instructions contained the answer."""
-        self.log_dict({f"test/{name}": mean for name, mean in self._results.means().items()}, sync_dist=False)
+        """Log each arm's mean reward and share of leaks; `results` has the intervals."""
+        self.log_dict({f"test/{name}": mean for name, mean in arm_means(self.test_rows).items()}, sync_dist=False)
 
     def results(self) -> dict[str, Any]:
-        """Return the figures of the last test: each arm's mean with 95% interval, gains, leaks."""
-        return self._results.to_dict()
+        """Return the figures of the last test, as in ``results.json``; docs/compare.md lists their keys."""
+        return figures(self.test_rows, {})

@@ -13,9 +13,9 @@ Placement = Literal["system", "before", "after"]
 
 
 def fill(template: str, **values: str) -> str:
-    """Put values at their ``{name}`` places, in one pass and without evaluating anything.
+    """Replace each ``{name}`` in a template by its value, in one pass and without evaluating anything.
 
-    Braces that name none of the values stay as they are, and so does whatever a value holds.
+    Braces that name no value stay as they are, as do braces inside a value.
 
     >>> fill("{instruction} {x} {query}", instruction="Say {query}.", query="2+2")
     'Say {query}. {x} 2+2'
@@ -25,7 +25,7 @@ def fill(template: str, **values: str) -> str:
 
 
 def require_places(owner: str, option: str, template: str, *names: str) -> None:
-    """Check that a template has the places it needs.
+    """Check that a template holds ``{name}`` for each name.
 
     Raises:
         ConfigError: If it lacks one.
@@ -37,10 +37,10 @@ def require_places(owner: str, option: str, template: str, *names: str) -> None:
 
 @dataclass(frozen=True)
 class TeacherPrompt:
-    """What the teacher reads when it is to write an instruction.
+    """The teacher's prompt: it asks for an instruction for a query.
 
     Args:
-        template: The user turn; ``{query}`` is where the query stands.
+        template: The user turn; ``{query}`` is replaced by the query.
         system: The system turn, or None.
     """
 
@@ -59,7 +59,7 @@ class TeacherPrompt:
         require_places("TeacherPrompt", "template", self.template, "query")
 
     def __call__(self, query: Query) -> Prompt:
-        """Give the chat for a query; earlier turns of a dialogue stand before it as plain text."""
+        """Return the chat for a query. Earlier turns of a dialogue are put before the query as plain text."""
         turns = [f"{message.role}: {message.content}" for message in query.history]
         user = Message("user", fill(self.template, query="\n\n".join([*turns, query.text])))
         return Prompt(((Message("system", self.system), user)) if self.system is not None else (user,))
@@ -67,15 +67,15 @@ class TeacherPrompt:
 
 @dataclass(frozen=True)
 class StudentPrompt:
-    """What the student reads: the query, with the teacher's instruction or without.
+    """The student's prompt: the query, with or without an instruction.
 
     Args:
-        placement: Where the instruction stands: "system" (as system message), "before" or "after" the query
-            in the same turn.
-        query: The query's own words in the prompt; ``{query}`` is where the query stands. It is the same with
-            and without an instruction, so that the two differ in nothing else.
-        system: A system message of the task's own, or None. With placement "system" the instruction follows it.
-        separator: What stands between two pieces that share a turn.
+        placement: Where the instruction goes: "system" (system message), or "before" or "after" the query in the same
+            turn.
+        query: Template of the query; ``{query}`` is replaced by its text. It is the same with and without an
+            instruction, so that the two prompts differ in nothing else.
+        system: The task's own system message, or None. With placement "system" the instruction follows it.
+        separator: Text between two parts of one turn.
     """
 
     placement: Placement = "system"
@@ -94,7 +94,7 @@ class StudentPrompt:
             raise ConfigError(f"StudentPrompt: placement must be system, before or after, got {self.placement!r}")
 
     def __call__(self, query: Query, instruction: Instruction | None) -> Prompt:
-        """Give the chat for a query; with no instruction (None, or an empty one) the student is on its own."""
+        """Return the chat for a query; without an instruction (None, or an empty one) the query stands alone."""
         words = instruction.text if instruction is not None else ""
         system, user = [self.system or ""], [fill(self.query, query=query.text)]
         match self.placement:

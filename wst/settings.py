@@ -1,4 +1,4 @@
-"""Settings: checks that many constructors share, and identities that tell objects apart by their settings."""
+"""Checks of options that many constructors share, and identities that tell objects apart by their settings."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from wst.errors import ConfigError
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
-# Matters of speed, which change no answer, and counts.
-_PASSING = {
+# Options that change the speed and not the answers, and counters.
+_IGNORED = {
     "accounts",
     "backoff",
     "batch_size",
@@ -27,11 +27,21 @@ _PASSING = {
     "timeout",
 }
 
+# Modules that classes have moved from. Identities keep the first name, because answers are cached under it.
+_FIRST_MODULES = {
+    "wst.evaluation.comparison": "wst.comparison.run",
+    "wst.rewards.math.reward": "wst.rewards.math",
+    "wst.rewards.numbers": "wst.rewards.text",
+    "wst.training.baselines": "wst.baselines",
+    "wst.training.schedules": "wst.schedule",
+    "wst.types": "wst.rollout",
+}
 
-def identity_of(thing: Any) -> Any:  # noqa: ANN401 - what JSON knows
-    """Give an object's class and settings as JSON knows them.
 
-    An object that has a method ``identity`` speaks for itself; of others the class alone counts.
+def identity_of(thing: Any) -> Any:  # noqa: ANN401 - any object, and what JSON can hold
+    """Return the class and settings of an object as values that JSON can hold.
+
+    An object with a method ``identity`` describes its own settings; of any other object the class alone counts.
     """
     if isinstance(thing, bool | int | float | str | None):
         return thing
@@ -42,8 +52,8 @@ def identity_of(thing: Any) -> Any:  # noqa: ANN401 - what JSON knows
     if isinstance(thing, list | tuple):
         return [identity_of(value) for value in thing]
     if isinstance(thing, type):
-        return f"{thing.__module__}.{thing.__qualname__}"
-    name = f"{type(thing).__module__}.{type(thing).__qualname__}"
+        return _class_name(thing)
+    name = _class_name(type(thing))
     if callable(getattr(thing, "identity", None)):
         return [name, identity_of(thing.identity())]
     if isinstance(thing, PurePath | Enum | Decimal | re.Pattern):
@@ -53,28 +63,32 @@ def identity_of(thing: Any) -> Any:  # noqa: ANN401 - what JSON knows
     return name
 
 
-def public_settings(thing: Any) -> dict[str, Any]:  # noqa: ANN401 - any object
-    """Give an object's public attributes, as far as they are settings.
+def _class_name(kind: type) -> str:
+    return f"{_FIRST_MODULES.get(kind.__module__, kind.__module__)}.{kind.__qualname__}"
 
-    Where every argument of its constructor is kept under the same name, these are its settings, and other attributes,
-    which may be counts and logs, are left out. Of an object of another library the class alone counts: a student whose
-    answers depend on more has to say so in its ``identity``.
+
+def public_settings(thing: Any) -> dict[str, Any]:  # noqa: ANN401 - any object
+    """Return the public attributes of an object that are settings.
+
+    If the object keeps every argument of its constructor under the argument's name, these are its settings, and all
+    other attributes, which may be counters and logs, are left out. Of an object of another library the class alone
+    counts: a student whose answers depend on more must say so in its ``identity``.
     """
     held = {key: value for key, value in getattr(thing, "__dict__", {}).items() if not key.startswith("_")}
     parameters = inspect.signature(type(thing).__init__).parameters.values()
     named = {parameter.name for parameter in parameters if parameter.kind in _NAMED} - {"self"}
     if named <= set(held):
         held = {key: value for key, value in held.items() if key in named}
-    return {key: value for key, value in held.items() if key not in _PASSING and not _nothing(value)}
+    return {key: value for key, value in held.items() if key not in _IGNORED and not _is_unset(value)}
 
 
-def _nothing(value: object) -> bool:
-    """Whether it says nothing: an empty list may be a log that has only begun."""
+def _is_unset(value: object) -> bool:
+    """Return whether a value is None or an empty container, which may be a log that has only begun."""
     return value is None or (isinstance(value, list | tuple | dict | set) and not value)
 
 
 def check_choice(option: str, got: str, choices: tuple[str, ...]) -> None:
-    """Check that an option has one of its values.
+    """Check that an option has one of the allowed values.
 
     Raises:
         ConfigError: If not.

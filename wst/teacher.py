@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import copy
-import json
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from peft import PEFT_TYPE_TO_CONFIG_MAPPING, LoraConfig, PeftModel, PromptLearningConfig, get_peft_model
-from torch import Tensor, nn
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wst.errors import ConfigError, ModelError
-from wst.modeling import loading as models
-from wst.modeling.generation import Decoding, common_prefix, pad_left, read, sharing, write
-from wst.modeling.logprobs import score, split_backbone_and_head
+from wst.modeling import loading
+from wst.modeling.adapters import (
+    check_adapter,
+    disable_dropout,
+    keep_quantized_weights_differentiable,
+    load_adapter,
+)
+from wst.modeling.chat import ChatEncoder
+from wst.modeling.generation import Decoding, generate
+from wst.modeling.logprobs import LogProbs, continuation_log_probs
+from wst.modeling.prefix import prefix_sharing
+from wst.modeling.spec import DType, FromSpec, ModelSpec, Quantization, file_fingerprint, first_line
 from wst.prompts import TeacherPrompt
 from wst.settings import check_counts, identity_of
-from wst.types import Instruction, Query
+from wst.types import Instruction, Message, Query
+
+__all__ = ["LoRA", "LogProbs", "Teacher"]
 
 _TRAINED, _REFERENCE = "default", "reference"
 
@@ -42,48 +51,54 @@ class LoRA:
     alpha: int = 32
     target_modules: str | list[str] = "all-linear"
 
+    def add_to(
+        self, base: PreTrainedModel, task_type: str, owner: str, model: str, layers: list[int] | None = None
+    ) -> PeftModel:
+        """Put a new adapter of this shape on a base model.
 
-@dataclass(frozen=True)
-class LogProbs:
-    """Log-probabilities of instructions; all [rows, tokens] in float32, padded on the right with 0.
+        Args:
+            base: The base model.
+            task_type: PEFT's name for what the model does.
+            owner: Class that the error names.
+            model: What the error calls the base.
+            layers: Indices of the transformer layers that get an adapter; None: all.
 
-    Attributes:
-        values: Log-probability of each sampled token.
-        mask: True where a token was sampled.
-        entropy: Entropy of the distribution it was sampled from, in nats; None unless asked for.
-    """
+        Raises:
+            ConfigError: If the model has no such layers.
+        """
+        config = LoraConfig(
+            r=self.r,
+            lora_alpha=self.alpha,
+            target_modules=self.target_modules,
+            layers_to_transform=layers,
+            task_type=task_type,
+        )
+        try:
+            return get_peft_model(base, config, adapter_name=_TRAINED)
+        except ValueError as error:
+            raise ConfigError(f"{owner}: lora does not fit model {model!r} ({first_line(error)})") from error
 
-    values: Tensor
-    mask: Tensor
-    entropy: Tensor | None = None
 
-    def rows(self, places: Sequence[int]) -> LogProbs:
-        """Give those of some rows."""
-        chosen = list(places)
-        entropy = None if self.entropy is None else self.entropy[chosen]
-        return LogProbs(self.values[chosen], self.mask[chosen], entropy)
-
-
-class Teacher(nn.Module):
+class Teacher(FromSpec, nn.Module):
     """A causal language model that samples instructions and says how probable they were.
 
     The weights are loaded by `load`, not by the constructor. There is no dropout, neither in sampling nor in the
     loss: both must see the same policy.
 
     Args:
-        model: Name of the model; see `wst.modeling.loading`.
-        prompt: What it reads when it is to write an instruction.
+        model: Name of the model; for this and the other options of loading see `ModelSpec`.
+        prompt: What the teacher reads when it is to write an instruction.
         lora: Shape of the adapter to be trained; None trains all weights.
-        adapter: Folder of an adapter to start from. Its own shape then counts instead of ``lora``, and it is also
-            the reference that the KL is measured against.
-        quantization: "nf4" or "int8" for an adapter on a quantized base.
+        adapter: Folder of an adapter to start from. Its own shape is used instead of ``lora``, and the KL is measured
+            against it.
+        quantization: "nf4" or "int8", for an adapter on a quantized base.
         dtype: Number format of the base; adapters are always float32.
-        temperature: Of sampling. There is no top-p or top-k, under which log-probabilities would be biased.
-        max_new_tokens: Length limit of an instruction.
-        max_prompt_tokens: Length limit of the prompt; a longer query is cut at its end, with a warning.
-        sample_batch_size: Queries that are sampled for at once; None: all of a batch.
+        temperature: Sampling temperature. There is no top-p or top-k: they would bias the log-probabilities.
+        max_new_tokens: Largest number of tokens in an instruction.
+        max_prompt_tokens: Largest number of tokens in the prompt; a longer query is cut at its end, with a warning.
+        sample_batch_size: Queries to sample for at once; None: the whole batch.
         revision: Branch, tag or commit on the hub.
-        trust_remote_code: Whether Python code that comes with the model may run.
+        trust_remote_code: Whether the model's own Python code may run.
         chat_template_options: Further arguments for the tokenizer's chat template.
 
     Raises:
@@ -97,8 +112,8 @@ class Teacher(nn.Module):
         prompt: TeacherPrompt | None = None,
         lora: LoRA | None = LoRA(),
         adapter: str | None = None,
-        quantization: models.Quantization = "none",
-        dtype: models.DType = "auto",
+        quantization: Quantization = "none",
+        dtype: DType = "auto",
         temperature: float = 1.0,
         max_new_tokens: int = 48,
         max_prompt_tokens: int = 1024,
@@ -118,10 +133,9 @@ class Teacher(nn.Module):
         )
         if quantization != "none" and lora is None and adapter is None:
             raise ConfigError("Teacher: quantized weights cannot be trained; set lora, or quantization: none")
-        models.locate(model)
+        self.spec = ModelSpec(model, quantization, dtype, revision, trust_remote_code)
         if adapter is not None:
-            _check_adapter(adapter)
-        self.source = model
+            check_adapter(adapter)
         self.prompt = prompt or TeacherPrompt()
         self.lora = lora
         self.adapter = adapter
@@ -130,16 +144,10 @@ class Teacher(nn.Module):
         self.max_prompt_tokens = max_prompt_tokens
         self.sample_batch_size = sample_batch_size
         self.chat_template_options = chat_template_options
-        self.shortened = 0  #: queries cut to fit so far
-        self._loading: dict[str, Any] = {
-            "quantization": quantization,
-            "dtype": dtype,
-            "revision": revision,
-            "trust_remote_code": trust_remote_code,
-        }
+        self.encoder = ChatEncoder(max_prompt_tokens, "the teacher's max_prompt_tokens", chat_template_options)
         self.network: PreTrainedModel | PeftModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        # In a list, lest nn.Module take it for a part: the frozen copy must not reach state_dict or optimizer.
+        # In a list, so that nn.Module does not register it: the frozen copy must not reach state_dict or optimizer.
         self._frozen_copy: list[PreTrainedModel] = []
 
     # ---------------------------------------------------------------- loading
@@ -151,46 +159,38 @@ class Teacher(nn.Module):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer; there once `load` was called."""
+        """The tokenizer; available after `load`."""
         if self._tokenizer is None:
             raise RuntimeError("Teacher: call load() first")
         return self._tokenizer
 
     @property
     def policy(self) -> PreTrainedModel | PeftModel:
-        """The network; there once `load` was called."""
+        """The network; available after `load`."""
         if self.network is None:
             raise RuntimeError("Teacher: call load() first")
         return self.network
 
-    def check(self) -> None:
-        """Make sure that the model is there, reading its configuration alone.
-
-        Raises:
-            ModelError: If it is not.
-        """
-        models.check(self.source, self._loading["revision"], self._loading["trust_remote_code"])
-
     def identity(self) -> dict[str, Any]:
-        """Give the settings that determine what it writes, with its training left out."""
-        adapter = None if self.adapter is None else models.fingerprint_files(self.adapter)
-        return {"model": models.fingerprint(self.source), "adapter": adapter, **self._settings()}
+        """Return the settings that determine what it writes, apart from its training."""
+        adapter = None if self.adapter is None else file_fingerprint(self.adapter)
+        return {"model": self.spec.fingerprint(), "adapter": adapter, **self._settings()}
 
     def fixed_settings(self) -> dict[str, Any]:
-        """Give the settings that must stay for a run to go on as it began, as JSON knows them, by option.
+        """Return the settings that must not change when a run is resumed, by option, as plain values for JSON.
 
-        Of models and adapters the files' names and sizes count, not where they lie.
+        Models and adapters are compared by the names and sizes of their files, wherever these are.
         """
-        adapter = None if self.adapter is None else models.portable_file_fingerprint(self.adapter)
+        adapter = None if self.adapter is None else file_fingerprint(self.adapter, portable=True)
         named = {
-            "model": models.portable_fingerprint(self.source),
+            "model": self.spec.fingerprint(portable=True),
             "adapter": adapter,
             "lora": None if adapter else self.lora,
         }
         return {option: identity_of(setting) for option, setting in (named | self._settings()).items()}
 
     def _settings(self) -> dict[str, Any]:
-        return self._loading | {
+        return self.spec.options | {
             "prompt": self.prompt,
             "temperature": self.temperature,
             "max_new_tokens": self.max_new_tokens,
@@ -198,62 +198,56 @@ class Teacher(nn.Module):
             "chat_template_options": self.chat_template_options,
         }
 
-    def unloaded(self, **changes: Any) -> Teacher:  # noqa: ANN401
-        """Give a teacher with the same settings, or other ones, and nothing loaded.
+    def unloaded(self, source: str | None = None, **changes: Any) -> Teacher:  # noqa: ANN401
+        """Return a teacher with the same settings, except for the changes, and nothing loaded.
 
         Args:
-            changes: ``source``, ``adapter`` or ``lora``.
+            source: Name of another model; None: the same.
+            changes: ``adapter`` or ``lora``.
+
+        Raises:
+            ModelError: If the model or adapter named is not there.
         """
         twin = copy.copy(self)
-        twin.__dict__["_modules"] = {}  # the copy would share them
-        twin.network, twin._tokenizer, twin._frozen_copy, twin.shortened = None, None, [], 0
+        twin.__dict__["_modules"] = {}  # otherwise shared with the original
+        twin.network, twin._tokenizer, twin._frozen_copy = None, None, []
+        twin.encoder = replace(self.encoder, shortened=0)
+        if source is not None:
+            twin.spec = replace(self.spec, model=source)
         for name, value in changes.items():
             setattr(twin, name, value)
         if twin.adapter is not None:
-            _check_adapter(twin.adapter)
+            check_adapter(twin.adapter)
         return twin
 
     def load(self, device: torch.device) -> None:
-        """Load the weights and put the adapter on; does nothing when called again.
+        """Load the weights and put the adapter on them; do nothing when called again.
 
         Raises:
             ModelError: If the model or the adapter cannot be loaded.
         """
         if self.network is not None:
             return
-        base, self._tokenizer = models.load_causal_lm(self.source, device=device, **self._loading)
-        if sharing(base) == "none":
+        base, self._tokenizer = loading.load_causal_lm(self.spec, device=device)
+        if prefix_sharing(base) == "none":
             raise ModelError(
-                f"teacher {self.source!r}: {type(base).__name__} keeps no keys and values of all its tokens, and its "
-                "instructions could not be scored; take a model with attention alone"
+                f"teacher {self.source!r}: {type(base).__name__} has no KV cache of all its tokens, so that its "
+                "instructions could not be scored; take a model with attention layers only"
             )
-        self.network = self._trainable(base)
+        disable_dropout(base)
+        keep_quantized_weights_differentiable(base)
+        if self.full_finetuning:
+            self.network = base.requires_grad_(True)
+        else:
+            self.network = self._with_adapter(base)
         self.train()
 
-    def _trainable(self, base: PreTrainedModel) -> PreTrainedModel | PeftModel:
-        _switch_off_dropout(base)
-        _keep_quantized_weights_differentiable(base)
+    def _with_adapter(self, base: PreTrainedModel) -> PeftModel:
         if self.adapter is not None:
-            try:
-                policy = PeftModel.from_pretrained(base, self.adapter, adapter_name=_TRAINED, is_trainable=True)
-                policy.load_adapter(self.adapter, adapter_name=_REFERENCE, is_trainable=False)
-            except models.LOADING_ERRORS as error:
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
-                raise ModelError(f"adapter {self.adapter!r} does not fit model {self.source!r} ({reason})") from error
-            policy.set_adapter(_TRAINED)
-        elif self.lora is not None:
-            targets = self.lora.target_modules
-            config = LoraConfig(
-                r=self.lora.r, lora_alpha=self.lora.alpha, target_modules=targets, task_type="CAUSAL_LM"
-            )
-            try:
-                policy = get_peft_model(base, config, adapter_name=_TRAINED)
-            except ValueError as error:
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
-                raise ConfigError(f"Teacher: lora does not fit model {self.source!r} ({reason})") from error
+            policy = load_adapter(base, self.adapter, _TRAINED, _REFERENCE, self.source)
         else:
-            return base.requires_grad_(True)
-        _switch_off_dropout(policy)
+            policy = (self.lora or LoRA()).add_to(base, "CAUSAL_LM", "Teacher", self.source)
+        disable_dropout(policy)
         policy.peft_config[_TRAINED].base_model_name_or_path = self.source
         return policy
 
@@ -265,21 +259,12 @@ class Teacher(nn.Module):
     # --------------------------------------------------------------- sampling
 
     def encode(self, query: Query) -> tuple[int, ...]:
-        """Token ids of the prompt for a query, at most ``max_prompt_tokens``."""
+        """Return the token ids of the prompt for a query, at most ``max_prompt_tokens``."""
 
-        def prompt_ids(text: str) -> list[int]:
-            shortened = Query(query.id, text, history=query.history)
-            return models.encode_chat(self.tokenizer, self.prompt(shortened).messages, self.chat_template_options)
+        def chat(text: str) -> tuple[Message, ...]:
+            return self.prompt(Query(query.id, text, history=query.history)).messages
 
-        ids, cut = models.encode_truncated(self.tokenizer, prompt_ids, query.text, self.max_prompt_tokens)
-        if cut:
-            self.shortened += 1
-            warnings.warn(
-                f"query {query.id!r} was cut to fit the teacher's max_prompt_tokens={self.max_prompt_tokens} "
-                f"({self.shortened} so far)",
-                stacklevel=2,
-            )
-        return tuple(ids)
+        return tuple(self.encoder.prompt(self.tokenizer, chat, query.text, f"query {query.id!r}"))
 
     @torch.no_grad()
     def sample(
@@ -295,11 +280,11 @@ class Teacher(nn.Module):
             queries: Any number.
             samples: Instructions a query, K.
             greedy: Whether to take the most probable token each time instead of sampling.
-            on_done: Told of each instruction, with its place in the list, as soon as it has ended; others of its
-                batch may still be sampled.
+            on_done: Called with each instruction and its index in the result as soon as it has ended, while others of
+                its batch may still be sampled.
 
         Returns:
-            ``len(queries) * samples`` instructions; the K of a query stand together.
+            ``len(queries) * samples`` instructions; the K of a query are neighbours.
         """
         size = (self.sample_batch_size or max(len(queries), 1)) * samples
         rows = [prompt for prompt in map(self.encode, queries) for _ in range(samples)]
@@ -314,7 +299,7 @@ class Teacher(nn.Module):
                 on_done(place, written[place])
 
         for start in range(0, len(rows), size):
-            write(self.policy, rows[start : start + size], how, on_end=partial(done, start))
+            generate(self.policy, rows[start : start + size], how, on_end=partial(done, start))
         return [written[place] for place in range(len(rows))]
 
     def _instruction(self, prompt: tuple[int, ...], row: list[int]) -> Instruction:
@@ -338,69 +323,31 @@ class Teacher(nn.Module):
     def log_probs(
         self, instructions: Sequence[Instruction], entropy: bool = False, entropy_gradient: bool = False
     ) -> LogProbs:
-        """Log-probabilities of the sampled tokens, end token included, at the sampling temperature.
-
-        Each distinct prompt is read once, and its keys and values serve all instructions sampled from it;
-        gradients flow back through them. Padding changes nothing.
+        """Return the log-probabilities of the sampled tokens, end token included, at the sampling temperature.
 
         Args:
             instructions: From `sample`, in any order.
-            entropy: Whether to give the entropies too.
-            entropy_gradient: Whether gradients must flow through them, which takes longer.
+            entropy: Whether to return the entropies too.
+            entropy_gradient: Whether gradients flow through them, which takes longer.
         """
         return self._log_probs(self.policy, instructions, entropy, entropy_gradient)
 
     @torch.no_grad()
     def reference_log_probs(self, instructions: Sequence[Instruction]) -> LogProbs:
-        """Like `log_probs`, of the policy that training started from, and without gradient."""
+        """Return the same of the policy that training started from, without gradient."""
         with self.reference() as network:
             return self._log_probs(network, instructions)
 
-    def _log_probs(
-        self,
-        network: nn.Module,
-        instructions: Sequence[Instruction],
-        entropy: bool = False,
-        entropy_gradient: bool = False,
-    ) -> LogProbs:
-        device = self.policy.device
-        prompts = list(dict.fromkeys(instruction.prompt_ids for instruction in instructions))
-        order = {prompt: i for i, prompt in enumerate(prompts)}
-        row_prompt = torch.tensor([order[instruction.prompt_ids] for instruction in instructions], device=device)
-        shared = common_prefix(network, prompts)
-        prefix, prefix_mask = pad_left([prompt[:-1] for prompt in prompts], self._pad_id, device, shared)
-        # [rows, tokens], padded on the right; the input is shifted by one and starts with the prompt's last token
-        lengths = torch.tensor([len(instruction.token_ids) for instruction in instructions], device=device)
-        width = int(lengths.max())
-        mask = torch.arange(width, device=device) < lengths[:, None]
-        targets = torch.tensor([_padded(i.token_ids, width, self._pad_id) for i in instructions], device=device)
-        first = torch.tensor([[instruction.prompt_ids[-1]] for instruction in instructions], device=device)
-        cache = None
-        if prefix.shape[1]:
-            cache = read(network, prefix, prefix_mask, shared)
-            cache.batch_select_indices(row_prompt)
-        seen = prefix_mask[row_prompt]
-        inputs = {
-            "input_ids": torch.cat([first, targets[:, :-1]], dim=1),
-            "attention_mask": torch.cat([seen, mask.to(seen)], dim=1),
-            "position_ids": seen.sum(dim=1, keepdim=True) + torch.arange(width, device=device),
-            "past_key_values": cache,
-            "use_cache": True,
-        }
-        parts = split_backbone_and_head(network)
-        if parts is None:
-            states, head = network(**inputs).logits, None
-        else:
-            states, head = parts[0](**inputs).last_hidden_state, parts[1]
-        found = score(states[mask], targets[mask], head, self.temperature, entropy, entropy_gradient)
-        values, entropies = (None if of is None else _placed(of, mask) for of in found)
-        return LogProbs(cast(Tensor, values), mask, entropies)
+    def _log_probs(self, network: nn.Module, instructions: Sequence[Instruction], *entropy: bool) -> LogProbs:
+        prompts = [instruction.prompt_ids for instruction in instructions]
+        sampled = [instruction.token_ids for instruction in instructions]
+        return continuation_log_probs(network, prompts, sampled, self._pad_id, self.temperature, *entropy)
 
     # ------------------------------------------------------ other policies
 
     @contextmanager
     def reference(self) -> Iterator[nn.Module]:
-        """Give the network as it was when training started: the adapter started from, or the bare base."""
+        """Yield the network as it was when training started: with the adapter started from, or the bare base."""
         if self.adapter is None:
             with self.untrained() as network:
                 yield network
@@ -414,13 +361,13 @@ class Teacher(nn.Module):
 
     @contextmanager
     def untrained(self) -> Iterator[nn.Module]:
-        """Let the teacher be, for a while, the base model as it was before any training; `sample` follows it."""
+        """Turn the teacher back, for a while, into the base model before any training; `sample` follows."""
         if isinstance(self.network, PeftModel):
             with self.network.disable_adapter():
                 yield self.network
             return
         if not self._frozen_copy:
-            copy, _ = models.load_causal_lm(self.source, device=self.policy.device, **self._loading)
+            copy, _ = loading.load_causal_lm(self.spec, device=self.policy.device)
             self._frozen_copy.append(copy)
         trained, self.network = self.network, self._frozen_copy[0]
         try:
@@ -437,47 +384,3 @@ class Teacher(nn.Module):
         else:
             self.policy.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-
-
-def _placed(values: Tensor, mask: Tensor) -> Tensor:
-    return values.new_zeros(mask.shape).masked_scatter(mask, values)
-
-
-def _padded(row: tuple[int, ...], width: int, pad_id: int) -> list[int]:
-    return [*row, *[pad_id] * (width - len(row))]
-
-
-def _switch_off_dropout(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, nn.Dropout):
-            cast(Any, module).p = 0.0
-
-
-def _keep_quantized_weights_differentiable(base: nn.Module) -> None:
-    """Stop bitsandbytes from repacking 4-bit weights for inference.
-
-    On a CPU with AVX-512 BF16 a layer in eval mode would do so at its first call without gradient (sampling), for
-    good; no gradient passes through a layer once repacked, and nothing would say so.
-    """
-    for module in base.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            cast(Any, module).support_avx512bf16_for_cpu = False
-
-
-def _check_adapter(folder: str) -> None:
-    path = Path(folder)
-    if not (path / "adapter_config.json").is_file():
-        raise ModelError(f"adapter {folder!r}: no adapter_config.json there; give a folder that PEFT saved")
-    if not (path / "adapter_model.safetensors").is_file():
-        raise ModelError(f"adapter {folder!r}: no adapter_model.safetensors; adapters are read from safetensors alone")
-    try:
-        config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"adapter {folder!r}: adapter_config.json is not JSON ({error})") from error
-    kind = config.get("peft_type") if isinstance(config, dict) else None
-    shape = PEFT_TYPE_TO_CONFIG_MAPPING.get(cast(Any, kind))
-    if shape is None or issubclass(shape, PromptLearningConfig) or config.get("alora_invocation_tokens"):
-        raise ModelError(
-            f"adapter {folder!r}: one of peft_type {kind!r} with these settings does more than change layers, and "
-            "prompts could not be read once for several instructions; give a LoRA or its like"
-        )

@@ -1,6 +1,6 @@
-"""The records that travel from room to room: query, instruction, prompt, response, rollout.
+"""The records of the method: query, instruction, prompt, response, rollout.
 
-All are plain frozen dataclasses: no tensors, no models, nothing that needs torch.
+All are plain frozen dataclasses without tensors or models; nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class Message:
 
 
 class _Text:
-    """What holds nothing that could be moved to a device; Lightning moves batches and outputs by their ``to``."""
+    """A record without tensors: Lightning moves batches and outputs to a device by calling their ``to``."""
 
     __slots__ = ()
 
     def to(self, *_: object, **__: object) -> Self:
-        """Give the record itself."""
+        """Return the record itself."""
         return self
 
 
@@ -35,11 +35,11 @@ class Query(_Text):
     """What the student is asked.
 
     Attributes:
-        id: Stable identity within the data set; what was answered once is remembered under it.
-        text: The words of the query; of a dialogue, those of the last human turn.
-        target: The gold answer where the data set has one, for rewards that compare with it.
+        id: Stable identity within the data set; answers are cached under it.
+        text: The query; in a dialogue, the last human turn.
+        target: The gold answer, if the data set has one, for rewards that compare with it.
         history: Turns before the query, oldest first.
-        extra: Further fields of the data row, for rewards of the user's own.
+        extra: Further fields of the data row, for a user's own rewards.
     """
 
     id: str
@@ -56,8 +56,8 @@ class Instruction:
     Attributes:
         text: The instruction as the student reads it.
         prompt_ids: Token ids of the teacher's prompt, without padding.
-        token_ids: Token ids sampled, with the end token where one was sampled, without padding.
-        truncated: Whether the token limit ended it rather than the teacher.
+        token_ids: Sampled token ids, including the end token if it was sampled, without padding.
+        truncated: Whether the token limit cut it off.
     """
 
     text: str
@@ -68,12 +68,12 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a student is given: a chat that ends with the turn to be answered.
+    """What a student answers: a chat that ends with a user turn.
 
     Attributes:
         messages: The turns.
-        sample: Which of several draws is asked for. It tells a sampled student's answers to the same messages
-            apart; one that always answers alike ignores it.
+        sample: Number of the draw. It distinguishes a sampled student's answers to the same messages; a deterministic
+            student ignores it.
     """
 
     messages: tuple[Message, ...]
@@ -86,11 +86,11 @@ class Response:
 
     Attributes:
         text: The answer, without the prompt and without special tokens.
-        tokens: Number of tokens generated; 0 where the student cannot tell.
+        tokens: Number of generated tokens; 0 if unknown.
         truncated: Whether the student's token limit cut the answer off.
-        prompt_tokens: Number of tokens read; 0 where the student cannot tell.
-        refused: Whether the student, or a filter before it, declined to answer. It is an answer all the same.
-        error: Why there is no answer, or None. A failed response is never scored: its reward is NaN.
+        prompt_tokens: Number of prompt tokens; 0 if unknown.
+        refused: Whether the student, or a filter before it, declined to answer. A refusal is an answer.
+        error: Why there is no answer; None if there is one. A failed response is never scored: its reward is NaN.
     """
 
     text: str
@@ -103,13 +103,13 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Rollout(_Text):
-    """What one answer came from.
+    """A query, the instruction, and the answer under it.
 
     Attributes:
         query: What was asked.
-        instruction: The instruction given with it; None: the student was on its own.
+        instruction: What the teacher wrote; None if the student had no instruction.
         response: What the student answered.
-        unaided: What it answers to the query on its own; there for rewards that need it (`Reward.needs_unaided`).
+        unaided: The answer without an instruction, for rewards that need it (`Reward.needs_unaided`).
     """
 
     query: Query
@@ -119,7 +119,7 @@ class Rollout(_Text):
 
 
 def rollout_row(rollout: Rollout) -> dict[str, Any]:
-    """A rollout as a row of a JSON Lines file."""
+    """Return a rollout as a row of a JSON Lines file."""
     query, instruction, response = rollout.query, rollout.instruction, rollout.response
     row: dict[str, Any] = {
         "id": query.id,

@@ -168,8 +168,8 @@ def test_rows_that_would_have_one_id_are_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError) as caught:
             data.queries("train")
         assert message(caught) == (
-            f"{second}:1: its id 'x/train.jsonl:1' was already given to {first}:1; read each file once, and let files "
-            "of one name lie in folders of different names"
+            f"{second}:1: its id 'x/train.jsonl:1' was already given to {first}:1; name each file once, and put "
+            "files of the same name into folders of different names"
         )
 
 
@@ -229,7 +229,7 @@ def test_without_a_hub_it_is_said_which_file_to_put_where(
     with pytest.raises(DataError) as caught:
         data.setup("test")
     text = message(caught)
-    assert text.startswith(f"{repo} cannot be had from the hub (")
+    assert text.startswith(f"{repo} cannot be loaded from the hub (")
     assert f"); {words}" in text
     assert "data.init_args.source" in text
     assert text.endswith("data.init_args.train and test")
@@ -293,7 +293,7 @@ def test_an_answer_without_hashes_is_named_by_file_and_line(tmp_path: Path, answ
     path = write(tmp_path / "x.jsonl", [*sums([1]), {"question": "What?", "answer": answer}])
     with pytest.raises(DataError) as caught:
         GSM8K(train=path).setup("fit")
-    assert message(caught).startswith(f"{path}:2: field 'answer' has no '#### ' with an answer behind it; ")
+    assert message(caught).startswith(f"{path}:2: field 'answer' has no '#### ' followed by an answer; ")
 
 
 @pytest.mark.parametrize(
@@ -310,9 +310,9 @@ def test_a_field_that_is_missing_empty_or_no_text_is_named(
     assert len(kind(test=write(tmp_path / "good.jsonl", [row])).queries("test")) == 1
     for field in row:
         for value, fault in (
-            (..., "there is no field {}, the row has "),
+            (..., "field {} is missing (there are "),
             ("", "field {} is empty"),
-            (5, "field {} ho"),
+            (5, "field {} is a number, not text"),
         ):
             bad = {key: kept for key, kept in row.items() if key != field} | ({} if value is ... else {field: value})
             path = write(tmp_path / "bad.jsonl", [bad])

@@ -123,13 +123,13 @@ def test_a_stage_without_data(tmp_path: Path, stage: str, words: str) -> None:
 
 def test_only_what_the_stage_needs_is_read_and_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    original = QueryFile
 
-    def spy(path: str, fields: FieldMap, need_target: bool) -> QueryFile:
-        read.append(Path(path).stem)
-        return original(path, fields, need_target)
+    class Spy(QueryFile):
+        def __init__(self, path: str, fields: FieldMap, need_target: bool) -> None:
+            read.append(Path(path).stem)
+            super().__init__(path, fields, need_target)
 
-    monkeypatch.setattr(datamodule, "QueryFile", spy)
+    monkeypatch.setattr(datamodule, "QueryFile", Spy)
     files = {name: write(tmp_path / f"{name}.jsonl", range(5)) for name in ("train", "test")}
     data = keyed(**files, val_share=0.4)
     assert read == []
@@ -148,7 +148,7 @@ def test_only_what_the_stage_needs_is_read_and_only_once(tmp_path: Path, monkeyp
 def test_a_bad_row_is_found_in_setup(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text('{"text": "a", "label": "x"}\n{"text": "a"}\n')
-    with pytest.raises(DataError, match=r"train\.jsonl:2: no field 'label'"):
+    with pytest.raises(DataError, match=r"train\.jsonl:2: field 'label' is missing"):
         QueryDataModule(train=str(path)).setup("fit")
 
 
@@ -159,7 +159,7 @@ def test_prediction_takes_the_test_data_unless_it_has_its_own(tmp_path: Path) ->
     assert ids(keyed(test=test, limit_test=4).queries("predict")) == ids(keyed(test=test, limit_test=4).queries("test"))
     assert list(keyed(test=test, predict=str(unlabelled)).queries("predict")) == [Query("n", "a")]
     # To test on, it must be labelled.
-    with pytest.raises(DataError, match="no field 'label'"):
+    with pytest.raises(DataError, match="field 'label' is missing"):
         keyed(test=str(unlabelled)).setup("test")
 
 

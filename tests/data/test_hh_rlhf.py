@@ -111,7 +111,7 @@ def test_a_dialogue_that_does_not_begin_with_a_human_is_named_by_file_and_line(
     with pytest.raises(DataError) as caught:
         read(tmp_path, pair("a"), pair("a") | {field: text})
     place = f"{tmp_path / 'train.jsonl'}:2"
-    assert message(caught).startswith(f"{place}: the dialogue in '{field}' does not begin with 'Human:'; mend the row")
+    assert message(caught).startswith(f"{place}: the dialogue in '{field}' does not begin with 'Human:'; fix the row")
 
 
 # --- What is dropped
@@ -123,8 +123,8 @@ def test_a_dialogue_that_does_not_begin_with_a_human_is_named_by_file_and_line(
         (pair("a", chosen="same", rejected="same"), "chosen equals rejected"),
         (pair("a", chosen="same", rejected=" same\n"), "chosen equals rejected"),
         (pair("tested", "b", "c"), "first turn also in the test set"),
-        (pair("a", "b", "c") | {"rejected": dialogue("a", "other", "c", "bad")}, "the dialogues part before"),
-        (pair("a", "b", "c") | {"rejected": dialogue("a", "bad")}, "the dialogues part before"),
+        (pair("a", "b", "c") | {"rejected": dialogue("a", "other", "c", "bad")}, "the dialogues differ before"),
+        (pair("a", "b", "c") | {"rejected": dialogue("a", "bad")}, "the dialogues differ before"),
         (pair("a", chosen=""), "no answer at the end"),
         (pair("a", rejected="  "), "no answer at the end"),
         (pair("a") | {"chosen": dialogue("a", "b", "c")}, "no answer at the end"),

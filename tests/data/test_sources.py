@@ -12,7 +12,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from wst.data.sources import Row, file_rows, hub_rows, listed, split_files
+from wst.data.jsonl import Row
+from wst.data.sources import as_list, file_rows, hub_rows, split_files
 from wst.errors import DataError
 
 ROWS = [{"question": f"q{number} ü", "number": number, "none": None} for number in range(5)]
@@ -129,7 +130,7 @@ def test_a_gzip_file_that_is_cut_off_is_named_with_the_line(tmp_path: Path) -> N
     said = refused(path)
     line = int(said.removeprefix(f"{path}:").split(":")[0])
     assert 1 < line <= 2000
-    assert "the gzip file is cut off here; copy or pack it again" in said
+    assert "the gzip file is truncated here; copy or compress it again" in said
 
 
 @pytest.mark.parametrize("left", [0, 3, 100, -1, -20])
@@ -164,11 +165,11 @@ def test_a_parquet_file_with_text_that_is_none_is_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("values", "fault"),
     [
-        ({}, "there is no field 'answer', the row has no fields at all; "),
-        ({"a": 1, "b\nc": 2}, r"there is no field 'answer', the row has 'a', 'b\nc'; "),
-        ({"answer": None}, "field 'answer' holds NoneType, not text; "),
-        ({"answer": 5}, "field 'answer' holds int, not text; "),
-        ({"answer": ["five"]}, "field 'answer' holds list, not text; "),
+        ({}, "field 'answer' is missing (there are no fields at all); "),
+        ({"a": 1, "b\nc": 2}, r"field 'answer' is missing (there are 'a', 'b\nc'); "),
+        ({"answer": None}, "field 'answer' is null, not text; "),
+        ({"answer": 5}, "field 'answer' is a number, not text; "),
+        ({"answer": ["five"]}, "field 'answer' is a list, not text; "),
         ({"answer": ""}, "field 'answer' is empty; "),
         ({"answer": " \n"}, "field 'answer' is empty; "),
     ],
@@ -231,7 +232,7 @@ def test_a_part_is_looked_for_in_its_own_folder_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("given", "files"), [(None, []), ("a", ["a"]), (["a", "b"], ["a", "b"])])
 def test_one_name_several_or_none(given: str | list[str] | None, files: list[str]) -> None:
-    assert listed(given) == files
+    assert as_list(given) == files
 
 
 # --- The hub
@@ -264,4 +265,4 @@ def test_whatever_the_hub_fails_with_is_one_line_with_the_remedy(
     monkeypatch.setattr("datasets.load_dataset", load)
     with pytest.raises(DataError) as caught:
         next(hub_rows("some/set", "train", needs="put x.jsonl there"))
-    assert message(caught) == f"some/set cannot be had from the hub ({reason}); put x.jsonl there"
+    assert message(caught) == f"some/set cannot be loaded from the hub ({reason}); put x.jsonl there"

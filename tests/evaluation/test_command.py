@@ -44,7 +44,7 @@ def test_a_config_becomes_tables_and_files_and_rows_become_them_again(tmp_path: 
     for arm in ("no instruction", "Be brief. (best fixed)", "untrained teacher", "asked"):
         assert arm in done.out
     results = json.loads((tmp_path / "out/results.json").read_text())
-    assert results["schema"] == "wst.compare/1"
+    assert results["schema"] == "wst.results/2"
     assert f"{results['students']['tiny']['arms']['asked']['mean']:.3f}" in done.out
     before = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
     again = wst(["compare", "--from", "out/rows.jsonl", "--resamples", "1000"], tmp_path)
@@ -89,4 +89,4 @@ def test_a_mistake_is_one_line(tmp_path: Path, tiny_model: str, changes: dict[st
 def test_rows_that_are_not_there_are_a_mistake(tmp_path: Path) -> None:
     done = wst(["compare", "--from", "gone/rows.jsonl"], tmp_path)
     assert done.code == 2
-    assert done.err.strip() == "wst: error: gone/rows.jsonl: no such file; give the rows.jsonl that `wst compare` wrote"
+    assert done.err.startswith("wst: error: gone/rows.jsonl: no such file; give the rows.jsonl of `wst compare`")

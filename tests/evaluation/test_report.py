@@ -3,14 +3,15 @@
 import json
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from comparison_rows import KINDS, made_rows
 
-from wst.evaluation import NONE, rebuild
-from wst.evaluation.comparison import Comparison
+from wst.evaluation import NONE, Comparison, rebuild
 from wst.evaluation.figures import SCHEMA
+from wst.evaluation.report import write_comparison
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 1"><!-- {{7*7}}'
@@ -136,6 +137,24 @@ def test_hostile_words_are_shown_as_words(page: Any) -> None:
     assert page.locator("img").count() == 0
     assert "<b>two</b>" in page.locator("h2").nth(1).inner_text()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_three_arms_of_a_test_stand_side_by_side_and_names_are_only_names(browser: Any, tmp_path: Path) -> None:
+    names = {NONE: "none", "fixed 1": "untrained", "teacher": "trained"}
+    rows = [row | {"kind": names[row["arm"]]} for row in made_rows() if row["arm"] in names]
+    for row in rows:
+        row["arm"] = "__proto__" if row["arm"] == "fixed 1" else row["arm"]
+        row["kind"] = "x);background:url(//evil" if row["arm"] == "teacher" else row["kind"]
+    found = write_comparison(rows, {}, tmp_path)
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.locator("thead").first.locator("th").all_inner_texts() == ["instructor", NONE, "__proto__", "teacher"]
+    lines = {
+        line.locator("th").inner_text(): line.locator("td").all_inner_texts() for line in page.locator("tbody tr").all()
+    }
+    assert lines["mean"] == [f"{cell['mean']:.3f}" for cell in found.results["students"]["s"]["arms"].values()]
+    assert "evil" not in page.evaluate("document.getElementById('page').outerHTML")
+    page.close()
 
 
 def test_it_can_be_read_on_a_phone_in_the_dark(page: Any) -> None:

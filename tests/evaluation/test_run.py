@@ -1,81 +1,24 @@
-"""A comparison: its arms, what it keeps, what it does when something cannot be run."""
+"""A comparison: its arms, rewards, and what the user is told."""
 
 import json
-import multiprocessing
-import os
-import signal
+import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from endpoints import FakeServer
+from comparison_rows import BEFORE, Shout, reviews, tiny_teacher
 from rich.console import Console
 from toys import Lowercase, Parrot
 
-from wst import (
-    EndpointStudent,
-    FieldMap,
-    Length,
-    LocalStudent,
-    LoRA,
-    Prices,
-    Prompt,
-    QueryDataModule,
-    Response,
-    Reward,
-    Rollout,
-    StudentPrompt,
-    Teacher,
-    TeacherPrompt,
-)
-from wst.cli.compare import show
-from wst.errors import ConfigError, DataError
+from wst import Length, LocalStudent, LoRA, Prompt, Response, Reward, Rollout, Teacher, TeacherPrompt
+from wst.errors import ConfigError, DataError, ModelError, WSTError
 from wst.evaluation import NONE, compare, rebuild
-
-
-def reviews(folder: Path, count: int = 10) -> QueryDataModule:
-    rows = [{"id": f"q{i}", "text": f"Query NUMBER {i}", "label": "yes"} for i in range(count)]
-    path = folder / "data.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return QueryDataModule(test=str(path), fields=FieldMap(id="id", query="text", target="label"), eval_batch_size=4)
-
-
-def tiny_teacher(model: str) -> Teacher:
-    return Teacher(model, TeacherPrompt("{query}"), max_new_tokens=5, dtype="float32", lora=LoRA(r=4, alpha=8))
-
-
-BEFORE = StudentPrompt(placement="before")
-
-
-class Shout(Parrot):
-    """Writes instructions in capitals, and counts."""
-
-    def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
-        self.asked += prompts
-        return [Response(prompt.messages[0].content.upper(), tokens=3) for prompt in prompts]
-
-
-class Down(Parrot):
-    """Never answers."""
-
-    def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
-        self.asked += prompts
-        return [Response("", error="connection refused") for _ in prompts]
-
-
-class KillsItself(Parrot):
-    """Kills its process when asked for the nth time."""
-
-    left = -1  # of the class: it is no setting of the student's
-
-    def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
-        if KillsItself.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        KillsItself.left -= 1
-        return super().respond(prompts)
+from wst.evaluation.instructors import TeacherArm
+from wst.evaluation.tables import show
 
 
 def test_every_arm_gets_a_row_for_every_query_and_student(tmp_path: Path) -> None:
@@ -100,8 +43,9 @@ def test_every_arm_gets_a_row_for_every_query_and_student(tmp_path: Path) -> Non
     assert plain["BE LOUD"]["vs_unaided"]["mean"] < 0 < plain["be kind"]["vs_unaided"]["mean"]
     assert plain["BE LOUD"]["harm"] == 1.0
     assert plain["be kind"]["help"] == 1.0
-    assert found.results["students"]["loud"]["arms"][NONE]["mean"] == 0.0
-    assert found.results["students"]["loud"]["arms"]["be kind"]["relative_gain"] is None  # nothing to be relative to
+    loud = found.results["students"]["loud"]["arms"]
+    assert loud[NONE]["mean"] == 0.0
+    assert loud["be kind"]["vs_unaided"]["relative"] is None  # there is nothing to be relative to
     table = found.to_pandas()
     assert len(table) == 6
     assert table.loc[(table.student == "plain") & (table.arm == "be kind"), "vs_unaided.mean"].item() > 0
@@ -153,101 +97,6 @@ def test_a_reward_may_compare_with_the_unaided_answer_and_be_calibrated_on_it(tm
     reward = Calibrated()
     assert means(reward, "calibrated")[NONE] == 10.0
     assert reward.calibrations == 1
-
-
-def test_what_is_answered_is_not_asked_again(tmp_path: Path) -> None:
-    first = Parrot()
-    arguments: dict[str, Any] = {
-        "fixed": ["a"],
-        "student_prompt": BEFORE,
-        "output": str(tmp_path / "out"),
-        "resamples": 1000,
-    }
-    data = reviews(tmp_path)
-
-    one = compare(data, {"s": first}, Lowercase(), **arguments)
-    assert len(first.asked) == 20
-    again = Parrot()
-    two = compare(data, {"s": again}, Lowercase(), **arguments)
-    assert again.asked == []
-    assert two.results == one.results
-    more = Parrot()
-    compare(data, {"s": more}, Lowercase(), **(arguments | {"fixed": ["a", "b"]}))
-    assert {prompt.messages[0].content.split("\n")[0] for prompt in more.asked} == {"b"}
-
-
-def test_failed_answers_are_asked_again_and_count_as_unknown(tmp_path: Path) -> None:
-    class Flaky(Parrot):
-        failing = True
-
-        def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
-            answers = super().respond(prompts)
-            return [r if i or not Flaky.failing else Response("", error="timeout") for i, r in enumerate(answers)]
-
-    arguments: dict[str, Any] = {"fixed": [], "output": str(tmp_path / "out"), "resamples": 1000}
-    one = compare(reviews(tmp_path), {"s": Flaky()}, Lowercase(), **arguments)
-    cell = one.results["students"]["s"]["arms"][NONE]
-    assert (cell["n"], cell["scored"], cell["failed"]) == (10, 7, 3)
-    Flaky.failing = False
-    student = Flaky()
-    two = compare(reviews(tmp_path), {"s": student}, Lowercase(), **arguments)
-    assert len(student.asked) == 3
-    assert two.results["students"]["s"]["arms"][NONE]["failed"] == 0
-
-
-def _compare_and_die(folder: Path, calls: int) -> None:
-    KillsItself.left = calls
-    compare(
-        reviews(folder),
-        {"s": KillsItself(), "t": Shout()},
-        Lowercase(),
-        fixed=["a", "b"],
-        output=str(folder / "out"),
-        resamples=1000,
-    )
-
-
-@pytest.mark.parametrize("calls", [0, 1, 4, 8])
-def test_killed_and_started_again_it_ends_as_if_it_had_not_been(tmp_path: Path, calls: int) -> None:
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    _compare_and_die(whole, 1000)
-    process = multiprocessing.get_context("fork").Process(target=_compare_and_die, args=(tmp_path, calls))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    journal = tmp_path / "out/journal.jsonl"
-    if journal.exists():
-        journal.write_bytes(journal.read_bytes() + b'{"key": "torn')  # as a crash of the machine may leave it
-    _compare_and_die(tmp_path, 1000)
-    assert 1000 - KillsItself.left == 9 - calls  # three arms of three batches; none is asked twice
-    for name in ("results.json", "rows.jsonl"):
-        mine = (tmp_path / "out" / name).read_text()
-        assert mine == (whole / "out" / name).read_text()
-
-
-def test_an_arm_or_student_that_cannot_be_run_stops_no_other(tmp_path: Path, tiny_model: str) -> None:
-    down = Down()
-    found = compare(
-        reviews(tmp_path),
-        {"up": Parrot(), "down": down},
-        Lowercase(),
-        teacher=tiny_teacher(tiny_model),
-        trained={"gone": str(tmp_path / "nowhere")},
-        asked={"deaf": Down()},
-        fixed=["a"],
-        output=str(tmp_path / "out"),
-        resamples=1000,
-    )
-    assert set(found.errors) == {
-        "arm gone",
-        "arm deaf",
-        *(f"arm {arm} with student down" for arm in (NONE, "a", "untrained teacher")),
-    }
-    assert "nowhere" in found.errors["arm gone"]
-    assert "connection refused" in found.errors["arm deaf"]
-    assert found.results["students"]["up"]["arms"]["untrained teacher"]["scored"] == 10
-    assert len(down.asked) == 3 * 8  # of ten: no further batch of an arm all of whose first answers failed
 
 
 @pytest.fixture
@@ -322,37 +171,6 @@ def test_a_loaded_teacher_gives_each_adapter_its_own_arm(tmp_path: Path, tiny_mo
     assert by_arm["mine"] != by_arm["untrained teacher"]
 
 
-def test_an_endpoint_is_paid_once_and_its_accounts_stay(tmp_path: Path) -> None:
-    with FakeServer() as server:
-
-        def student() -> EndpointStudent:
-            prices = Prices(prompt=1.0, completion=2.0)
-            return EndpointStudent("fake", base_url=server.url, api_key_env=None, cache=False, prices=prices)
-
-        arguments: dict[str, Any] = {"fixed": ["go"], "output": str(tmp_path / "out"), "resamples": 1000}
-        one = compare(reviews(tmp_path), {"s": student()}, Lowercase(), **arguments)
-        asked = len(server.requests)
-        assert asked == 20
-        cell = one.results["students"]["s"]["arms"]["go"]
-        assert cell["calls"] == 10
-        assert cell["cost"] > 0
-        two = compare(reviews(tmp_path), {"s": student()}, Lowercase(), **arguments)
-        assert len(server.requests) == asked
-        assert two.results == one.results
-
-
-def test_one_failure_costs_one_row(tmp_path: Path) -> None:
-    class LastFails(Parrot):
-        def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
-            return [Response("", error="timeout") if len(prompts) == 1 else r for r in super().respond(prompts)]
-
-    data = reviews(tmp_path, 9)  # the last batch is of one query
-    found = compare(data, {"s": LastFails()}, Lowercase(), fixed=[], output=str(tmp_path / "out"), resamples=1000)
-    assert not found.errors
-    cell = found.results["students"]["s"]["arms"][NONE]
-    assert (cell["scored"], cell["failed"]) == (8, 1)
-
-
 def test_words_that_look_like_markup_or_half_a_letter_are_words(tmp_path: Path) -> None:
     class Odd(Parrot):
         def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
@@ -372,38 +190,6 @@ def test_words_that_look_like_markup_or_half_a_letter_are_words(tmp_path: Path) 
     assert again.asked == []
 
 
-def test_a_students_own_error_is_that_students(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken(Parrot):
-        def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
-            raise KeyError("no such thing")
-
-    class Unloadable(Parrot):
-        def setup(self, device: torch.device) -> None:
-            raise RuntimeError("out of memory\nand so on")
-
-    students = {"broken": Broken(), "unloadable": Unloadable(), "good": Parrot()}
-    arguments: dict[str, Any] = {"fixed": [], "output": str(tmp_path / "out"), "resamples": 1000}
-    found = compare(reviews(tmp_path), students, Lowercase(), **arguments)
-    assert found.errors == {
-        f"arm {NONE} with student broken": "KeyError: 'no such thing'",
-        "student unloadable": "RuntimeError: out of memory",
-    }
-    assert found.results["students"]["good"]["arms"][NONE]["scored"] == 10
-    monkeypatch.setenv("WST_DEBUG", "1")
-    with pytest.raises(KeyError):
-        compare(reviews(tmp_path), students, Lowercase(), **arguments)
-
-
-def test_more_queries_and_another_reward_ask_nothing_twice(tmp_path: Path) -> None:
-    student = Parrot()
-    arguments: dict[str, Any] = {"fixed": [], "output": str(tmp_path / "out"), "resamples": 1000}
-    compare(reviews(tmp_path), {"s": student}, Lowercase(), limit=5, **arguments)
-    assert len(student.asked) == 5
-    found = compare(reviews(tmp_path), {"s": student}, Length(1), **arguments)
-    assert len(student.asked) == 10
-    assert found.results["students"]["s"]["arms"][NONE]["mean"] == 0.0
-
-
 def test_rows_of_another_name_do_not_overwrite_results(tmp_path: Path) -> None:
     compare(reviews(tmp_path), {"s": Parrot()}, Lowercase(), fixed=[], output=str(tmp_path), resamples=1000)
     whole = (tmp_path / "rows.jsonl").read_text()
@@ -418,6 +204,95 @@ def test_rows_of_another_name_do_not_overwrite_results(tmp_path: Path) -> None:
 def test_results_of_something_else_are_not_overwritten(tmp_path: Path) -> None:
     compare(reviews(tmp_path), {"s": Parrot()}, Lowercase(), fixed=[], output=str(tmp_path), resamples=1000)
     (tmp_path / "results.json").write_text('{"n": 3}')
-    with pytest.raises(DataError, match=r"results\.json: not the results\.json of `wst compare`"):
+    with pytest.raises(DataError, match=r"results\.json: not a results\.json of wst\.results/2"):
         rebuild(str(tmp_path / "rows.jsonl"))
     assert (tmp_path / "results.json").read_text() == '{"n": 3}'
+
+
+class Noisy(Lowercase):
+    """A reward that depends on its batch a little, as a model's does."""
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+        noise = torch.rand(1).item() / 100
+        return [value + noise for value in super().score(rollouts)]
+
+
+class Deaf(Parrot):
+    """Answers the query, whatever the instruction."""
+
+    def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
+        return [Response(prompt.messages[0].content.split("\n\n")[-1]) for prompt in prompts]
+
+
+def test_equal_responses_are_scored_once_over_all_arms(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"fixed": ["be kind"], "student_prompt": BEFORE, "resamples": 1000}
+    found = compare(reviews(tmp_path), {"s": Deaf()}, Noisy(), output=str(tmp_path / "a"), **arguments)
+    cell = found.results["students"]["s"]["arms"]["be kind"]
+    assert (cell["help"], cell["harm"], cell["vs_unaided"]["mean"], cell["vs_unaided"]["p"]) == (0.0, 0.0, 0.0, 1.0)
+    # A reward that reads the instruction is asked for each of them.
+    short = Length(1, of="instruction")
+    found = compare(reviews(tmp_path), {"s": Deaf()}, short, output=str(tmp_path / "b"), **arguments)
+    means = [cell["mean"] for cell in found.results["students"]["s"]["arms"].values()]
+    assert means == [1.0, 0.0]
+
+
+def test_names_and_answers_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J\u202e"
+
+    class Evil(Parrot):
+        def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
+            raise WSTError(f"no {evil}")
+
+    students = {f"good {evil}": Parrot(), f"bad {evil}": Evil()}
+    found = compare(
+        reviews(tmp_path), students, Lowercase(), fixed=[evil], output=str(tmp_path / "out"), resamples=1000
+    )
+    show(found)
+    shown = "".join(capsys.readouterr())
+    assert "good" in shown
+    assert not {"\x1b", "\x07", "\u202e"} & set(shown)
+
+
+# ------------------------------------------------------------------------------------------- what is trained elsewhere
+
+
+def test_a_checkpoint_brings_prompt_and_limits_but_no_model_and_no_code(
+    tmp_path: Path, tiny_model: str, trained: Path
+) -> None:
+    checkpoint = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
+    remembered = checkpoint["hyper_parameters"]["teacher"]["init_args"]
+    remembered |= {"model": str(tmp_path / "theirs"), "trust_remote_code": True, "max_new_tokens": 3}
+    checkpoint["hyper_parameters"]["teacher"]["class_path"] = "os.system"
+    torch.save(checkpoint, tmp_path / "theirs.ckpt")
+    arguments: dict[str, Any] = {"fixed": [], "resamples": 1000, "output": str(tmp_path / "out")}
+    theirs = {"theirs": str(tmp_path / "theirs.ckpt")}
+    data, students = reviews(tmp_path), {"s": Parrot()}
+    with pytest.raises(ConfigError, match="trained needs teacher"):
+        compare(data, students, Lowercase(), trained=theirs, **arguments)
+    teacher = Teacher(tiny_model, TeacherPrompt("Other: {query}"), dtype="float32")
+    found = compare(data, students, Lowercase(), teacher=teacher, trained=theirs, **arguments)
+    assert not found.errors
+    arm = TeacherArm("theirs", teacher, theirs["theirs"])
+    arm.setup(torch.device("cpu"))
+    loaded = cast(Teacher, arm._teacher)
+    assert loaded.spec == teacher.spec
+    assert (loaded.prompt.template, loaded.max_new_tokens, loaded.lora) == ("{query}", 3, LoRA(4, 8))
+
+
+def test_an_adapter_cannot_name_another_base(tmp_path: Path, tiny_model: str, trained: Path) -> None:
+    shutil.copytree(trained / "teacher/last", tmp_path / "theirs")
+    path = tmp_path / "theirs/adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "evil/model"}))
+    arm = TeacherArm("theirs", tiny_teacher(tiny_model), str(tmp_path / "theirs"))
+    with pytest.warns(UserWarning, match="it names 'evil/model' as its base"):
+        arm.setup(torch.device("cpu"))
+    assert cast(Teacher, arm._teacher).spec.model == tiny_model
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, tiny_model: str, trained: Path) -> None:
+    checkpoint = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
+    next(iter(checkpoint["state_dict"].values())).view(-1)[0] = math.nan
+    torch.save(checkpoint, tmp_path / "nan.ckpt")
+    arm = TeacherArm("sick", tiny_teacher(tiny_model), str(tmp_path / "nan.ckpt"))
+    with pytest.raises(ModelError, match=r"sick: weight .* is not finite"):
+        arm.setup(torch.device("cpu"))

@@ -416,7 +416,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     [
         ("Add 3 and 4, which is 7.", "#### 7", 1.0),
         ("Add 3 and 4.", "#### 7", 0.0),
-        ("Do it in 7 steps.", "#### 7", 1.0),  # by chance
+        ("Do it in 7 steps.", "#### 7", 0.0),
         ("It is 7.0, I think.", "7", 1.0),
         ("It costs $1,200.", r"\$1,\!200", 1.0),
         ("Halve it.", r"\frac{1}{2}", 0.0),

@@ -12,6 +12,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from wst import RewardModel, WeightedSum
 from wst.errors import ConfigError, ModelError
+from wst.modeling import classifiers
+from wst.modeling.spec import ModelSpec
 from wst.rewards.base import Reward, score
 from wst.types import Instruction, Message, Query, Response, Rollout
 
@@ -106,16 +108,14 @@ def test_a_reward_does_not_depend_on_what_it_is_scored_together_with(reward: Rew
 
 
 def test_equal_dialogues_are_scored_once(reward: RewardModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    from wst import scorers
-
     batches: list[int] = []
-    original = scorers.score_rows
+    original = classifiers.score_rows
 
     def count(network: Any, rows: Any, pad_id: int) -> Any:
         batches.append(len(rows))
         return original(network, rows, pad_id)
 
-    monkeypatch.setattr(scorers, "score_rows", count)
+    monkeypatch.setattr(classifiers, "score_rows", count)
     reward.batch_size = 2
     same = rollout("Red.", instruction=Instruction("Be brief."))
     rewards = reward.score([rollout("Red."), rollout("Blue."), same, rollout("Green or so."), rollout("Red.")])
@@ -125,14 +125,14 @@ def test_equal_dialogues_are_scored_once(reward: RewardModel, monkeypatch: pytes
 
 
 def test_of_too_long_a_dialogue_the_last_tokens_are_read(reward: RewardModel) -> None:
-    reward.max_tokens = 40
+    reward.encoder.limit = 40
     with pytest.warns(UserWarning, match=r"1 of 1 dialogues were cut to fit max_tokens=40 \(1 so far\)"):
         one = reward.score([rollout("Red.", text="x" * 100)])
     with pytest.warns(UserWarning, match=r"\(2 so far\)"):
         other = reward.score([rollout("Red.", text="y" * 60 + "x" * 40)])
     assert one == other
-    assert reward.shortened == 2
-    reward.max_tokens = 1024
+    assert reward.encoder.shortened == 2
+    reward.encoder.limit = 1024
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert reward.score([rollout("Red.", text="x" * 100)]) != one
@@ -205,7 +205,7 @@ def test_a_missing_model_is_found_before_anything_is_loaded(monkeypatch: pytest.
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("wst.modeling.classifiers.load_scorer", refuse)
+    monkeypatch.setattr("wst.modeling.classifiers.load_classifier", refuse)
     with pytest.raises(ModelError, match=r"\./nowhere"):
         RewardModel("./nowhere")
     absent = RewardModel("nobody/no-such-model")
@@ -228,16 +228,14 @@ def test_impossible_settings(classifier: str, settings: dict[str, Any], words: s
 
 
 def test_it_is_loaded_once_and_again_after_it_was_closed(classifier: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from wst import scorers
-
     loads: list[str] = []
-    original = scorers.load_scorer
+    original = classifiers.load_classifier
 
-    def count(source: str, **settings: Any) -> Any:
-        loads.append(source)
-        return original(source, **settings)
+    def count(spec: ModelSpec, **settings: Any) -> Any:
+        loads.append(spec.model)
+        return original(spec, **settings)
 
-    monkeypatch.setattr(scorers, "load_scorer", count)
+    monkeypatch.setattr(classifiers, "load_classifier", count)
     reward = RewardModel(classifier, dtype="float32")
     with pytest.raises(RuntimeError, match=r"call setup\(device\) first"):
         reward.score(ROLLOUTS)

@@ -1,8 +1,6 @@
 """Rewards computed from the text alone."""
 
 import math
-import time
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -11,10 +9,8 @@ from hypothesis import strategies as st
 
 from wst.errors import ConfigError, DataError
 from wst.rewards import ExactMatch, LabelMatch, LastNumber, Length, Reward
-from wst.rewards.text import last_number, normalize
+from wst.rewards.text import normalize
 from wst.types import Instruction, Query, Response, Rollout
-
-SENTIMENTS = ["positive", "negative", "neutral", "not positive"]
 
 
 def reward_of(reward: Reward, response: str, target: str | None = None, instruction: str | None = None) -> float:
@@ -64,74 +60,64 @@ def test_normalize_is_idempotent_in_spacing(text: str) -> None:
         ({}, "paris.", "Paris", 1.0),
         ({}, "It is Paris.", "Paris", 0.0),
         ({}, "", "Paris", 0.0),
-        ({}, "", "", 1.0),
-        ({}, "Paris", "", 0.0),
         ({}, "the cat", "cat", 0.0),
         ({"articles": True}, "the cat", "cat", 1.0),
         ({"lowercase": False}, "paris", "Paris", 0.0),
         ({"punctuation": False}, "Paris.", "Paris", 0.0),
         ({"punctuation": False}, "-", "+", 0.0),
         ({"punctuation": False}, "+", "+", 1.0),
+        ({}, "\u22125.", "-5", 1.0),
+        ({}, "-5", "5", 0.0),
+        ({}, "3.5", "35", 0.0),
+        ({}, "7/2", "72", 0.0),
+        ({}, "7/2", "7/2", 1.0),
+        ({}, "0.50", "0.5", 1.0),
+        ({}, "1,250", "1250", 1.0),
+        ({}, "12,50", "1250", 0.0),
+        ({}, "1, 2", "1,2", 1.0),
+        ({}, "[0,1]", "(0,1)", 0.0),
+        ({}, "007", "7", 0.0),
+        ({}, "Python 3.10", "Python 3.1", 0.0),
+        ({}, "5%", "5", 0.0),
+        ({}, "$5", "\u20ac5", 0.0),
+        ({}, "5!", "5", 0.0),
+        ({}, "2026-01-02", "20260102", 0.0),
+        ({}, "9:15", "915", 0.0),
+        ({}, "C#", "C", 0.0),
+        ({}, "a|b", "ab", 0.0),
+        ({}, "a = b", "a=b", 1.0),
+        ({}, "x^2", "x2", 0.0),
+        ({}, "n/a", "na", 0.0),
+        ({}, "it's", "its", 0.0),
+        ({}, "**Paris**", "Paris", 1.0),
+        ({}, "`Paris`.", "Paris", 1.0),
+        ({}, "\u201cParis\u201d", "Paris", 1.0),
+        ({}, "'Paris, France'", "Paris France", 1.0),
+        ({}, "(b)", "B", 1.0),
+        ({}, "U.S.", "US", 1.0),
+        ({}, "e-mail", "email", 1.0),
+        ({}, "New-York", "New York", 1.0),
+        ({}, "\uff30\uff41\uff52\uff49\uff53", "Paris", 1.0),
+        ({}, "don\u2019t", "don't", 1.0),
+        ({}, "snake_case", "snakecase", 0.0),
+        ({}, "2*3*4", "234", 0.0),
+        ({"lowercase": False}, "1e3", "1000", 1.0),
     ],
 )
 def test_exact_match(options: dict[str, bool], response: str, target: str, expected: float) -> None:
     assert reward_of(ExactMatch(**options), response, target) == expected
 
 
-@pytest.mark.parametrize(("options", "target"), [({}, "+"), ({"articles": True}, "A")])
+@pytest.mark.parametrize("target", ["", " \n"])
+def test_exact_match_refuses_an_empty_target(target: str) -> None:
+    with pytest.raises(DataError, match=r"'row-7': the target is empty; give an answer or drop the row"):
+        reward_of(ExactMatch(), "", target)
+
+
+@pytest.mark.parametrize(("options", "target"), [({}, "?"), ({"articles": True}, "A")])
 def test_exact_match_refuses_a_target_of_which_nothing_is_left(options: dict[str, bool], target: str) -> None:
     with pytest.raises(DataError, match=r"'row-7': normalisation leaves nothing of the target '.'; set punctuation"):
         reward_of(ExactMatch(**options), "?", target)
-
-
-@pytest.mark.parametrize(
-    ("response", "target", "only", "first", "last"),
-    [
-        ("positive", "positive", 1, 1, 1),
-        ("Sentiment: **POSITIVE**.", "Positive", 1, 1, 1),
-        ("positive, positive", "positive", 1, 1, 1),
-        ("positive or negative", "positive", 0, 1, 0),
-        ("positive or negative", "negative", 0, 0, 1),
-        ("positive or negative", "neutral", 0, 0, 0),
-        ("It is not positive", "positive", 0, 0, 0),
-        ("It is not\n positive", "not positive", 1, 1, 1),
-        ("positive? not positive", "positive", 0, 1, 0),
-        ("not positive but positive", "positive", 0, 0, 1),
-        ("positively", "positive", 0, 0, 0),
-        ("unpositive", "positive", 0, 0, 0),
-        ("positive_label", "positive", 0, 0, 0),
-        ("", "positive", 0, 0, 0),
-    ],
-)
-def test_label_match(response: str, target: str, only: float, first: float, last: float) -> None:
-    assert reward_of(LabelMatch(SENTIMENTS), response, target) == only
-    assert reward_of(LabelMatch(SENTIMENTS, which="first"), response, target) == first
-    assert reward_of(LabelMatch(SENTIMENTS, which="last"), response, target) == last
-
-
-@pytest.mark.parametrize(
-    ("labels", "response", "target", "expected"),
-    [
-        (["neutral", "slightly neutral"], "Slightly neutral!", "slightly neutral", 1.0),
-        (["neutral", "slightly neutral"], "Slightly neutral!", "neutral", 0.0),
-        (["neutral", "slightly neutral"], "slightly, neutral", "neutral", 1.0),
-        (["C", "C++", "C#"], "I prefer C++.", "C++", 1.0),
-        (["C", "C++", "C#"], "I prefer C++.", "C", 0.0),
-        (["C", "C++", "C#"], "I prefer C.", "C", 1.0),
-        (["C", "C++", "C#"], "c# it is", "C#", 1.0),
-        (["yes", "n/a"], "(N/A)", "n/a", 1.0),
-        (["yes", "n/a"], "nXa", "n/a", 0.0),
-        (["1", "10"], "10", "1", 0.0),
-        (["1", "-1"], "-1", "1", 0.0),
-        (["1", "-1"], "-1", "-1", 1.0),
-        (["Stra\u00dfe", "Weg"], "STRASSE", "stra\u00dfe", 1.0),
-        (["not  sure", "sure"], "not sure", "Not sure", 1.0),
-    ],
-)
-def test_label_match_of_overlapping_and_odd_labels(
-    labels: list[str], response: str, target: str, expected: float
-) -> None:
-    assert reward_of(LabelMatch(labels), response, target) == expected
 
 
 @pytest.mark.parametrize(
@@ -155,60 +141,6 @@ def test_label_match_refuses_a_target_that_is_no_label(target: str) -> None:
         reward_of(LabelMatch(["yes", "no"]), "yes", target)
     assert repr(target) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("42", "42"),
-        ("It is 42.", "42"),
-        ("3 and 4", "4"),
-        ("work 3+4\n#### 7", "7"),
-        ("1,234.5", "1234.5"),
-        ("$1,234,567.", "1234567"),
-        ("-3", "-3"),
-        ("x=-3", "-3"),
-        ("\u22123", "-3"),
-        ("-$3.50", "-3.5"),
-        ("$-3.50", "-3.5"),
-        ("+3", "3"),
-        ("50%", "50"),
-        ("50 %", "50"),
-        (".5", "0.5"),
-        ("-.5", "-0.5"),
-        ("...5", "5"),
-        ("5-3", "3"),
-        ("2010-2012", "2012"),
-        ("(5)-3", "3"),
-        ("GPT-4", "4"),
-        ("- 42", "42"),
-        ("answer--3", "3"),
-        ("**-3**", "-3"),
-        (r"\boxed{-42}", "-42"),
-        ("1e3", "1000"),
-        ("1.5E-3", "0.0015"),
-        ("2e\u22122", "0.02"),
-        ("2e", "2"),
-        ("1,2,3", "3"),
-        ("1,2345", "2345"),
-        ("3/4", "4"),
-        ("1.2.3", "3"),
-        ("007", "7"),
-        ("-0", "0"),
-        ("12km", "12"),
-        ("\u0664\u0662", "42"),
-        ("none", None),
-        ("", None),
-        ("-.,e%$", None),
-    ],
-)
-def test_last_number(text: str, expected: str | None) -> None:
-    assert last_number(text) == (None if expected is None else Decimal(expected))
-
-
-@given(st.integers(-(10**30), 10**30))
-def test_last_number_reads_what_is_written_with_commas(number: int) -> None:
-    assert last_number(f"1 {number:,}.") == number
 
 
 @pytest.mark.parametrize(
@@ -237,27 +169,6 @@ def test_last_number_reward(tolerance: float, response: str, target: str, expect
     assert reward_of(LastNumber(tolerance), response, target) == expected
 
 
-@pytest.mark.parametrize(
-    ("text", "same"),
-    [
-        ("7" * 1_000_000, True),
-        ("1" + ",234" * 250_000, True),
-        ("1" + ",234" * 250_000 + "5", True),
-        ("0." + "1" * 1_000_000, True),
-        ("1," * 500_000, True),
-        ("1." * 500_000, True),
-        ("1e" * 500_000, True),
-        ("-" * 1_000_000 + "1", True),
-        ("1e" + "9" * 1_000_000, False),
-    ],
-)
-def test_huge_numbers_are_read_in_linear_time(text: str, same: bool) -> None:
-    start = time.process_time()
-    assert reward_of(LastNumber(), text, text) == same
-    assert reward_of(LastNumber(), text, "0.5") == 0.0
-    assert time.process_time() - start < 20
-
-
 def test_last_digit_of_a_huge_number_counts() -> None:
     assert reward_of(LastNumber(), "7" * 100_000 + "8", "7" * 100_001) == 0.0
     assert reward_of(LastNumber(1.0), "7" * 100_000 + "8", "7" * 100_001) == 1.0
@@ -270,8 +181,8 @@ def test_last_number_refuses_the_tolerance(tolerance: float) -> None:
 
 
 def test_last_number_refuses_a_target_without_one() -> None:
-    with pytest.raises(DataError, match=r"'row-7': the target 'forty-\\ntwo' contains no number") as caught:
-        reward_of(LastNumber(), "42", "forty-\ntwo")
+    with pytest.raises(DataError, match=r"'row-7': the target 'some\\nthing' contains no number, or several") as caught:
+        reward_of(LastNumber(), "42", "some\nthing")
     assert "\n" not in str(caught.value)
 
 
@@ -296,6 +207,10 @@ def test_a_missing_target_is_named_with_the_remedy(reward: Reward) -> None:
         ({"limit": 2, "of": "instruction"}, "", "please be brief", 0.5),
         ({"limit": 2, "of": "instruction"}, "a b c d e", None, 1.0),
         ({"limit": 2}, "", "please be very brief", 1.0),
+        ({"limit": 4}, "\u4f60\u597d\uff0c\u4e16\u754c\u3002", None, 1.0),
+        ({"limit": 4}, "\u4f60\u597d\uff0c\u4e16\u754c\u5927\u5bb6\u597d", None, 0.25),
+        ({"limit": 4}, "\u3068\u3066\u3082\u9577\u3044\u6587", None, 0.5),
+        ({"limit": 2}, "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35\u0e04\u0e23\u0e31\u0e1a", None, 0.5),
     ],
 )
 def test_length(options: dict[str, Any], response: str, instruction: str | None, expected: float) -> None:

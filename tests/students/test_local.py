@@ -145,6 +145,20 @@ def test_stop_texts_end_the_answer_and_are_not_part_of_it(
     assert 0 < met < len(TEXTS)
 
 
+def test_a_stop_text_that_is_a_special_token_ends_the_answer_before_the_limit(tiny_model: str) -> None:
+    """Tokens of probability 1 in 200 or so; most of the answers meet one of them in 300 tokens."""
+    student = make(tiny_model, max_new_tokens=300, temperature=3.0, stop=["<|im_start|>", "<|pad|>", "<|endoftext|>"])
+    torch.manual_seed(0)
+    answers = student.respond(ask(*map(str, range(12))))
+    lengths = [answer.tokens for answer in answers]
+    assert min(lengths) < 300
+    assert [answer.truncated for answer in answers] == [length == 300 for length in lengths]
+    _, tokenizer = student._loaded
+    assert student.stop_ids() == [2, 0, 1]
+    row = [*tokenizer("one")["input_ids"], 2]
+    assert student._response(tokenizer, row, (3, *student.stop_ids())) == Response("one", 4, truncated=False)
+
+
 @pytest.mark.parametrize("stop", [["wo", "two"], ["two", "wo"]])
 def test_of_stop_texts_that_end_together_the_longest_is_cut_off(tiny_model: str, stop: list[str]) -> None:
     student = make(tiny_model, stop=stop)
@@ -174,7 +188,7 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_counted_warning(tiny_model: str
     with pytest.warns(UserWarning, match=r"\(2 so far\)"):
         responses = student.respond([*ask("hi"), chat])
     assert [bool(response.text) for response in responses] == [True, True]
-    assert student.shortened == 2
+    assert student.encoder.shortened == 2
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8"])

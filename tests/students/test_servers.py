@@ -74,5 +74,5 @@ def test_ten_steps_and_a_test(server: str, request: pytest.FixtureRequest, tmp_p
     assert done.code == 0, done.err
     results = json.loads((tmp_path / "runs/tiny/version_0/results.json").read_text())
     assert results["n"] == 4
-    assert results["student"]["run"]["fit"]["answered"] >= 20
+    assert results["accounts"]["student"]["run"]["fit"]["answered"] >= 20
     assert torch.load(tmp_path / "runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)["global_step"] == 10

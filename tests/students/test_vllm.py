@@ -17,15 +17,16 @@ from types import SimpleNamespace
 
 import torch
 
-from wst.modeling.generation import Decoding, write
+from wst.modeling.generation import Decoding, generate
 from wst.modeling.loading import load_causal_lm
 
 engines = []
 
 
 class SamplingParams:
-    def __init__(self, temperature, max_tokens, stop, seed):
+    def __init__(self, temperature, max_tokens, stop, stop_token_ids, seed):
         self.temperature, self.max_tokens, self.stop, self.seed = temperature, max_tokens, stop, seed
+        self.stop_token_ids = stop_token_ids or []
 
 
 class LLM:
@@ -50,9 +51,9 @@ class LLM:
     def _one(self, prompt, settings):
         if settings.seed is not None:
             torch.manual_seed(settings.seed)
-        ends = tuple(self.network.generation_config.eos_token_id)
+        ends = (*self.network.generation_config.eos_token_id, *settings.stop_token_ids)
         how = Decoding(ends, self.tokenizer.pad_token_id, settings.max_tokens, settings.temperature)
-        (tokens,) = write(self.network, [prompt["prompt_token_ids"]], how)
+        (tokens,) = generate(self.network, [prompt["prompt_token_ids"]], how)
         text = self.tokenizer.decode(tokens, skip_special_tokens=True)
         reason = "stop" if tokens[-1] in ends else "length"
         output = SimpleNamespace(text=text, token_ids=tokens, finish_reason=reason)
@@ -73,6 +74,15 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[An
 
     yield vllm.engines
     del sys.modules["vllm"]
+
+
+def test_a_stop_text_that_is_a_special_token_ends_the_answer(tiny_model: str, engines: list[Any]) -> None:
+    options: dict[str, Any] = {"dtype": "float32", "max_new_tokens": 300, "stop": ["never", "<|im_start|>"]}
+    student, local = VLLMStudent(tiny_model, cache=False, **options), LocalStudent(tiny_model, cache=False, **options)
+    student.setup(GPU)
+    local.setup(torch.device("cpu"))
+    assert student.respond(PROMPTS) == local.respond(PROMPTS)
+    assert [settings.stop_token_ids for settings in engines[0].asked[0][1]] == [[2]] * 3
 
 
 def test_answers_are_those_of_the_model(tiny_model: str, engines: list[Any]) -> None:
@@ -131,7 +141,7 @@ def test_what_cannot_be_is_said_in_one_line(
         VLLMStudent(tiny_model).setup(torch.device("cuda:1"))
     with pytest.raises(ModelError, match="multiple values"):
         VLLMStudent(tiny_model, engine_options={"model": "twice"}).setup(GPU)
-    monkeypatch.setattr(module, "several", lambda: True)
+    monkeypatch.setattr(module, "is_distributed", lambda: True)
     with pytest.raises(ConfigError, match="several processes; serve the model"):
         VLLMStudent(tiny_model).setup(GPU)
     assert engines == []

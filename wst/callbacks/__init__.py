@@ -1,8 +1,9 @@
-"""Callbacks: what a person sees of a run, and what is left of it."""
+"""Callbacks: what a run shows, and the files it leaves."""
 
 from collections.abc import Sequence
 
 from lightning import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger
 
 from wst.callbacks.calls import CallAccounts
 from wst.callbacks.curve import DueValidation, UnbrokenCurve
@@ -10,17 +11,26 @@ from wst.callbacks.export import PreferenceExport, TeacherExport
 from wst.callbacks.report import PredictionWriter, PreferenceReport, TestReport
 from wst.callbacks.rewards import RewardLogging
 from wst.callbacks.samples import InstructionSamples
-from wst.callbacks.stop import CheckpointOnStop, StopInOrder
+from wst.callbacks.stop import CheckpointOnStop, FolderGuard, StopInOrder
+from wst.training.lightning_internals import end_with_parent, keep_rows
 
-_ORDERLY: tuple[type[Callback], ...] = (UnbrokenCurve, DueValidation, StopInOrder, CheckpointOnStop)
-#: What every run of `wst.WeakToStrong` has.
+_ORDERLY: tuple[type[Callback], ...] = (FolderGuard, UnbrokenCurve, DueValidation, StopInOrder, CheckpointOnStop)
+#: Callbacks of every run of `wst.WeakToStrong`.
 USUAL: tuple[type[Callback], ...] = (RewardLogging, CallAccounts, *_ORDERLY, TestReport, PredictionWriter)
-#: What every run of `wst.PreferenceModel` has.
+#: Callbacks of every run of `wst.PreferenceModel`.
 USUAL_OF_PREFERENCE: tuple[type[Callback], ...] = (*_ORDERLY, PreferenceReport)
 
 
 def missing(trainer: Trainer, kinds: Sequence[type[Callback]]) -> list[Callback]:
-    """Make a callback of each kind that the trainer has none of."""
+    """Create a callback of each kind that the trainer does not have.
+
+    Modules call it in ``configure_callbacks``, the first hook of a run: the loggers are not open yet, and the ranks not
+    connected, so that both can be made to survive a resume and a kill.
+    """
+    end_with_parent(trainer)
+    for logger in trainer.loggers:
+        if isinstance(logger, CSVLogger) and trainer.is_global_zero:
+            keep_rows(logger)
     have = trainer.callbacks  # type: ignore[attr-defined]
     return [kind() for kind in kinds if not any(isinstance(callback, kind) for callback in have)]
 
@@ -29,6 +39,7 @@ __all__ = [
     "CallAccounts",
     "CheckpointOnStop",
     "DueValidation",
+    "FolderGuard",
     "InstructionSamples",
     "PredictionWriter",
     "PreferenceExport",

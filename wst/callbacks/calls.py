@@ -1,4 +1,4 @@
-"""What a student's calls cost."""
+"""The cost of a student's calls."""
 
 from __future__ import annotations
 
@@ -8,54 +8,47 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
 from wst.distributed import collective_errors, gather
-from wst.training.checkpoint import log_folder
+from wst.terminal import never_fatal
+from wst.training.folders import log_folder
 
 
 class CallAccounts(Callback):
-    """Keeps the ledger of a student that is paid by the call, logs each step's figures, and shows calls under way.
+    """Keeps the ledger of a student that is paid by the call, logs each step's figures, and shows pending calls.
 
     ================================  =================================================================
     ``student/calls``                 requests sent, retries included
-    ``student/retries``               requests that were not a call's first
-    ``student/cache_hits``            answers that were there already
+    ``student/retries``               requests after a call's first one
+    ``student/cache_hits``            answers taken from the cache
     ``student/prompt_tokens``         tokens read
     ``student/completion_tokens``     tokens written
-    ``student/cost``                  where prices are given
-    ``student/seconds_p50``, ``_p95`` percentiles of the seconds an answered request took
-    ``student/refused``, ``empty``    answers that are none
+    ``student/cost``                  if prices are given
+    ``student/seconds_p50``, ``_p95`` percentiles of the seconds of an answered request
+    ``student/refused``, ``empty``    refused and empty answers
     ``student/cut``                   answers cut off by the token limit
     ================================  =================================================================
 
-    Those of a validation are logged as ``val/student/…``; ``student/failed`` is logged for every student by
-    `RewardLogging`. The calls of a student that the reward asks, such as a judge, are logged under its own name
-    (``judge/calls``, ``judge/failed``, …), and its budget is its own. Of several processes the sums are logged, and the
-    percentiles of the slowest.
+    Figures of a validation are logged as ``val/student/…``; `RewardLogging` logs ``student/failed`` for every student.
+    A student that the reward asks, such as a judge, has a budget of its own and is logged under its own name
+    (``judge/calls``, ``judge/failed``, …). With several ranks, sums are logged, and the percentiles of the slowest.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Open the ledger in the log folder, and follow the student's progress."""
+        """Open the ledger in the log folder, and show the student's progress."""
         for name, student in paid(pl_module).items():
             accounts = student.accounts
             if name != "student" and not accounts.student.startswith(f"{name} "):
-                accounts.student = f"{name} {accounts.student}"  # lest it share a budget with a student of its model
+                accounts.student = f"{name} {accounts.student}"  # so that it does not share a budget
             folder = gather(log_folder(trainer))[0]
             with collective_errors():
                 accounts.open(folder, str(getattr(stage, "value", stage)))
             student.on_progress = lambda done, total: show_progress(trainer, done, total)
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401 - as Lightning has it
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
         """Log the step's figures."""
         self._log(pl_module, "")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the validation's figures; nothing is logged of a sanity check, whose calls count to the first step."""
+        """Log the validation's figures; calls of a sanity check count to the first step."""
         if not trainer.sanity_checking:
             self._log(pl_module, "val/")
 
@@ -69,14 +62,14 @@ class CallAccounts(Callback):
 
 
 def paid(pl_module: LightningModule) -> dict[str, Any]:
-    """Give the students that keep accounts: the module's, and those that its reward asks."""
+    """Return the students that keep accounts: the module's, and those that its reward asks."""
     module = cast(Any, pl_module)
     students = {"student": module.student, **module.reward.students()}
     return {name: student for name, student in students.items() if student.accounts is not None}
 
 
 def take(student: Any) -> dict[str, float]:  # noqa: ANN401 - a student that keeps accounts
-    """Give the figures since they were last taken, of all processes together; all of them must ask."""
+    """Return the figures of all ranks since the last call; all ranks must call it."""
     figures: dict[str, float] = {}
     for own in gather(student.accounts.take()):
         for name, value in own.items():
@@ -88,16 +81,18 @@ def take(student: Any) -> dict[str, float]:  # noqa: ANN401 - a student that kee
 
 
 def show_progress(trainer: Trainer, done: int, total: int) -> None:
-    """Show in the progress bar how many of the answers asked for are there."""
+    """Show in the progress bar how many answers have arrived, if the bar exists by now."""
     bar = trainer.progress_bar_callback
     name = "train" if trainer.training else "val" if trainer.validating else "test" if trainer.testing else None
     if name is None:  # sanity checks and predictions
         return
     text = f"answers {done}/{total}"
-    if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
-        task = getattr(bar, f"{name}_progress_bar")
-        if task is not None:
-            bar.progress.update(task.id, description=f"{task.description.split(' · ')[0]} · {text}")
-            bar.refresh()
-    elif isinstance(bar, TQDMProgressBar) and bar.is_enabled:
-        getattr(bar, f"{name}_progress_bar").set_description_str(text)
+    with never_fatal():
+        if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
+            # On a resume within an epoch, Lightning creates the task only after the first answers.
+            task = getattr(bar, f"{name}_progress_bar") if getattr(bar, f"{name}_progress_bar_id") is not None else None
+            if task is not None:
+                bar.progress.update(task.id, description=f"{task.description.split(' · ')[0]} · {text}")
+                bar.refresh()
+        elif isinstance(bar, TQDMProgressBar) and bar.is_enabled:
+            getattr(bar, f"{name}_progress_bar").set_description_str(text)

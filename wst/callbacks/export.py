@@ -1,4 +1,4 @@
-"""What was trained, as files that others can load."""
+"""Exports of the trained weights as files that other libraries load."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from wst.errors import ConfigError
-from wst.files import restore_folder, write_folder
-from wst.training.checkpoint import log_folder
-
-_MODES = ("min", "max")
+from wst.evaluation.metrics import json_number
+from wst.files import follow_umask, restore_folder, write_folder
+from wst.inference.artefact import Artefact
+from wst.settings import check_choice
+from wst.training.folders import log_folder
 
 
 class _Export(Callback):
-    """Exports what was trained: the last after each validation and at the end, the best when it is the best so far."""
+    """Export the trained weights as "last" after each validation and at the end, and as "best" whenever they are."""
 
     kind = ""
 
     def __init__(self, monitor: str, mode: str, folder: str | None) -> None:
-        if mode not in _MODES:
-            raise ConfigError(f"{type(self).__name__}: mode must be max or min, got {mode!r}")
+        check_choice(f"{type(self).__name__}: mode", mode, ("max", "min"))
         self.monitor = monitor
         self.mode = mode
         self.folder = folder
@@ -36,23 +35,23 @@ class _Export(Callback):
         """Write the export's files into a folder."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know: the best figure so far."""
+        """Return the best figure so far, for a resumed run."""
         return {"best": self.best, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it up again."""
+        """Restore the best figure so far."""
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
 
     @rank_zero_only
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Put back an export that a killed run was about to replace."""
+        """Restore an export that a killed run was about to replace."""
         if stage == "fit":
             for name in ("last", "best"):
                 restore_folder(self._place(trainer, name))
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export the last, and the best if this is it."""
+        """Export "last", and "best" if the monitored figure is the best so far."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or _only_trying(trainer):
             return
         self._export(trainer, pl_module, "last")
@@ -69,12 +68,16 @@ class _Export(Callback):
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export the last."""
+        """Export "last"."""
         if not _only_trying(trainer):
             self._export(trainer, pl_module, "last")
 
     def _export(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
-        write_folder(self._place(trainer, name), lambda folder: self.fill(trainer, pl_module, folder))
+        def fill(folder: Path) -> None:
+            self.fill(trainer, pl_module, folder)
+            follow_umask(folder)
+
+        write_folder(self._place(trainer, name), fill)
 
     def _place(self, trainer: Trainer, name: str) -> Path:
         root = Path(self.folder) if self.folder else log_folder(trainer) / self.kind
@@ -82,15 +85,15 @@ class _Export(Callback):
 
 
 class TeacherExport(_Export):
-    """Exports the teacher as a PEFT adapter (or as a whole model, if all of it was trained), with a model card.
+    """Export the teacher as a PEFT adapter (or, after full fine-tuning, as a whole model) with a model card.
 
     ``teacher/last`` in the log folder is written at the end of training and after each validation, ``teacher/best``
     whenever the monitored figure is the best so far.
 
     Args:
-        monitor: The figure that says which teacher is best.
-        mode: Whether the best is the largest ("max") or the smallest ("min").
-        folder: Where to export to; None: ``teacher`` in the log folder.
+        monitor: The figure that the best teacher is chosen by.
+        mode: Whether the best figure is the largest ("max") or the smallest ("min").
+        folder: Folder of the exports; None: ``teacher`` in the log folder.
 
     Raises:
         ConfigError: If the mode is unknown.
@@ -102,21 +105,22 @@ class TeacherExport(_Export):
         super().__init__(monitor, mode, folder)
 
     def fill(self, trainer: Trainer, pl_module: Any, folder: Path) -> None:  # noqa: ANN401 - WeakToStrong
-        """Write the adapter or the model, and the card."""
+        """Write the adapter or the model, ``wst.json`` and the card: all that `wst.Instructor` needs."""
         pl_module.teacher.save(folder)
+        Artefact.of(folder, pl_module.teacher, pl_module.environment.prompt, _about(trainer, pl_module)).write()
         (folder / "README.md").write_text(model_card(trainer, pl_module), encoding="utf-8")
 
 
 class PreferenceExport(_Export):
-    """Exports a preference model as a Hugging Face sequence classifier, for `wst.RewardModel`.
+    """Export a preference model as a Hugging Face sequence classifier, for `wst.RewardModel`.
 
     ``reward_model/last`` in the log folder is written at the end of training and after each validation,
     ``reward_model/best`` whenever the monitored figure is the best so far.
 
     Args:
-        monitor: The figure that says which model is best.
-        mode: Whether the best is the largest ("max") or the smallest ("min").
-        folder: Where to export to; None: ``reward_model`` in the log folder.
+        monitor: The figure that the best model is chosen by.
+        mode: Whether the best figure is the largest ("max") or the smallest ("min").
+        folder: Folder of the exports; None: ``reward_model`` in the log folder.
 
     Raises:
         ConfigError: If the mode is unknown.
@@ -136,23 +140,36 @@ def _only_trying(trainer: Trainer) -> bool:
     return bool(getattr(trainer, "fast_dev_run", False))
 
 
-def model_card(trainer: Trainer, pl_module: Any) -> str:  # noqa: ANN401 - WeakToStrong
-    """Text that names base, student, data, reward and results, and says how to load the teacher."""
-    teacher = pl_module.teacher
+def _about(trainer: Trainer, pl_module: Any) -> dict[str, Any]:  # noqa: ANN401 - WeakToStrong
+    """Return where a teacher comes from."""
+    student = pl_module.student
+    return {
+        "student": {"class": type(student).__name__, "model": _model_of(student)},
+        "reward": type(pl_module.reward).__name__,
+        "data": _describe(getattr(trainer, "datamodule", None)),
+        "seed": pl_module.seed,
+        "steps": pl_module.trained_steps,
+        "figures": _figures(trainer),
+    }
+
+
+def _figures(trainer: Trainer) -> dict[str, float | None]:
     shown = ("val/", "train/reward")
-    figures = sorted((name, float(value)) for name, value in trainer.callback_metrics.items() if name.startswith(shown))
-    results = "\n".join(f"| {name} | {value:.4g} |" for name, value in figures) or "| none yet | |"
+    figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(shown)}
+    return {name: json_number(value) for name, value in sorted(figures.items())}
+
+
+def _model_of(student: Any) -> str | None:  # noqa: ANN401 - any student
+    model = getattr(student, "source", None) or getattr(student, "model", None)
+    return model if isinstance(model, str) else None
+
+
+def model_card(trainer: Trainer, pl_module: Any) -> str:  # noqa: ANN401 - WeakToStrong
+    """Return a card that names base, student, data, reward and results, and says how to load the teacher."""
+    teacher = pl_module.teacher
+    rows = [f"| {name} | {'-' if value is None else f'{value:.4g}'} |" for name, value in _figures(trainer).items()]
+    results = "\n".join(rows) or "| none yet | |"
     data = getattr(trainer, "datamodule", None)
-    load = (
-        'model = AutoModelForCausalLM.from_pretrained("FOLDER")\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")'
-        if teacher.full_finetuning
-        else (
-            "import torch\nfrom peft import PeftModel\nfrom wst.modeling.loading import load_causal_lm\n\n"
-            f'base, tokenizer = load_causal_lm("{teacher.source}", device=torch.device("cpu"))\n'
-            'model = PeftModel.from_pretrained(base, "FOLDER")'
-        )
-    )
-    imports = "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n" if teacher.full_finetuning else ""
     base = "" if ":" in teacher.source or Path(teacher.source).exists() else f"base_model: {teacher.source}\n"
     return f"""---
 {base}library_name: {"transformers" if teacher.full_finetuning else "peft"}
@@ -176,17 +193,16 @@ under which the student answers best.
 |---|---|
 {results}
 
-The prompt that it was trained with:
-
-```
-{teacher.prompt.template}
-```
-
-To load it:
+To use it (`pip install weak-to-strong-transfer`):
 
 ```python
-{imports}{load}
+import wst
+
+teacher = wst.Instructor.from_pretrained("FOLDER")
+print(teacher("The text of a query"))
 ```
+
+`wst.json` holds the prompt that it was trained with, its limits, and where the student's prompt has the instruction.
 
 Or name this folder in a config: `model.init_args.teacher.init_args.adapter`.
 """

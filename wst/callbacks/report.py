@@ -1,4 +1,4 @@
-"""Results of a test and of a prediction, as a table and as files."""
+"""Results of a test and of a prediction, as files and on the terminal."""
 
 from __future__ import annotations
 
@@ -10,112 +10,44 @@ from typing import Any, cast
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from rich.console import Console
 from rich.table import Table
 
+from wst import terminal
 from wst.callbacks.calls import paid, take
-from wst.evaluation.metrics import json_number
+from wst.evaluation.report import write_comparison
+from wst.evaluation.tables import show
 from wst.files import append_lines, write_whole
-from wst.training.checkpoint import log_folder
-from wst.training.record import ARMS
+from wst.training.folders import log_folder
 from wst.types import rollout_row
-
-_NAMES = {
-    "unaided": "no instruction",
-    "untrained": "untrained teacher",
-    "trained": "trained teacher",
-    "trained_vs_unaided": "gain over no instruction",
-    "trained_vs_untrained": "gain over the untrained teacher",
-}
 
 
 class TestReport(Callback):
-    """Prints the table of a test; writes ``results.json`` and, with every row, ``test_rows.jsonl``.
+    """Writes a test as a comparison of three arms: no instruction, untrained teacher, trained teacher.
 
-    ``results.json``: ``{"n": int, "arms": {ARM: FIGURE}, "gain": {"trained_vs_unaided": FIGURE,
-    "trained_vs_untrained": FIGURE}}`` with arms unaided, untrained and trained, and figures
-    ``{"mean": float, "ci95": [low, high]}``; null stands for what cannot be computed. ``"relative_gain"`` has the gains
-    in units of the other arm's mean; ``"leak"`` the share of each teacher's instructions that hold the gold answer
-    already, where there are gold answers; ``"words"`` the mean length of each arm's answers; ``"gain_by_length"`` the
-    part of a gain that goes with longer answers (`wst.evaluation.metrics.gain_by_length`). A student that keeps
-    accounts adds ``"student": {"test": {...}, "run": {STAGE: {...}}}``: what this test has taken (calls, cache hits,
-    failed, tokens, cost, seconds a call), and the sums over all that was done in this log folder.
+    The log folder gets the files of `wst compare`: ``rows.jsonl``, ``results.json`` (schema ``wst.results/2``; see
+    docs/compare.md) and ``report.html``. For a student that keeps accounts, ``accounts`` holds the calls of this test
+    and, by stage, of everything done in this log folder.
     """
 
-    __test__ = False  # not a test class, whatever its name looks like
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the file of rows anew."""
-        self._rows: list[dict[str, Any]] = []
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401 - as Lightning has it
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the rows of a batch."""
-        for arm in ARMS:
-            output = outputs[arm]
-            for i, rollout in enumerate(output["rollouts"]):
-                parts = {f"reward/{name}": json_number(values[i]) for name, values in output["parts"].items()}
-                reward = {name: json_number(output[f"{name}s"][i]) for name in ("reward", "leak")}
-                self._rows.append({"arm": arm} | rollout_row(rollout) | reward | parts)
+    __test__ = False  # not a test class, whatever pytest makes of its name
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the files and print the table."""
-        results = cast(Any, pl_module).results()
-        for name, student in paid(pl_module).items():
-            results[name] = {"test": take(student), "run": student.accounts.run()}
-        self._write(trainer, results)
-
-    @rank_zero_only
-    def _write(self, trainer: Trainer, results: dict[str, Any]) -> None:
-        folder = log_folder(trainer)
-        write_whole(folder / "test_rows.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self._rows))
-        write_whole(folder / "results.json", json.dumps(results, indent=2) + "\n")
-        console = Console()
-        console.print(results_table(results))
-        console.print(f"{folder / 'results.json'}", highlight=False, soft_wrap=True)
-
-
-def results_table(results: dict[str, Any]) -> Table:
-    """A table of the arms and gains for the terminal."""
-    table = Table(title=f"Reward on {results['n']} test queries")
-    table.add_column("arm")
-    table.add_column("mean", justify="right")
-    table.add_column("95% interval", justify="right")
-    for section in ("arms", "gain"):
-        for name, figure in results[section].items():
-            low, high = (_shown(bound, section == "gain") for bound in figure["ci95"])
-            table.add_row(_NAMES[name], _shown(figure["mean"], section == "gain"), f"{low} … {high}")
-        table.add_section()
-    for name, part in results["gain_by_length"].items():
-        table.add_row(f"{_NAMES[name]}: by length", _shown(part, True), "")
-    table.add_section()
-    for arm, words in results["words"].items():
-        table.add_row(f"{_NAMES[arm]}: words an answer", "-" if words is None else f"{words:.1f}", "")
-    for arm, share in results["leak"].items():
-        table.add_row(f"{_NAMES[arm]}: answer in the instruction", f"{share:.0%}", "")
-    return table
-
-
-def _shown(value: float | None, signed: bool) -> str:
-    if value is None:
-        return "-"
-    value = round(value, 3) + 0.0  # no -0.000
-    return f"{value:+.3f}" if signed else f"{value:.3f}"
+        # `take` is collective: every rank must call it.
+        accounts = {
+            name: {"test": take(student), "run": student.accounts.run()} for name, student in paid(pl_module).items()
+        }
+        if trainer.is_global_zero:
+            extra = {"accounts": accounts} if accounts else {}
+            show(write_comparison(cast(Any, pl_module).test_rows, extra, log_folder(trainer)))
 
 
 class PreferenceReport(Callback):
     """Prints how well a preference model ranks the test pairs, and writes ``results.json``.
 
     ``{"n": int, "accuracy": {"model": FIGURE, "length": FIGURE}, "gain": {"model_vs_chance": FIGURE,
-    "model_vs_length": FIGURE}}`` with figures ``{"mean": float, "ci95": [low, high]}``, those of gains with a
-    ``"p_value"`` besides. "length" takes the longer answer for the better one.
+    "model_vs_length": FIGURE}}`` with figures ``{"mean": float, "ci95": [low, high]}``; gains also have a
+    ``"p_value"``. "length" prefers the longer answer of a pair.
     """
 
     @rank_zero_only
@@ -124,14 +56,12 @@ class PreferenceReport(Callback):
         results = cast(Any, pl_module).results()
         path = log_folder(trainer) / "results.json"
         write_whole(path, json.dumps(results, indent=2) + "\n")
-        console = Console()
-        console.print(accuracy_table(results))
-        console.print(f"{path}", highlight=False, soft_wrap=True)
+        terminal.show(accuracy_table(results), str(path))
 
 
 def accuracy_table(results: dict[str, Any]) -> Table:
-    """A table of the accuracies and gains for the terminal."""
-    table = Table(title=f"Pairs ranked rightly, of {results['n']}")
+    """Return a table of the accuracies and gains."""
+    table = Table(title=f"Pairs ranked correctly, of {results['n']}")
     for name, justify in (("", "left"), ("mean", "right"), ("95% interval", "right"), ("p", "right")):
         table.add_column(name, justify=cast(Any, justify))
     for section, sign in (("accuracy", ""), ("gain", "+")):
@@ -145,10 +75,10 @@ def accuracy_table(results: dict[str, Any]) -> Table:
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes query, instruction and response of each prediction as it comes.
+    """Writes query, instruction and response of each prediction, batch by batch.
 
     Args:
-        path: The JSON Lines file; None: ``predictions.jsonl`` in the log folder.
+        path: The JSON Lines file; None for ``predictions.jsonl`` in the log folder.
     """
 
     def __init__(self, path: str | None = None) -> None:
@@ -156,7 +86,7 @@ class PredictionWriter(BasePredictionWriter):
         self.path = path
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the file anew."""
+        """Empty the file."""
         if trainer.is_global_zero:
             write_whole(self._file(trainer), "")
 
@@ -170,13 +100,13 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Append a batch, which is that of all processes."""
+        """Append a batch, which holds the rollouts of all ranks."""
         if not trainer.is_global_zero:
             return
         append_lines(self._file(trainer), [rollout_row(rollout) for rollout in prediction])
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say where the file is."""
+        """Print the path of the file."""
         rank_zero_info(f"predictions: {self._file(trainer)}")
 
     def _file(self, trainer: Trainer) -> Path:

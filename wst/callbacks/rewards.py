@@ -1,4 +1,4 @@
-"""Figures of every training step, to every logger and the progress bar."""
+"""Log the figures of every training step."""
 
 from __future__ import annotations
 
@@ -14,37 +14,30 @@ from wst.training.record import StepRecord
 
 
 class RewardLogging(Callback):
-    """Logs rewards, their spread, lengths and times of each step.
+    """Logs rewards, their spread, lengths and times of each step to all loggers and the progress bar.
 
     ============================  =====================================================================
     ``train/reward``              mean reward
-    ``train/reward_std``          spread over all rollouts of the step
+    ``train/reward_std``          standard deviation over all rollouts of the step
     ``train/reward/PART``         mean of a part of a composite reward
-    ``train/gain``                reward less that of the unaided student, where the baseline needs it
-    ``train/leak``                share of instructions that hold the gold answer already, where there is one
+    ``train/gain``                reward minus that of the unaided student, if the baseline needs it
+    ``train/leak``                share of instructions that contain the gold answer, if there is one
     ``train/no_variance``         share of queries whose samples all got the same reward: no gradient
     ``train/unscored``            share of rollouts with no reward
-    ``train/kl``                  nats from the reference teacher, where the KL has a coefficient
+    ``train/kl``                  nats from the reference teacher, if the KL has a coefficient
     ``train/entropy``             nats a token, over the rows that had a gradient
     ``train/grad_norm``           before clipping
     ``train/instruction_tokens``  mean length
     ``train/instruction_cut``     share cut off by the token limit
     ``train/response_cut``        share of answers cut off by the student's token limit
-    ``train/skipped``             1 for a step that made no update, because too many answers failed
-    ``student/failed``            answers that failed for good; their rewards are unknown
+    ``train/skipped``             1 for a step that made no update, see `StepRecord.skipped`
+    ``student/failed``            answers that failed finally; their rewards are unknown
     ``seconds/PHASE``             sample, respond, score, update
     ``tokens_per_second/PHASE``   sample, respond, update
     ============================  =====================================================================
     """
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401 - as Lightning has it
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401
         """Log the step's record."""
         record: StepRecord = outputs["record"]
         rows = record.rewards.numel()
@@ -57,7 +50,7 @@ class RewardLogging(Callback):
 
 
 def step_figures(record: StepRecord) -> dict[str, float]:
-    """Compute the figures of a step, by the name that they are logged under; NaN where there is none."""
+    """Compute the figures of a step by the name that they are logged under; NaN if there is none."""
     rewards = record.rewards
     known = rewards[~rewards.isnan()]
     instructions = [rollout.instruction for rollout in record.rollouts if rollout.instruction is not None]
@@ -93,7 +86,7 @@ def step_figures(record: StepRecord) -> dict[str, float]:
 
 
 def _share_without_variance(rewards: Tensor) -> float:
-    """Share of rows [queries, samples] in which all known rewards are equal, or none is known."""
+    """Return the share of rows [queries, samples] in which all known rewards are equal, or none is known."""
     lowest = torch.where(rewards.isnan(), math.inf, rewards).amin(dim=1)
     highest = torch.where(rewards.isnan(), -math.inf, rewards).amax(dim=1)
     return float((highest <= lowest).float().mean())

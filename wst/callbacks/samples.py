@@ -1,4 +1,4 @@
-"""Instructions to read: how they change is what a person wants to see of a run."""
+"""Show a few instructions, so that a person sees how they change."""
 
 from __future__ import annotations
 
@@ -9,31 +9,34 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from wst.errors import ConfigError
 from wst.evaluation.metrics import json_number
 from wst.files import append_lines, write_whole
-from wst.training.checkpoint import log_folder
+from wst.terminal import printable, show
+from wst.training import lightning_internals as internals
+from wst.training.folders import log_folder
 from wst.training.record import StepRecord
 from wst.types import Rollout, rollout_row
 
+_PANEL, _TENSORBOARD = 600, 5_000  #: characters of a text that are shown; ``instructions.jsonl`` has all of them
+
 
 class InstructionSamples(Callback):
-    """Shows a few instructions with the answers they got.
+    """Shows a few instructions with the answers under them.
 
-    In training, every few steps, some sampled ones go to ``instructions.jsonl`` in the log folder. At validation,
-    greedy ones for the same first queries each time go there too, to TensorBoard as text, and to the terminal.
+    In training, every few steps, some sampled instructions are written to ``instructions.jsonl`` in the log folder. At
+    validation, the greedy instructions for the first queries go there too, to TensorBoard as text, and to the terminal.
 
     Args:
-        every_n_steps: Steps between two samples in training; 0: none.
+        every_n_steps: Steps between two samples in training; 0 for none.
         count: Rollouts shown each time.
         terminal: Whether validation prints a panel.
 
     Raises:
-        ConfigError: If a number is below its least value.
+        ConfigError: If a number is below its minimum.
     """
 
     def __init__(self, every_n_steps: int = 1, count: int = 4, terminal: bool = True) -> None:
@@ -47,7 +50,7 @@ class InstructionSamples(Callback):
         self._shown = -1  #: step of the last validation that is in the file
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take out of the file what a killed run wrote of steps that are made again."""
+        """Remove from the file what a killed run wrote of steps that are made again."""
         self._take_up(trainer)
 
     @rank_zero_only
@@ -58,52 +61,40 @@ class InstructionSamples(Callback):
         path = log_folder(trainer) / "instructions.jsonl"
         if not trainer.global_step or not path.is_file():
             return
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:  # a kill may cut a character
+            lines = list(file)
         rows = [(line, row) for line in lines if (row := _row(line))["step"] <= trainer.global_step]
         self._shown = max((row["step"] for _, row in rows if row["stage"] == "val"), default=-1)
         if len(rows) < len(lines):
             write_whole(path, "".join(line for line, _ in rows))
 
     @rank_zero_only
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401 - as Lightning has it
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401
         """Append some of the step's rollouts to the file."""
-        if not self.every_n_steps or trainer.global_step % self.every_n_steps:
-            return
         record: StepRecord = outputs["record"]
-        # One of each query first: the K of a query look alike.
+        step = trainer.global_step + record.skipped  # without an update, the step that is tried again
+        if not self.every_n_steps or step % self.every_n_steps:
+            return
+        # One of each query first: the samples of a query look alike.
         samples = record.rewards.shape[1]
         order = [i for offset in range(samples) for i in range(offset, len(record.rollouts), samples)]
         rewards, advantages = record.rewards.flatten().tolist(), record.advantages.flatten().tolist()
         rows = [
-            {"step": trainer.global_step, "stage": "train"}
+            {"step": step, "stage": "train"}
+            | ({"skipped": True} if record.skipped else {})
             | rollout_row(record.rollouts[i])
             | {"reward": json_number(rewards[i]), "advantage": advantages[i]}
             for i in order[: self.count]
         ]
         append_lines(log_folder(trainer) / "instructions.jsonl", rows)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401 - as Lightning has it
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the first rollouts."""
+    def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401
+        """Collect the first rollouts."""
         self._validation += outputs["rollouts"][: max(0, self.count - len(self._validation))]
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write them down, and show them."""
+        """Write and show the collected rollouts."""
         rollouts, self._validation = self._validation, []
         if trainer.sanity_checking or not rollouts:
             return
@@ -115,17 +106,15 @@ class InstructionSamples(Callback):
             self._shown = step
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("instructions", markdown(rollouts), step)
+                logger.experiment.add_text("instructions", markdown(rollouts), internals.logged_step(trainer))
         if self.terminal:
             reward = trainer.callback_metrics.get("val/reward")
             title = f"step {step}" + (f", validation reward {float(reward):.3f}" if reward is not None else "")
-            console = Console()
-            console.print()
-            console.print(panel(rollouts, title))
+            show("", panel(rollouts, title))
 
 
 def _row(line: str) -> dict[str, Any]:
-    """Read a line; one that a kill cut off belongs to no step that counts."""
+    """Parse a line; a line that a kill cut off belongs to a step that is made again."""
     try:
         row: dict[str, Any] = json.loads(line)
     except json.JSONDecodeError:
@@ -134,10 +123,10 @@ def _row(line: str) -> dict[str, Any]:
 
 
 def markdown(rollouts: list[Rollout]) -> str:
-    """A table for TensorBoard; what models and data wrote stands in it as code, so that it is shown, not rendered."""
+    """Return a table for TensorBoard; texts of models and data stand in it as code, so that they are not rendered."""
 
     def cell(text: str) -> str:
-        shown = " ".join(text.split()).replace("|", "\\|").replace("`", "'")
+        shown = printable(text, _TENSORBOARD).replace("|", "\\|").replace("`", "'")
         return f"`{shown}`" if shown else ""
 
     rows = [
@@ -148,12 +137,12 @@ def markdown(rollouts: list[Rollout]) -> str:
 
 
 def panel(rollouts: list[Rollout], title: str) -> Table:
-    """A table for the terminal; `Text` keeps markup in the cells from being followed."""
+    """Return a table for the terminal; `Text` keeps rich from interpreting markup in the cells."""
     table = Table(title=title, show_lines=True, expand=True)
     for name, ratio in (("query", 4), ("instruction", 5), ("response", 4)):
         table.add_column(name, ratio=ratio, overflow="fold")
     for rollout in rollouts:
         instruction = rollout.instruction.text if rollout.instruction is not None else ""
         cells = (rollout.query.text, instruction, rollout.response.text)
-        table.add_row(*(Text(" ".join(cell.split())) for cell in cells))
+        table.add_row(*(Text(printable(cell, _PANEL)) for cell in cells))
     return table

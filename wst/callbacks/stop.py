@@ -1,4 +1,4 @@
-"""Runs that end before their time: in good order, and so that they go on as if they had not."""
+"""Orderly ends: a run that must stop saves a checkpoint from which it resumes as if it had not stopped."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from wst.data.loader import QueryLoader
 from wst.distributed import collective_errors, gather, raised_by_all
 from wst.errors import CacheError, Diverged, Interrupted, StudentStopped
-from wst.training.checkpoint import log_folder
+from wst.training import lightning_internals as internals
+from wst.training.folders import FolderLock, log_folder
 
-_MENDABLE = (StudentStopped, CacheError, Diverged, Interrupted, torch.OutOfMemoryError)
+_RESUMABLE = (StudentStopped, CacheError, Diverged, Interrupted, torch.OutOfMemoryError)
 
 
 class CheckpointOnStop(Callback):
     """Saves ``last.ckpt`` when a run must end.
 
-    It must when a key is refused, a budget spent, the cache unusable, the loss no number, GPU memory short, or a signal
-    asks for it. The step that could not be finished is not in it: a resumed run begins with that step.
-    Nothing is saved where one of several processes fails alone, since the others cannot be asked for their part.
+    A run must end when a key is refused, a budget is spent, the cache is unusable, the loss is not finite, GPU memory
+    runs out, or a signal asks for it. The unfinished step is not in the checkpoint: a resumed run begins with it.
+    Nothing is saved if one of several ranks fails alone, because saving needs all of them.
     """
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save, unless the last step is saved already; after any exception, close the student.
+        """Save, unless the last step is saved already; after any exception, close student and reward.
 
-        Lightning calls no teardown then, and the student may have answers on their way that are paid for.
+        Lightning calls no teardown then, and the student may be waiting for answers that are paid for.
         """
-        mendable = isinstance(exception, _MENDABLE) and raised_by_all(exception)
-        if mendable and trainer.state.fn == "fit" and not trainer.sanity_checking:
+        resumable = isinstance(exception, _RESUMABLE) and raised_by_all(exception)
+        if resumable and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._save(trainer)
         for name in ("student", "reward"):
             if hasattr(pl_module, name):
@@ -48,7 +48,7 @@ class CheckpointOnStop(Callback):
         checkpoints = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
         folder = next((Path(c.dirpath) for c in checkpoints if c.dirpath), log_folder(trainer) / "checkpoints")
         target = folder / "last.ckpt"
-        saved = any(c.save_last and c._last_global_step_saved == trainer.global_step for c in checkpoints)
+        saved = any(internals.saved_last(callback, trainer.global_step) for callback in checkpoints)
         if saved and target.is_file():
             return
         loader = trainer.train_dataloader
@@ -57,11 +57,36 @@ class CheckpointOnStop(Callback):
         trainer.save_checkpoint(target)
 
 
-class StopInOrder(Callback):
-    """Ends a run in good order at Ctrl-C and SIGTERM: the step is finished, ``last.ckpt`` saved, and the run left.
+class FolderGuard(Callback):
+    """Refuses to train in a folder in which another process is training."""
 
-    A second signal ends it at once. SLURM's signal to requeue waits for the end of the step as well; then Lightning
-    saves and requeues. Of several processes it is enough that one gets the signal.
+    def __init__(self) -> None:
+        self._lock: FolderLock | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lock the folder, where runs have folders of their own.
+
+        Raises:
+            ConfigError: If another process is training there.
+        """
+        with collective_errors():
+            if stage == "fit" and trainer.is_global_zero and trainer.loggers and not cast(Any, trainer).fast_dev_run:
+                self._lock = FolderLock(log_folder(trainer))
+
+    def teardown(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
+        """Unlock it."""
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
+
+    on_exception = teardown
+
+
+class StopInOrder(Callback):
+    """Ends a run in order at Ctrl-C and SIGTERM: finishes the step, saves ``last.ckpt`` and leaves.
+
+    A second signal ends the run at once. SLURM's requeue signal waits for the end of the step as well; then Lightning
+    saves and requeues. With several ranks it is enough that one of them gets the signal.
     """
 
     def __init__(self) -> None:
@@ -75,20 +100,13 @@ class StopInOrder(Callback):
 
     on_sanity_check_start = on_validation_start = on_test_start = on_predict_start = on_train_start
 
-    def on_train_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,  # noqa: ANN401 - as Lightning has it
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Leave before the step or the batch, if asked to."""
+    def on_train_batch_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:  # noqa: ANN401
+        """Leave before the step or the batch, if a signal asked for it."""
         self._leave_if_asked(trainer)
 
     on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:  # noqa: ANN401
         """Let Lightning save and requeue, if SLURM asked for it."""
         if not _slurm(trainer) or not any(gather(self._requeue)):
             return
@@ -97,13 +115,11 @@ class StopInOrder(Callback):
         if callable(requeue):
             cast(Callable[..., Any], requeue)(_requeue_signal(trainer), None)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave signals as they were."""
+    def on_exception(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
+        """Restore the signal handlers."""
         self._hang_up()
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave signals as they were."""
-        self._hang_up()
+    teardown = on_exception
 
     def _listen(self, trainer: Trainer) -> None:
         if self._before or threading.current_thread() is not threading.main_thread():
@@ -127,9 +143,7 @@ class StopInOrder(Callback):
         self._requeue = True
 
     def _end_at_once(self, trainer: Trainer, number: int) -> None:
-        launcher = trainer.strategy.launcher
-        if isinstance(launcher, _SubprocessScriptLauncher):
-            launcher.kill(signal.SIGKILL)
+        internals.kill_children(trainer)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
@@ -148,10 +162,10 @@ class StopInOrder(Callback):
 
 
 def _slurm(trainer: Trainer) -> bool:
-    environment = trainer._accelerator_connector.cluster_environment
+    environment = internals.cluster_environment(trainer)
     return isinstance(environment, SLURMEnvironment) and environment.auto_requeue
 
 
 def _requeue_signal(trainer: Trainer) -> signal.Signals:
-    environment = cast(SLURMEnvironment, trainer._accelerator_connector.cluster_environment)
+    environment = cast(SLURMEnvironment, internals.cluster_environment(trainer))
     return environment.requeue_signal or signal.SIGUSR1

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from lightning import LightningModule
 
-from wst.cli.lightning import SETTINGS, WSTCommandLine, guarded
+from wst.cli.errors import guarded
+from wst.cli.lightning import SETTINGS, WSTCommandLine
 from wst.data.datamodule import QueryDataModule
 from wst.errors import ConfigError
 from wst.module import WeakToStrong
@@ -34,6 +35,23 @@ def wrong_golds(reward: Reward, queries: list[Query], field: str | None = None) 
     return wrong
 
 
+def load_run(command: str, args: list[str]) -> tuple[WeakToStrong, QueryDataModule]:
+    """Build what a config names; no model is loaded.
+
+    Args:
+        command: What an error calls the command.
+        args: Options as of ``wst fit``.
+
+    Raises:
+        ConfigError: If the config has another module or data module.
+    """
+    built = WSTCommandLine(LightningModule, None, run=False, save_config_callback=None, args=args, **SETTINGS)
+    module, data = built.model, built.datamodule
+    if not isinstance(module, WeakToStrong) or not isinstance(data, QueryDataModule):
+        raise ConfigError(f"{command}: the config must have a wst.WeakToStrong and a wst.QueryDataModule")
+    return module, data
+
+
 def run(args: list[str]) -> int:
     """Check a config's data against its reward; no model is loaded but those of the reward.
 
@@ -45,12 +63,7 @@ def run(args: list[str]) -> int:
     """
 
     def command() -> int:
-        command_line = WSTCommandLine(
-            LightningModule, None, run=False, save_config_callback=None, args=args, **SETTINGS
-        )
-        module, data = command_line.model, command_line.datamodule
-        if not isinstance(module, WeakToStrong) or not isinstance(data, QueryDataModule):
-            raise ConfigError("check: the config must have a wst.WeakToStrong and a wst.QueryDataModule")
+        module, data = load_run("check", args)
         reward = module.reward
         failed = False
         reward.check()

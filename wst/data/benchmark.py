@@ -1,4 +1,4 @@
-"""What the public benchmarks have in common: a source, two splits, and a count of what was dropped."""
+"""What the public benchmarks have in common: a source, two splits, and a count of the rows dropped."""
 
 from __future__ import annotations
 
@@ -6,40 +6,33 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from wst.data.datamodule import QueryDataModule, Split
-from wst.data.jsonl import check_file
-from wst.data.sources import Row, file_rows, listed, split_files
+from wst.data.jsonl import FieldMap, Row, check_file
+from wst.data.sources import as_list, file_rows, split_files
 from wst.errors import ConfigError, DataError
 from wst.types import Query
 
 
 class Benchmark(QueryDataModule, ABC):
-    """A public data set, taken from the hub unless files or a folder are named.
+    """A public data set, loaded from the hub unless files or a folder are named.
 
     It has a training and a test split. Validation queries are split off the training ones by `val_share` and
-    `split_seed`; the test split is never touched for them. What was read, dropped and kept is said aloud.
+    `split_seed`; the test split is never used for them. How many rows were read, dropped and kept is logged.
 
     Args:
         source: Folder with the files of the hub's repository; None: the hub.
         train: File or files to train on (.jsonl, .jsonl.gz, .parquet) instead of the source's.
         test: File or files to test on, instead of the source's.
         val_share: Share of the training rows to validate on.
-        split_seed: Chooses the rows to validate on, and those that the limits leave.
-        batch_size: Queries a training step, in each process.
-        eval_batch_size: Queries a batch in validation, test and prediction.
-        shuffle: Whether to shuffle the training queries, anew for each epoch.
-        shuffle_seed: Seed of the shuffling.
-        limit_train: At most so many training queries.
-        limit_val: At most so many validation queries.
-        limit_test: At most so many test queries.
-        resume_changed: Whether a run may go on with other training queries than it began with.
+        options: The other options of `QueryDataModule`, except its own files, fields and test share.
 
     Raises:
         ConfigError: If a setting is impossible.
-        DataError: If a file or folder named is not there.
+        DataError: If a named file or folder does not exist.
     """
 
     #: Names of the fields that a row must have, for messages.
@@ -51,54 +44,44 @@ class Benchmark(QueryDataModule, ABC):
         train: str | list[str] | None = None,
         test: str | list[str] | None = None,
         val_share: float = 0.05,
-        split_seed: int = 0,
-        batch_size: int = 8,
-        eval_batch_size: int = 32,
-        shuffle: bool = True,
-        shuffle_seed: int = 0,
-        limit_train: int | None = None,
-        limit_val: int | None = None,
-        limit_test: int | None = None,
-        resume_changed: bool = False,
+        **options: Any,  # noqa: ANN401 - the command line takes names and types from QueryDataModule
     ) -> None:
         super().__init__(
+            train=None,
+            val=None,
+            test=None,
+            predict=None,
+            fields=FieldMap(),
             val_share=val_share,
-            split_seed=split_seed,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            shuffle=shuffle,
-            shuffle_seed=shuffle_seed,
-            limit_train=limit_train,
-            limit_val=limit_val,
-            limit_test=limit_test,
-            resume_changed=resume_changed,
+            test_share=0.0,
+            **options,
         )
         if source is not None and not Path(source).is_dir():
             raise ConfigError(f"{type(self).__name__}: source {source!r} is no folder; name one, or null for the hub")
         self.source = source
-        self.named: dict[str, list[str]] = {"train": listed(train), "test": listed(test)}
-        for split, files in self.named.items():
+        self.named_files: dict[str, list[str]] = {"train": as_list(train), "test": as_list(test)}
+        for split, files in self.named_files.items():
             for file in files:
                 check_file(file, option=split)
-        #: Of each split that was loaded: rows in, rows dropped by reason, queries kept.
+        #: For each split that was loaded: rows in, rows dropped by reason, queries kept.
         self.counts: dict[str, dict[str, int]] = {}
 
     def load(self, split: Split) -> list[Query]:
-        """Read a split and say what was dropped of it.
+        """Read a split and log what was dropped.
 
         Raises:
-            DataError: If a row is not as it must be, two rows have the same id, or the data cannot be had.
+            DataError: If a row is invalid, two rows have the same id, or the data cannot be loaded.
         """
         if split not in ("train", "test"):
-            return []  # validation queries are training queries; predictions are made for the test's
+            return []  # validation queries are training queries; predictions are made for the test queries
         dropped: Counter[str] = Counter()
         queries: list[Query] = []
         places: dict[str, str] = {}
         for row in self.rows(split):
             if row.id in places:
                 raise DataError(
-                    f"{row.place}: its id {row.id!r} was already given to {places[row.id]}; read each file once, and "
-                    "let files of one name lie in folders of different names"
+                    f"{row.place}: its id {row.id!r} was already given to {places[row.id]}; name each file once, and "
+                    "put files of the same name into folders of different names"
                 )
             places[row.id] = row.place
             read = self.read(row, split)
@@ -112,9 +95,9 @@ class Benchmark(QueryDataModule, ABC):
         return queries
 
     def rows(self, split: str) -> Iterator[Row]:
-        """Go through a split's rows: of the files named, else of the folder, else of the hub."""
-        if self.named[split]:
-            for file in self.named[split]:
+        """Iterate over a split's rows: of the named files, else of the folder, else of the hub."""
+        if self.named_files[split]:
+            for file in self.named_files[split]:
                 yield from file_rows(file)
         elif self.source is not None:
             for part in self.parts():
@@ -124,25 +107,25 @@ class Benchmark(QueryDataModule, ABC):
             yield from self.hub(split)
 
     def parts(self) -> list[str]:
-        """Give the folders below the source to look into."""
+        """Return the subfolders of the source to search."""
         return [""]
 
     @property
     def remedy(self) -> str:
         """What to do without a hub."""
         return (
-            f"put train.jsonl and test.jsonl (fields {self.columns}; .jsonl.gz and .parquet do as well) into a folder "
-            "and name it in data.init_args.source, or name the files in data.init_args.train and test"
+            f"put train.jsonl and test.jsonl (fields {self.columns}; .jsonl.gz and .parquet work as well) into a "
+            "folder and name it in data.init_args.source, or name the files in data.init_args.train and test"
         )
 
     @abstractmethod
     def hub(self, split: str) -> Iterator[Row]:
-        """Go through a split's rows on the hub."""
+        """Iterate over a split's rows on the hub."""
 
     @abstractmethod
     def read(self, row: Row, split: str) -> Query | str:
-        """Make a query of a row, or say why the row is dropped.
+        """Return a row as a query, or the reason why it is dropped.
 
         Raises:
-            DataError: If the row is not as it must be.
+            DataError: If the row is invalid.
         """

@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import chain
+from typing import Any
 
 from wst.data.benchmark import Benchmark
-from wst.data.sources import Row, hub_rows
+from wst.data.jsonl import Row
+from wst.data.sources import hub_rows
 from wst.errors import ConfigError, DataError
 from wst.types import Message, Query, Role
 
@@ -21,31 +23,22 @@ class HHRLHF(Benchmark):
     """``Anthropic/hh-rlhf``: the last human turn is the query, the turns before it are its history.
 
     `Query.extra` holds the two answers, ``chosen`` and ``rejected``, for preference training; there is no target.
-    Dropped, and counted aloud, are pairs that are equal, that part before the last answer, or that have no answer at
-    their end or no words in the human turn before it, and training rows whose first turn also begins a dialogue of
-    the test set. The data hold offensive text.
+    Dropped and counted in the log are: pairs of equal dialogues, pairs that differ before the last answer, pairs
+    without an answer at the end or without words in the human turn before it, and training rows whose first turn also
+    begins a dialogue of the test set. The data contain offensive text.
 
     Args:
         source: Folder with the hub's files, ``TRANCHE/train.jsonl.gz`` and ``TRANCHE/test.jsonl.gz``; None: the hub.
         train: File or files to train on, instead of the source's.
         test: File or files to test on, instead of the source's.
-        tranches: Which parts of the data set; with files named, they are what is read.
-        max_turns: Dialogues of more human turns are left out, and counted; None: none is.
-        max_characters: Dialogues of more characters before the answer are left out, and counted; None: none is.
-        val_share: Share of the training rows to validate on.
-        split_seed: Chooses the rows to validate on, and those that the limits leave.
-        batch_size: Queries a training step, in each process.
-        eval_batch_size: Queries a batch in validation, test and prediction.
-        shuffle: Whether to shuffle the training queries, anew for each epoch.
-        shuffle_seed: Seed of the shuffling.
-        limit_train: At most so many training queries.
-        limit_val: At most so many validation queries.
-        limit_test: At most so many test queries.
-        resume_changed: Whether a run may go on with other training queries than it began with.
+        tranches: Which parts of the data set to load; named files take their place.
+        max_turns: Dialogues with more human turns are dropped and counted; None: no limit.
+        max_characters: Dialogues with more characters before the answer are dropped and counted; None: no limit.
+        options: The other options of `Benchmark`.
 
     Raises:
         ConfigError: If a setting is impossible, or a tranche is unknown.
-        DataError: If a file or folder named is not there.
+        DataError: If a named file or folder does not exist.
     """
 
     columns = "chosen, rejected"
@@ -58,32 +51,9 @@ class HHRLHF(Benchmark):
         tranches: Sequence[str] = ("helpful-base",),
         max_turns: int | None = None,
         max_characters: int | None = None,
-        val_share: float = 0.05,
-        split_seed: int = 0,
-        batch_size: int = 8,
-        eval_batch_size: int = 32,
-        shuffle: bool = True,
-        shuffle_seed: int = 0,
-        limit_train: int | None = None,
-        limit_val: int | None = None,
-        limit_test: int | None = None,
-        resume_changed: bool = False,
+        **options: Any,  # noqa: ANN401 - the command line takes names and types from Benchmark
     ) -> None:
-        super().__init__(
-            source,
-            train,
-            test,
-            val_share,
-            split_seed,
-            batch_size,
-            eval_batch_size,
-            shuffle,
-            shuffle_seed,
-            limit_train,
-            limit_val,
-            limit_test,
-            resume_changed,
-        )
+        super().__init__(source, train, test, **options)
         unknown = [tranche for tranche in tranches if tranche not in TRANCHES]
         if unknown or not tranches:
             got = f"{unknown[0]!r} is none of them" if unknown else "none is named"
@@ -96,7 +66,7 @@ class HHRLHF(Benchmark):
         self.max_characters = max_characters
 
     def parts(self) -> list[str]:
-        """Give the tranches' folders."""
+        """Return the folders of the tranches."""
         return self.tranches
 
     @property
@@ -108,7 +78,7 @@ class HHRLHF(Benchmark):
         )
 
     def hub(self, split: str) -> Iterator[Row]:
-        """Go through a split's rows on the hub."""
+        """Iterate over a split's rows on the hub."""
         return chain.from_iterable(
             hub_rows("Anthropic/hh-rlhf", split, data_dir=tranche, needs=self.remedy) for tranche in self.tranches
         )
@@ -118,10 +88,10 @@ class HHRLHF(Benchmark):
         return {turns(row, "chosen")[0].content for row in self.rows("test")}
 
     def read(self, row: Row, split: str) -> Query | str:
-        """Make a query of a pair, or say why the pair is dropped.
+        """Return a pair as a query, or the reason why it is dropped.
 
         Raises:
-            DataError: If a field is missing, or a dialogue does not begin with a human.
+            DataError: If a field is missing, or a dialogue does not begin with a human turn.
         """
         chosen, rejected = turns(row, "chosen"), turns(row, "rejected")
         if chosen == rejected:
@@ -132,7 +102,7 @@ class HHRLHF(Benchmark):
             return "no answer at the end"
         *before, last = chosen[:-1]
         if chosen[:-1] != rejected[:-1] or last.role != "user":
-            return "the dialogues part before the last answer"
+            return "the dialogues differ before the last answer"
         if not last.content:
             return "no words in the last human turn"
         if self.max_turns is not None and sum(turn.role == "user" for turn in chosen) > self.max_turns:
@@ -144,15 +114,15 @@ class HHRLHF(Benchmark):
 
 
 def turns(row: Row, field: str) -> list[Message]:
-    r"""Read a dialogue, ``\n\nHuman: ...\n\nAssistant: ...``; turns of one speaker that follow each other become one.
+    r"""Read a dialogue, ``\n\nHuman: ...\n\nAssistant: ...``; consecutive turns of one speaker are joined.
 
     Raises:
-        DataError: If it does not begin with a human.
+        DataError: If it does not begin with a human turn.
     """
     head, *pieces = _TURN.split(row.text(field))
     if head.strip() or not pieces or pieces[0] != "Human":
         raise DataError(
-            f"{row.place}: the dialogue in {field!r} does not begin with 'Human:'; mend the row, or take it out"
+            f"{row.place}: the dialogue in {field!r} does not begin with 'Human:'; fix the row, or remove it"
         )
     dialogue: list[Message] = []
     for speaker, words in zip(pieces[::2], pieces[1::2], strict=True):

@@ -7,7 +7,8 @@ from functools import cached_property
 from itertools import chain
 
 from wst.data.benchmark import Benchmark
-from wst.data.sources import Row, hub_rows
+from wst.data.jsonl import Row
+from wst.data.sources import hub_rows
 from wst.errors import DataError
 from wst.rewards.math.extract import boxed_answer
 from wst.types import Query
@@ -26,16 +27,16 @@ SUBJECTS = (
 class MATH(Benchmark):
     r"""Tested on the 500 problems of ``HuggingFaceH4/MATH-500`` (Lightman et al. 2023, arXiv 2305.20050).
 
-    Trained on the others: the problems of ``EleutherAI/hendrycks_math``, of both its splits, that are not among the
-    500. The target is the field ``answer``, or the last ``\boxed`` of the field ``solution`` where there is none; the
-    solution is kept in `Query.extra`. See `Benchmark` for the arguments; a ``source`` folder must have the 500 as its
-    test split, or ``test`` name them.
+    Trained on the problems of both splits of ``EleutherAI/hendrycks_math`` that are not among the 500. The target is
+    the field ``answer`` or, without one, the last ``\boxed`` of the field ``solution``; the solution is kept in
+    `Query.extra`. See `Benchmark` for the arguments; the test split of a ``source`` folder must be the 500, unless
+    ``test`` names them.
     """
 
     columns = "problem, solution and, unless the solution boxes it, answer"
 
     def hub(self, split: str) -> Iterator[Row]:
-        """Go through a split's rows on the hub."""
+        """Iterate over a split's rows on the hub."""
         if split == "test":
             return hub_rows("HuggingFaceH4/MATH-500", "test", needs=self.remedy)
         return chain.from_iterable(
@@ -49,7 +50,7 @@ class MATH(Benchmark):
         return {_folded(row.text("problem")) for row in self.rows("test")}
 
     def read(self, row: Row, split: str) -> Query | str:
-        """Make a query of a row; a training row whose problem is tested on is dropped.
+        """Return a row as a query, or the reason why it is dropped.
 
         Raises:
             DataError: If a field is missing, or there is neither an answer nor a boxed one.
@@ -63,7 +64,7 @@ class MATH(Benchmark):
         elif not (answer := boxed_answer(solution)):
             raise DataError(
                 f"{row.place}: there is no field 'answer' and no \\boxed answer in 'solution'; add one of them, or "
-                "take the row out"
+                "remove the row"
             )
         extra = {"solution": solution} | {key: row.values[key] for key in ("subject", "level") if key in row.values}
         return Query(row.id, problem, answer, extra=extra)

@@ -1,6 +1,8 @@
-"""Comparing instructors on the same queries: who helps the student, and whom does it harm?"""
+"""Compare instructors on the same queries: which ones help the student, and which ones harm it?"""
 
-from wst.evaluation.comparison import Comparison, compare, rebuild
-from wst.evaluation.instructors import NONE, USUAL, Arm
+from wst.evaluation.comparison import compare, rebuild
+from wst.evaluation.instructors import USUAL, Arm
+from wst.evaluation.report import Comparison
+from wst.evaluation.rows import NONE
 
 __all__ = ["NONE", "USUAL", "Arm", "Comparison", "compare", "rebuild"]

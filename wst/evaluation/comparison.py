@@ -1,72 +1,30 @@
-"""Running a comparison: every arm writes, every student answers, the reward scores."""
+"""`wst.compare`: every arm writes, every student answers, the reward scores."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from wst.data import QueryDataModule
+from wst.environment import Environment
 from wst.errors import ConfigError, DataError
 from wst.evaluation.curve import training_curve
-from wst.evaluation.figures import SCHEMA, figures, read_rows
-from wst.evaluation.instructors import USUAL, Arm, AskedStudent, FixedInstruction, NoInstruction, TeacherArm
-from wst.evaluation.journal import as_json
-from wst.evaluation.report import write_report
-from wst.evaluation.runner import Answerer, Work
-from wst.files import write_whole
-from wst.prompts import StudentPrompt, TeacherPrompt
-from wst.rewards.base import Reward
+from wst.evaluation.figures import SCHEMA
+from wst.evaluation.instructors import USUAL, Arm, AskedStudent, FixedInstruction, TeacherArm
+from wst.evaluation.report import Comparison, write_comparison
+from wst.evaluation.rows import UNTRAINED, read_rows
+from wst.evaluation.runner import JournaledStudent, Runner
+from wst.prompts import StudentPrompt
+from wst.rewards.base import Reward, as_reward
+from wst.students.accounts import Accounts
 from wst.students.base import Student
 from wst.teacher import Teacher
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-LEAST_RESAMPLES = 1000  #: with fewer, no p-value could be small enough to stand a correction for several arms
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What a comparison found.
-
-    Attributes:
-        results: The content of ``results.json``; docs/compare.md has its schema.
-        rows: Every query under every arm with every student, as in ``rows.jsonl``.
-        folder: Where the files are.
-    """
-
-    results: dict[str, Any]
-    rows: list[dict[str, Any]]
-    folder: Path
-
-    @property
-    def errors(self) -> dict[str, str]:
-        """Why what could not be run could not; by arm, student, or both."""
-        found = {f"arm {name}": arm["error"] for name, arm in self.results["arms"].items() if arm.get("error")}
-        for student, entry in self.results["students"].items():
-            if entry.get("error"):
-                found[f"student {student}"] = entry["error"]
-            cells = entry["arms"].items()
-            found |= {f"arm {arm} with student {student}": cell["error"] for arm, cell in cells if cell.get("error")}
-        return found
-
-    def to_pandas(self) -> pd.DataFrame:
-        """Give the figures as a table: one row for each student and arm, nested figures as ``a.b``."""
-        import pandas as pd
-
-        kinds = {name: arm["kind"] for name, arm in self.results["arms"].items()}
-        return pd.json_normalize(
-            [
-                {"student": student, "arm": arm, "kind": kinds[arm], **cell}
-                for student, entry in self.results["students"].items()
-                for arm, cell in entry["arms"].items()
-            ]
-        )
+MIN_RESAMPLES = 1000  #: With fewer, no p-value could be small enough to survive a correction for several arms.
 
 
 def compare(
@@ -86,72 +44,71 @@ def compare(
 ) -> Comparison:
     """Compare instructors on the same test queries, with one student or several.
 
-    Every batch is kept in the output folder as soon as it is there; called again, the comparison goes on where it was
-    stopped, and asks again only what had failed.
+    Every batch is written to the journal in the output folder when it is done. Called again, the comparison continues
+    where it stopped, and asks again only for what failed.
 
     Args:
-        data: Its test queries are used.
-        students: Who answers, by name. With several, the results are a transfer matrix.
-        reward: Scores the answers.
-        teacher: Its untrained self is an arm; its prompt and settings serve ``trained`` and ``asked`` too.
-        trained: Trained teachers by name: adapter folders, or checkpoints, which remember their own settings.
+        data: Provides the test queries.
+        students: The students that answer, by name. With several, the results are a transfer matrix.
+        reward: Scores the responses.
+        teacher: The untrained teacher is an arm; its prompt and settings are used for ``trained`` and ``asked`` too.
+        trained: Trained teachers by name: adapter folders, folders of fully fine-tuned models, or checkpoints, which
+            remember their own prompt, limits and LoRA shape.
         fixed: Instructions that are the same for every query.
-        asked: Students that are asked, with the teacher's prompt, to write the instruction.
-        student_prompt: How query and instruction become the student's prompt; None: the default one.
-        limit: At most so many queries, in the order of the data; None: all.
+        asked: Students, by name, that are asked with the teacher's prompt to write the instruction.
+        student_prompt: Template of the student's prompt; None for the default one.
+        limit: Largest number of queries, in the order of the data; None for all.
         output: Folder for the results.
-        run: Log folder of a training run, whose reward curve goes into the report.
+        run: Log folder of a training run, whose reward curve is shown in the report.
         resamples: Bootstrap resamples for an interval, and sign flips for a p-value; at least 1000.
-        device: Where local models go: "auto", "cpu", "cuda", "cuda:1", ...
+        device: Device of local models: "auto", "cpu", "cuda", "cuda:1", ...
 
     Returns:
-        The figures and rows. Arms that could not be run are named in `Comparison.errors`.
+        The figures and rows. `Comparison.errors` names the arms that could not be run.
 
     Raises:
         ConfigError: If a setting is impossible, before any model is loaded.
         DataError: If the data cannot be read.
     """
-    asked = asked or {}
+    asked, reward = asked or {}, as_reward(reward)  # a function serves as a reward, too
     arms = _arms(teacher, trained or {}, fixed, asked)
     if not students:
         raise ConfigError("compare: students is empty; name at least one")
     if limit is not None and limit < 1:
         raise ConfigError(f"compare: limit must be at least 1, or null for all, got {limit}")
     _check_resamples(resamples)
-    place = _device(device)
+    place, folder = _device(device), Path(output)
     queries = data.queries("test")[:limit]
     if not queries:
         raise ConfigError("compare: there are no test queries; give data a test file, or train and test_share")
     curve = training_curve(Path(run)) if run is not None else None
-    work = Work(queries, data.eval_batch_size, Path(output), place)
-    cells: dict[str, Any] = {}
-    with work.progress:
-        instructions, errors = work.write(arms)
+    runner = Runner(queries, data.eval_batch_size, folder, place)
+    found: dict[str, Any] = {}
+    with runner.progress:
+        written, arms_found = runner.write(arms)
         reward.setup(place)
+        judges = _accounts(reward.students())
+        for name, accounts in judges.items():
+            accounts.student = f"{name} {accounts.student}"  # a budget of its own, even if a student is the same model
+            accounts.open(folder, "scores")
         for name, student in students.items():
-            answerer = Answerer(name, student, student_prompt or StudentPrompt(), reward)
-            cells[name] = work.answer(answerer, [arm for arm in arms if arm.name in instructions], instructions)
+            environment = Environment(JournaledStudent(student, runner.journal, place), reward, student_prompt)
+            found[name] = runner.answer(name, environment, [arm for arm in arms if arm.name in written], written)
     reward.close()
-    extra = {
-        "arms": {
-            arm.name: {"kind": arm.kind, "error": errors.get(arm.name), "writing": work.writing.get(arm.name)}
-            for arm in arms
-        },
-        "students": cells,
-        "curve": curve,
-    }
-    return _finish(work.rows, extra, Path(output), resamples)
+    paid = {name: {"run": accounts.run()} for name, accounts in (_accounts(students) | judges).items()}
+    extra = {"arms": arms_found, "students": found, "accounts": paid, "curve": curve}
+    return write_comparison(runner.rows, extra, folder, resamples)
 
 
 def rebuild(rows: str, output: str | None = None, resamples: int = 10_000) -> Comparison:
-    """Compute the figures and write the report from ``rows.jsonl``, without asking anyone.
+    """Compute the figures and write the report from ``rows.jsonl`` alone.
 
     What the rows do not hold (costs, arms that could not be run, the training curve) is taken from a ``results.json``
-    next to them, if there is one.
+    beside them, if there is one.
 
     Args:
         rows: The file.
-        output: Folder for the results; None: the file's own, if it is called rows.jsonl.
+        output: Folder for the results; None for the folder of the file, which must then be called rows.jsonl.
         resamples: As in `compare`.
 
     Raises:
@@ -165,32 +122,32 @@ def rebuild(rows: str, output: str | None = None, resamples: int = 10_000) -> Co
     read = read_rows(path)
     beside = path.with_name("results.json")
     extra = _inputs(beside) if beside.is_file() else {}
-    return _finish(read, extra, Path(output) if output is not None else path.parent, resamples)
+    try:
+        return write_comparison(read, extra, Path(output) if output is not None else path.parent, resamples)
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
+        raise DataError(
+            f"{beside}: its inputs are damaged ({error!r:.80}); move it away to go on without them"
+        ) from error
 
 
 def _inputs(path: Path) -> dict[str, Any]:
-    """Give what a ``results.json`` holds that its rows do not."""
+    """Return what a ``results.json`` holds that its rows do not."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         if results["schema"] == SCHEMA:
             return dict(results["inputs"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise DataError(f"{path}: not the results.json of `wst compare` ({SCHEMA}); take it away to go without its costs")
+    raise DataError(f"{path}: not a results.json of {SCHEMA}; move it away to continue without its costs")
 
 
-def _finish(rows: list[dict[str, Any]], extra: dict[str, Any], folder: Path, resamples: int) -> Comparison:
-    """Compute the figures and write the three files."""
-    results = figures(rows, extra, resamples)
-    write_whole(folder / "rows.jsonl", "".join(as_json(row) + "\n" for row in rows))
-    write_whole(folder / "results.json", as_json(results, indent=2) + "\n")
-    write_report(folder / "report.html", results, rows)
-    return Comparison(results, rows, folder)
+def _accounts(students: dict[str, Student]) -> dict[str, Accounts]:
+    return {name: student.accounts for name, student in students.items() if student.accounts is not None}
 
 
 def _check_resamples(resamples: int) -> None:
-    if resamples < LEAST_RESAMPLES:
-        raise ConfigError(f"compare: resamples must be at least {LEAST_RESAMPLES}, got {resamples}")
+    if resamples < MIN_RESAMPLES:
+        raise ConfigError(f"compare: resamples must be at least {MIN_RESAMPLES}, got {resamples}")
 
 
 def _device(name: str) -> torch.device:
@@ -205,16 +162,16 @@ def _device(name: str) -> torch.device:
 def _arms(
     teacher: Teacher | None, trained: dict[str, str], fixed: Sequence[str], asked: dict[str, Student]
 ) -> list[Arm]:
-    if asked and teacher is None:
-        raise ConfigError("compare: asked needs teacher, whose prompt it is asked with")
+    for option, given in (("asked", asked), ("trained", trained)):
+        if given and teacher is None:
+            raise ConfigError(f"compare: {option} needs teacher, whose prompt and model are used")
     if any(not text.strip() for text in fixed):
-        raise ConfigError("compare: fixed holds an empty instruction; take it out, no instruction is an arm already")
-    prompt = teacher.prompt if teacher is not None else TeacherPrompt()
-    arms: list[Arm] = [NoInstruction(), *(FixedInstruction(text) for text in fixed)]
+        raise ConfigError("compare: fixed holds an empty instruction; remove it, no instruction is an arm anyway")
+    arms: list[Arm] = [FixedInstruction(text) for text in (None, *fixed)]
     if teacher is not None:
-        arms.append(TeacherArm("untrained teacher", teacher))
-    arms += [AskedStudent(name, student, prompt) for name, student in asked.items()]
-    arms += [TeacherArm(name, teacher, path) for name, path in trained.items()]
+        arms.append(TeacherArm(UNTRAINED, teacher))
+        arms += [AskedStudent(name, student, teacher.prompt) for name, student in asked.items()]
+        arms += [TeacherArm(name, teacher, path) for name, path in trained.items()]
     names = [arm.name for arm in arms]
     for name in names:
         if names.count(name) > 1:

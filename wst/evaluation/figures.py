@@ -1,180 +1,185 @@
-"""The figures of a comparison, computed from its rows alone."""
+"""The figures of an evaluation, computed from its rows alone, and the finding in words."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
-from torchmetrics import MeanMetric
+import numpy as np
 
-from wst.errors import DataError
-from wst.evaluation.instructors import NONE
-from wst.evaluation.metrics import PairedRewards, holm
+from wst.evaluation.metrics import (
+    Values,
+    estimate_gain,
+    estimate_mean,
+    gain_by_length,
+    help_and_harm,
+    holm,
+    json_number,
+    paired_p_value,
+    relative_gain,
+)
+from wst.evaluation.rows import NONE, STUDENT, TEST_ARMS, Row
 
-SCHEMA = "wst.compare/1"
+SCHEMA = "wst.results/2"
 
-_NEEDED = {"student", "arm", "kind", "id", "query", "instruction", "response", "reward"}
+#: Differences of rewards below this share of the range of a student's rewards are float noise and count as 0.
+TOLERANCE = 1e-4
 
-Row = dict[str, Any]
+#: With fewer scored queries the summary says that they are too few.
+FEW = 20
 
-
-def read_rows(path: Path) -> list[Row]:
-    """Read ``rows.jsonl``.
-
-    Raises:
-        DataError: If the file is not there, a line is not JSON, or a field is missing.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; give the rows.jsonl that `wst compare` wrote")
-    rows: list[Row] = []
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: cannot be read, or is not UTF-8 ({error}); give the rows.jsonl of `wst compare`"
-        ) from error
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error}); mend or remove the line") from error
-        missing = sorted(_NEEDED - set(row)) if isinstance(row, dict) else sorted(_NEEDED)
-        if missing:
-            raise DataError(f"{path}, line {number}: no {', '.join(missing)}; give the rows.jsonl of `wst compare`")
-        if not isinstance(row["reward"], int | float | None) or isinstance(row["reward"], bool):
-            raise DataError(f"{path}, line {number}: reward must be a number or null, got {row['reward']!r:.40}")
-        rows.append(row)
-    if not rows:
-        raise DataError(f"{path}: holds no rows")
-    return rows
+#: Fields of a cell that compare an arm with another one.
+COMPARISONS = ("vs_unaided", "vs_best_fixed", "vs_untrained")
 
 
 def figures(rows: Sequence[Row], extra: dict[str, Any], resamples: int = 10_000) -> dict[str, Any]:
-    """Compute ``results.json``; docs/compare.md has its schema.
+    """Return the content of ``results.json``; docs/compare.md lists its keys.
 
     Args:
         rows: As in ``rows.jsonl``.
-        extra: What the rows cannot tell: ``arms`` and ``students`` with errors and accounts, ``curve``.
+        extra: What the rows do not hold: ``arms`` and ``students`` with errors and costs, ``accounts``, ``curve``.
         resamples: Bootstrap resamples for an interval, and sign flips for a p-value.
     """
-    kinds = {name: arm["kind"] for name, arm in extra.get("arms", {}).items()}
+    arms = {name: {"error": None, "writing": None} | arm for name, arm in extra.get("arms", {}).items()}
     for row in rows:
-        kinds.setdefault(row["arm"], row["kind"])
-    told_arms = extra.get("arms", {})
-    told = extra.get("students", {})
-    names = list(dict.fromkeys([*told, *(row["student"] for row in rows)]))
-    students = {name: _student(name, rows, kinds, told.get(name) or {}, resamples) for name in names}
+        arms.setdefault(row["arm"], {"error": None, "writing": None, "kind": row["kind"]})
+    kinds = {name: arm["kind"] for name, arm in arms.items()}
+    ran = extra.get("students", {})
+    names = dict.fromkeys([*ran, *(row["student"] for row in rows)])
     binary = all(row["reward"] in (0, 1, None) for row in rows)
+    students = {
+        name: _student([row for row in rows if row["student"] == name], kinds, ran.get(name) or {}, binary, resamples)
+        for name in names
+    }
     return {
         "schema": SCHEMA,
         "n": len({row["id"] for row in rows}),
         "right_or_wrong": binary,
-        "arms": {
-            name: {"kind": kind} | {field: told_arms.get(name, {}).get(field) for field in ("error", "writing")}
-            for name, kind in kinds.items()
-        },
+        "arms": arms,
         "students": students,
         "summary": {name: summary(name, entry, kinds, binary) for name, entry in students.items()},
+        "accounts": extra.get("accounts") or {},
         "curve": extra.get("curve"),
         "inputs": extra,
     }
 
 
+def arm_means(rows: Sequence[Row]) -> dict[str, float]:
+    """Return what `wst test` logs: each arm's mean reward, and its share of leaks where there are gold answers."""
+    means: dict[str, float] = {}
+    for name, (arm, _) in TEST_ARMS.items():
+        mine = [row for row in rows if row["arm"] == arm]
+        reward, leak = (_mean(row[key] for row in mine) for key in ("reward", "leak"))
+        means[name] = math.nan if reward is None else reward
+        if leak is not None:
+            means[f"leak/{name}"] = leak
+    return means
+
+
 def _student(
-    name: str, rows: Sequence[Row], kinds: dict[str, str], told: dict[str, Any], resamples: int
+    rows: Sequence[Row], kinds: dict[str, str], ran: dict[str, Any], binary: bool, resamples: int
 ) -> dict[str, Any]:
-    mine: dict[str, dict[str, Row]] = {}
+    """Return the figures of one student: its cells by arm, and the best fixed instruction."""
+    by_arm: dict[str, dict[str, Row]] = {arm: {} for arm in kinds}
     for row in rows:
-        if row["student"] == name:
-            mine.setdefault(row["arm"], {})[row["id"]] = row
-    arms = [arm for arm in kinds if arm in mine]
-    ids = list(dict.fromkeys(id_ for arm in arms for id_ in mine[arm]))
-    table = torch.full((len(ids), len(arms)), math.nan, dtype=torch.float64)
-    for j, arm in enumerate(arms):
-        for i, id_ in enumerate(ids):
-            reward = mine[arm].get(id_, {}).get("reward")
-            if reward is not None:
-                table[i, j] = reward
-    metric = PairedRewards(arms, resamples)
-    metric.update(table)
-    estimates = metric.compute() if arms else {}
-    fixed = [arm for arm in arms if kinds[arm] == "fixed" and not math.isnan(estimates[arm].mean)]
-    # By the gain, which is over the queries that both have a reward for: what failed must not decide.
-    height = {arm: metric.gain(arm, NONE).mean if NONE in arms else estimates[arm].mean for arm in fixed}
-    best_fixed = max(fixed, key=height.__getitem__, default=None)
+        by_arm[row["arm"]][row["id"]] = row
+    by_arm = {arm: mine for arm, mine in by_arm.items() if mine}
+    ids = list(dict.fromkeys(id_ for mine in by_arm.values() for id_ in mine))
+    rewards = {arm: _column(mine.get(id_, {}).get("reward") for id_ in ids) for arm, mine in by_arm.items()}
+    words = {arm: _column(_words(mine.get(id_)) for id_ in ids) for arm, mine in by_arm.items()}
+    errors, accounts = ran.get("errors") or {}, ran.get("accounts") or {}
+    known = [row["reward"] for row in rows if row["reward"] is not None]
+    noise = TOLERANCE * (max(known) - min(known)) if known else 0.0
+
+    def differences(arm: str, over: str) -> Values:
+        """Return the paired differences [queries] of two arms, without float noise."""
+        found = rewards[arm] - rewards[over]
+        return np.where(np.abs(found) <= noise, 0.0, found)
+
     cells: dict[str, Any] = {}
-    for arm in arms:
-        cells[arm] = _lengths(list(mine[arm].values()))
-        cells[arm] |= {"mean": _json(estimates[arm].mean), "ci95": estimates[arm].to_dict()["ci95"]}
-        cells[arm] |= {"relative_gain": None, "help": None, "harm": None}
-        if NONE in arms and arm != NONE:
-            moves = metric.moves(arm, NONE)
-            cells[arm] |= {"help": _json(moves.better), "harm": _json(moves.worse)}
-            cells[arm]["relative_gain"] = _json(metric.relative_gain(arm, NONE))
-        cells[arm] |= _accounts(told.get("accounts", {}).get(arm))
-        cells[arm]["error"] = (told.get("errors") or {}).get(arm)
-    for field, over in (("vs_unaided", NONE if NONE in arms else None), ("vs_best_fixed", best_fixed)):
-        others = [arm for arm in arms if over is not None and arm not in (over, NONE)]
-        p_values = [metric.p_value(arm, str(over)) for arm in others]
-        for arm in arms:
-            cells[arm][field] = None
+    for arm, mine in by_arm.items():
+        cells[arm] = estimate_mean(rewards[arm], binary, resamples).to_dict() | _lengths(list(mine.values()))
+        cells[arm] |= dict.fromkeys(("help", "harm", *COMPARISONS)) | {"error": errors.get(arm)}
+        cells[arm] |= {name: (accounts.get(arm) or {}).get(name) for name in ("calls", "cost")}
+        if NONE in by_arm and arm != NONE:
+            shares = help_and_harm(differences(arm, NONE))
+            cells[arm] |= dict(zip(("help", "harm"), map(json_number, shares), strict=True))
+
+    fixed = [arm for arm in by_arm if kinds[arm] == "fixed" and cells[arm]["mean"] is not None]
+    # Compared by gain, which uses only queries with both rewards: failed responses must not decide.
+    before = rewards.get(NONE, np.zeros(len(ids)))
+    best_fixed = max(fixed, key=lambda arm: _mean(rewards[arm] - before) or 0.0, default=None)
+    untrained = next((arm for arm in by_arm if kinds[arm] == "untrained"), None)
+    trained = [arm for arm in by_arm if kinds[arm] == "trained"]
+    instructed = [arm for arm in by_arm if arm != NONE]
+    for field, over, others in zip(
+        COMPARISONS, (NONE, best_fixed, untrained), (instructed, instructed, trained), strict=True
+    ):
+        if over not in by_arm:
+            continue
+        others = [arm for arm in others if arm != over]
+        p_values = [paired_p_value(differences(arm, over), resamples) for arm in others]
         for arm, p, adjusted in zip(others, p_values, holm(p_values), strict=True):
-            gain = metric.gain(arm, str(over)).to_dict()
-            cells[arm][field] = gain | {"p": _json(p), "p_holm": _json(adjusted)}
-    for arm, error in (told.get("errors") or {}).items():
+            pair, lengths = (np.stack([table[arm], table[over]], axis=1) for table in (rewards, words))
+            cells[arm][field] = estimate_gain(differences(arm, over), binary, resamples).to_dict() | {
+                "relative": json_number(relative_gain(differences(arm, over), rewards[over])),
+                "by_length": json_number(gain_by_length(pair, lengths)),
+                "p": json_number(p),
+                "p_holm": json_number(adjusted),
+            }
+    for arm, error in errors.items():
         cells.setdefault(arm, {"n": 0, "mean": None, "error": error})
-    return {"error": told.get("error"), "best_fixed": best_fixed, "arms": cells}
+    return {"error": ran.get("error"), "best_fixed": best_fixed, "arms": cells}
+
+
+def _column(values: Iterable[float | None]) -> Values:
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _words(row: Row | None) -> float | None:
+    """Return the number of words of a response; None if there is no response."""
+    return None if row is None or row.get("error") else len(row["response"].split())
 
 
 def _lengths(rows: Sequence[Row]) -> dict[str, Any]:
-    """Shares and lengths of an arm's rows, as means over those that have them."""
-    with_instruction = [row for row in rows if row["instruction"] is not None]
+    """Return counts, shares and mean lengths of an arm's rows, each over the rows that have the value."""
+    instructed = [row for row in rows if row["instruction"] is not None]
     answered = [row for row in rows if not row.get("error")]
+    parts = dict.fromkeys(key for row in rows for key in row if key.startswith("reward/"))
     return {
         "n": len(rows),
         "scored": sum(row["reward"] is not None for row in rows),
         "failed": len(rows) - len(answered),
-        "leak": _mean([row.get("leak") for row in with_instruction]),
-        "instruction_words": _mean([len(row["instruction"].split()) for row in with_instruction]),
-        "instruction_truncated": _mean([row.get("instruction_truncated") for row in with_instruction]),
-        "response_words": _mean([len(row["response"].split()) for row in answered]),
-        "response_tokens": _mean([row.get("response_tokens") or None for row in answered]),
-        "response_truncated": _mean([row.get("truncated") for row in answered]),
+        "parts": {key.removeprefix("reward/"): _mean(row.get(key) for row in rows) for key in parts},
+        "leak": _mean(row.get("leak") for row in instructed),
+        "instruction_words": _mean(len(row["instruction"].split()) for row in instructed),
+        "instruction_truncated": _mean(row.get("instruction_truncated") for row in instructed),
+        "response_words": _mean(map(_words, answered)),
+        "response_tokens": _mean(row.get("response_tokens") or None for row in answered),
+        "response_truncated": _mean(row.get("truncated") for row in answered),
     }
 
 
-def _mean(values: Sequence[float | bool | None]) -> float | None:
-    known = torch.tensor([float(value) for value in values if value is not None], dtype=torch.float64)
-    if not len(known):
-        return None
-    metric = MeanMetric().set_dtype(torch.float64)
-    metric.update(known)
-    return float(metric.compute())
+def _mean(values: Iterable[float | bool | None]) -> float | None:
+    known = _column(values)
+    known = known[~np.isnan(known)]
+    return float(known.mean()) if len(known) else None
 
 
-def _accounts(figures: dict[str, Any] | None) -> dict[str, Any]:
-    figures = figures or {}
-    return {"calls": figures.get("calls"), "cost": figures.get("cost")}
-
-
-def _json(value: float) -> float | None:
-    return None if math.isnan(value) else value
+# ------------------------------------------------------------------------------------------------------ in words
 
 
 def summary(student: str, entry: dict[str, Any], kinds: dict[str, str], binary: bool) -> str:
-    """Say in plain words who instructs a student best, how sure that is, and who harms it."""
+    """Say in plain words who instructs a student best, how certain that is, and who harms it."""
+    student = "the student" if student == STUDENT else student
     if entry["error"]:
         return f"{student} could not be asked: {entry['error']}"
     cells = {arm: cell for arm, cell in entry["arms"].items() if cell["mean"] is not None}
     if NONE not in cells or len(cells) < 2:
         return f"There is nothing to compare for {student}."
-    unaided = cells[NONE]["mean"]
+    unaided, scored = cells[NONE]["mean"], min(cell["scored"] for cell in cells.values())
+    few = f" Only {scored} queries have a reward: too few to be certain." if scored < FEW else ""
     others = [arm for arm in cells if arm != NONE]
     shown = [arm for arm in others if _shown(cells[arm]["vs_unaided"])]
     better = [arm for arm in shown if cells[arm]["vs_unaided"]["mean"] > 0]
@@ -182,7 +187,7 @@ def summary(student: str, entry: dict[str, Any], kinds: dict[str, str], binary: 
     if better:
         text = _praise(student, max(better, key=lambda arm: cells[arm]["mean"]), cells, kinds, binary)
     elif len(worse) == len(others):
-        return f"Every instructor makes {student} worse than no instruction, whose mean reward is {unaided:.3f}."
+        return f"Every instructor makes {student} worse than no instruction, whose mean reward is {unaided:.3f}." + few
     else:
         best = max(others, key=lambda arm: cells[arm]["mean"])
         text = (
@@ -192,7 +197,7 @@ def summary(student: str, entry: dict[str, Any], kinds: dict[str, str], binary: 
         )
     if worse:
         text += f". Worse than no instruction: {', '.join(_called(arm, kinds) for arm in worse)}"
-    return text + "."
+    return f"{text}.{few}"
 
 
 def _praise(student: str, best: str, cells: dict[str, Any], kinds: dict[str, str], binary: bool) -> str:
@@ -203,10 +208,10 @@ def _praise(student: str, best: str, cells: dict[str, Any], kinds: dict[str, str
     )
     if binary:
         text += f"; it puts {cell['help']:.0%} of the answers right that were wrong, and {cell['harm']:.0%} wrong"
-    over = cell["vs_best_fixed"]
-    if over is not None:
-        beats = _shown(over) and over["mean"] > 0
-        text += f". It {'beats' if beats else 'is not shown to beat'} the best fixed instruction ({over['mean']:+.3f})"
+    for field, other in (("vs_best_fixed", "the best fixed instruction"), ("vs_untrained", "the untrained teacher")):
+        if cell[field] is not None:
+            beats = _shown(cell[field]) and cell[field]["mean"] > 0
+            text += f". It {'beats' if beats else 'is not shown to beat'} {other} ({cell[field]['mean']:+.3f})"
     if cell["leak"] is not None and cell["leak"] >= 0.005:
         text += f". {cell['leak']:.0%} of its instructions hold the answer already"
     return text

@@ -5,23 +5,27 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from wst.errors import ConfigError, ModelError
+from wst.errors import ModelError, WSTError
+from wst.evaluation.rows import NONE
+from wst.modeling.spec import first_line
 from wst.prompts import TeacherPrompt
 from wst.settings import identity_of
 from wst.students.base import Student, respond
-from wst.teacher import Teacher
+from wst.teacher import LoRA, Teacher
+from wst.terminal import printable
+from wst.training.remembered import harmless, settings_in
 from wst.types import Instruction, Query
 
-NONE = "no instruction"  #: Name of the arm that all others are compared with.
-
-#: Instructions that are tried where nobody has a better idea.
+#: Fixed instructions that `wst compare` tries by default.
 USUAL = [
     "Let's think step by step.",  # Kojima et al. 2022, arXiv 2205.11916
     "Take a deep breath and work on this problem step-by-step.",  # Yang et al. 2023, arXiv 2309.03409
@@ -33,7 +37,7 @@ class Arm(ABC):
     """Writes one instruction a query, greedily.
 
     Attributes:
-        name: What the arm is called in tables and files.
+        name: Name of the arm in tables and files.
         kind: "none", "fixed", "untrained", "asked" or "trained".
     """
 
@@ -42,8 +46,8 @@ class Arm(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def identity(self) -> Any:  # noqa: ANN401 - what JSON knows
-        """Give what determines the instructions besides the query.
+    def identity(self) -> Any:  # noqa: ANN401 - JSON values
+        """Return what determines the instructions besides the query, as JSON values.
 
         Raises:
             WSTError: If the arm cannot be run.
@@ -51,7 +55,7 @@ class Arm(ABC):
         return [self.kind, self.name]
 
     def setup(self, device: torch.device) -> None:
-        """Load what writing needs.
+        """Load the model, if there is one.
 
         Raises:
             WSTError: If it cannot be loaded.
@@ -59,49 +63,42 @@ class Arm(ABC):
 
     @abstractmethod
     def instruct(self, queries: Sequence[Query]) -> list[Instruction | str | None]:
-        """Write an instruction for each query; None: the student is left on its own; a string: why there is none."""
+        """Return one instruction a query; None for no instruction, a string for why it is missing."""
 
     def close(self) -> None:
-        """Give the memory back."""
-
-
-class NoInstruction(Arm):
-    """Leaves the student on its own."""
-
-    kind = "none"
-
-    def __init__(self) -> None:
-        super().__init__(NONE)
-
-    def instruct(self, queries: Sequence[Query]) -> list[Instruction | str | None]:
-        """Write nothing."""
-        return [None] * len(queries)
+        """Release the model."""
 
 
 class FixedInstruction(Arm):
-    """Gives every query the same instruction."""
+    """The same instruction for every query, or no instruction.
 
-    kind = "fixed"
+    Args:
+        text: The instruction; None for the student alone.
+    """
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
+    def __init__(self, text: str | None) -> None:
+        super().__init__(NONE if text is None else text)
+        self.kind = "none" if text is None else "fixed"
+        self._written = None if text is None else Instruction(text)
 
     def instruct(self, queries: Sequence[Query]) -> list[Instruction | str | None]:
-        """Give the instruction."""
-        return [Instruction(self.text)] * len(queries)
+        """Return the instruction for each query."""
+        return [self._written] * len(queries)
 
 
 class TeacherArm(Arm):
-    """A teacher: as it was before training, or with what it has learned.
+    """A teacher, before or after training.
+
+    Model, number format and the permission to run code are always those of ``teacher``: neither an adapter nor a
+    checkpoint can name another model. Prompt, limits and LoRA shape are those of a checkpoint, if it remembers them.
 
     Args:
         name: Name of the arm.
-        teacher: Its settings; what is loaded is a copy.
-        trained: Adapter folder, folder of a fully fine-tuned model, or checkpoint; None: the untrained teacher.
+        teacher: Provides the settings; a copy of it is loaded.
+        trained: Adapter folder, folder of a fully fine-tuned model, or checkpoint; None for the untrained teacher.
     """
 
-    def __init__(self, name: str, teacher: Teacher | None, trained: str | None = None) -> None:
+    def __init__(self, name: str, teacher: Teacher, trained: str | None = None) -> None:
         super().__init__(name)
         self.kind = "untrained" if trained is None else "trained"
         self.trained = trained
@@ -109,49 +106,42 @@ class TeacherArm(Arm):
         self._teacher: Teacher | None = None
 
     def identity(self) -> Any:  # noqa: ANN401
-        """Give the settings, and a checksum of what was trained.
+        """Return the settings and a checksum of the trained weights.
 
         Raises:
-            ModelError: If what was trained is not there.
+            ModelError: If there are no trained weights.
         """
-        settings = None if self._settings is None else identity_of(self._settings)
-        return [self.kind, settings, None if self.trained is None else _checksum(Path(self.trained))]
+        return [self.kind, identity_of(self._settings), None if self.trained is None else _checksum(self.trained)]
 
     def setup(self, device: torch.device) -> None:
-        """Load the base, and what was trained.
+        """Load the base and the trained weights.
 
         Raises:
-            ModelError: If it is not there, or does not fit.
+            ModelError: If the weights are missing, do not fit, or are not finite.
         """
-        path = None if self.trained is None else Path(self.trained)
-        if path is not None and path.is_file():
-            self._teacher = _from_checkpoint(path, self._settings, device)
-            return
-        if self._settings is None:
-            raise ConfigError(f"arm {self.name!r}: give teacher, whose prompt and settings it was trained with")
-        if path is None:
+        if self.trained is None:
             self._teacher = self._settings.unloaded(adapter=None)
+        elif Path(self.trained).is_file():
+            self._teacher = _from_checkpoint(self.trained, self._settings, device)
+        elif _is_adapter(self.trained):
+            self._teacher = self._settings.unloaded(adapter=self.trained)
+            _warn_of_another_base(self.trained, self._settings.spec.model)
         else:
-            _check_folder(path)
-            if (path / "adapter_config.json").is_file():
-                self._teacher = self._settings.unloaded(
-                    adapter=str(path), source=_base_of(path) or self._settings.source
-                )
-            else:
-                self._teacher = self._settings.unloaded(adapter=None, source=str(path))
+            self._teacher = self._settings.unloaded(source=self.trained, adapter=None)
         self._teacher.load(device)
+        check_finite(self._teacher, self.name)
 
     def instruct(self, queries: Sequence[Query]) -> list[Instruction | str | None]:
-        """Let the teacher write."""
+        """Return the teacher's greedy instructions."""
         if self._teacher is None:
             raise RuntimeError("TeacherArm: call setup() first")
         if self.trained is None and not self._teacher.full_finetuning:
-            with self._teacher.untrained():  # without the arithmetic of an adapter that changes nothing
+            with self._teacher.untrained():  # skips an adapter that changes nothing yet
                 return [*self._teacher.sample(queries, greedy=True)]
         return [*self._teacher.sample(queries, greedy=True)]
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the model."""
         self._teacher = None
         gc.collect()
         if torch.cuda.is_available():
@@ -169,7 +159,7 @@ class AskedStudent(Arm):
         self.prompt = prompt
 
     def identity(self) -> Any:  # noqa: ANN401
-        """Give the student's settings and the prompt."""
+        """Return the student's settings and the prompt."""
         return [self.kind, identity_of(self.student), identity_of(self.prompt)]
 
     def setup(self, device: torch.device) -> None:
@@ -177,7 +167,7 @@ class AskedStudent(Arm):
         self.student.setup(device)
 
     def instruct(self, queries: Sequence[Query]) -> list[Instruction | str | None]:
-        """Ask; a call that failed gives no instruction, which is not the same as leaving the student on its own."""
+        """Return the student's answers; a failed call is a missing instruction, which is not the same as none."""
         answers = respond(self.student, [self.prompt(query) for query in queries])
         return [
             Instruction(answer.text, truncated=answer.truncated) if answer.error is None else answer.error
@@ -185,28 +175,46 @@ class AskedStudent(Arm):
         ]
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the model."""
         self.student.close()
 
 
-def _check_folder(path: Path) -> None:
+def check_finite(teacher: Teacher, name: str) -> None:
+    """Check that no weight is NaN or infinite: such a teacher would write something all the same.
+
+    Raises:
+        ModelError: If one is.
+    """
+    for weight, values in teacher.named_parameters():
+        if values.is_floating_point() and not bool(values.isfinite().all()):
+            raise ModelError(f"{name}: weight {weight} is not finite; give weights of a training that did not diverge")
+
+
+def _is_adapter(folder: str) -> bool:
+    """Return whether a folder holds an adapter rather than a whole model.
+
+    Raises:
+        ModelError: If it holds neither.
+    """
+    path = Path(folder)
     if not path.is_dir():
-        raise ModelError(f"trained {str(path)!r}: no such adapter folder or checkpoint; give one that `wst fit` wrote")
+        raise ModelError(f"trained {folder!r}: no such adapter folder or checkpoint; give one that `wst fit` wrote")
     if not any((path / name).is_file() for name in ("adapter_config.json", "config.json")):
-        raise ModelError(f"trained {str(path)!r}: neither adapter_config.json nor config.json is in it")
+        raise ModelError(f"trained {folder!r}: neither adapter_config.json nor config.json is in it")
+    return (path / "adapter_config.json").is_file()
 
 
-def _base_of(path: Path) -> str | None:
-    try:
-        base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"trained {str(path)!r}: adapter_config.json names no base model") from error
-    return str(base) if base else None
+def _warn_of_another_base(folder: str, model: str) -> None:
+    base = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if base != model:
+        said = printable(str(base), 80)
+        warnings.warn(f"trained {folder!r}: it names {said!r} as its base; it is put on {model!r}", stacklevel=2)
 
 
-def _checksum(path: Path) -> str:
+def _checksum(trained: str) -> str:
+    path = Path(trained)
     if not path.is_file():
-        _check_folder(path)
+        _is_adapter(trained)
     files = [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*config.json")])
     digest = hashlib.sha256()
     for file in files:
@@ -215,46 +223,59 @@ def _checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _from_checkpoint(path: Path, settings: Teacher | None, device: torch.device) -> Teacher:
-    """Load the teacher of a checkpoint that `wst fit` wrote, with the settings that it remembers.
+def _from_checkpoint(path: str, settings: Teacher, device: torch.device) -> Teacher:
+    """Load the teacher of a checkpoint of `wst fit`.
 
     Raises:
-        ModelError: If it is no such checkpoint, or is of another teacher than the one it is loaded into.
+        ModelError: If it is no such checkpoint, or belongs to another teacher than the settings describe.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
-
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
         weights = {
             k.removeprefix("teacher."): v for k, v in checkpoint["state_dict"].items() if k.startswith("teacher.")
         }
-        remembered = checkpoint.get("hyper_parameters", {}).get("teacher")
+        remembered = harmless(settings_in(checkpoint))
     except Exception as error:
+        reason = first_line(error) if isinstance(error, WSTError) else type(error).__name__
         raise ModelError(
-            f"trained {str(path)!r}: not a checkpoint of `wst fit` that loads with weights_only "
-            f"({type(error).__name__})"
+            f"trained {path!r}: not a checkpoint of `wst fit` that loads with weights_only ({reason})"
         ) from error
-    if isinstance(remembered, dict):
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_argument("--teacher", type=Teacher)
-        try:
-            teacher: Teacher = parser.instantiate(parser.parse_object({"teacher": remembered})).teacher
-        except ArgumentError as error:
-            raise ModelError(f"trained {str(path)!r}: it remembers settings that no teacher has ({error})") from error
-    elif settings is not None:
-        teacher = settings.unloaded()
-    else:
-        raise ConfigError(f"trained {str(path)!r}: it does not remember its teacher's settings; give teacher")
+    teacher = _with_remembered(settings, remembered)
     teacher.load(device)
     wanted = {name for name, parameter in teacher.named_parameters() if parameter.requires_grad}
-    if wanted != set(weights):
-        raise ModelError(
-            f"trained {str(path)!r}: it is of another teacher ({len(wanted ^ set(weights))} weights differ)"
-        )
+    different = f"{len(wanted ^ set(weights))} weights differ" if wanted != set(weights) else None
     try:
-        teacher.load_state_dict(weights, strict=False)
+        teacher.load_state_dict({} if different else weights, strict=False)
     except RuntimeError as error:
-        raise ModelError(
-            f"trained {str(path)!r}: it is of another teacher ({str(error).splitlines()[-1].strip()})"
-        ) from error
+        different = str(error).splitlines()[-1].strip()
+    if different:
+        raise ModelError(f"trained {path!r}: it belongs to another teacher ({different}); give teacher its settings")
     return teacher
+
+
+def _with_remembered(settings: Teacher, remembered: dict[str, Any]) -> Teacher:
+    """Return a teacher on the model of the settings, with the prompt, limits and LoRA shape that are remembered.
+
+    Args:
+        settings: The user's.
+        remembered: Harmless settings of a checkpoint by dotted name.
+
+    Raises:
+        ConfigError: If a remembered setting is impossible.
+    """
+
+    def part(name: str, kind: type[Any], default: Any) -> Any:  # noqa: ANN401
+        prefix = f"teacher.{name}."
+        given = {key.removeprefix(prefix): value for key, value in remembered.items() if key.startswith(prefix)}
+        return kind(**given) if given else None if f"teacher.{name}" in remembered else default
+
+    limits = ("temperature", "max_new_tokens", "max_prompt_tokens")
+    return Teacher(
+        **asdict(settings.spec),
+        prompt=part("prompt", TeacherPrompt, settings.prompt),
+        lora=part("lora", LoRA, settings.lora),
+        adapter=settings.adapter,
+        sample_batch_size=settings.sample_batch_size,
+        chat_template_options=settings.chat_template_options,
+        **{name: remembered.get(f"teacher.{name}", getattr(settings, name)) for name in limits},
+    )

@@ -1,22 +1,29 @@
-"""What a comparison has done so far, so that an interrupted one goes on instead of asking again."""
+"""The journal of a comparison: what is done so far, so that an interrupted comparison continues where it stopped."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 
-def key_of(*parts: Any) -> str:  # noqa: ANN401 - what JSON knows
-    """Give a checksum of what determines a result."""
+from wst.errors import StorageError
+
+Entry = dict[str, Any]  #: An instruction or a response as JSON values; ``error`` says why there is none, or is None.
+
+
+def key_of(*parts: Any) -> str:  # noqa: ANN401 - JSON values
+    """Return a checksum of everything that determines an entry."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def as_json(value: Any, indent: int | None = None) -> str:  # noqa: ANN401 - what JSON knows
-    """Write JSON with letters as they are, or escaped if there is half a letter among them, which UTF-8 has not."""
+def as_json(value: Any, indent: int | None = None) -> str:  # noqa: ANN401 - JSON values
+    """Return JSON with non-ASCII letters as they are, or escaped if there is a lone surrogate, which UTF-8 lacks."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     try:
         text.encode()
@@ -25,39 +32,68 @@ def as_json(value: Any, indent: int | None = None) -> str:  # noqa: ANN401 - wha
     return text
 
 
-class Journal:
-    """Results by key; those of a batch are one line, appended and synced when the batch is done.
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what the system says about a file into one line.
 
-    A line that a crash has torn is left out: its batch is done again, whole, so that a resumed run forms the same
-    batches as one that was never stopped. Of several results with the same key the last counts.
+    Raises:
+        StorageError: If the file, or its folder, cannot be used.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be used ({error.strerror or error}); make room, or see to the folder, then run it again"
+        ) from error
+
+
+class Journal:
+    """Entries by key; the entries of a batch are one line, appended and synced when the batch is done.
+
+    A line that a crash has cut is ignored: its batch is done again as a whole, so that a resumed comparison forms the
+    same batches as an uninterrupted one. A failed entry is made again by the next comparison, not within this one.
 
     Args:
-        path: The JSON Lines file; made when the first batch is done.
+        path: The JSON Lines file; created with the first entry.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._done: dict[str, dict[str, Any]] = {}
-        self._torn = False
-        if path.is_file():
-            *lines, rest = path.read_bytes().split(b"\n")
-            self._torn = bool(rest)
+        self._entries: dict[str, Entry] = {}
+        self._cut = False
+        with storage_errors(path):
+            content = path.read_bytes() if path.exists() else b""
+        if content:
+            *lines, rest = content.split(b"\n")
+            self._cut = bool(rest)
             for line in lines:
                 try:
-                    self._done |= json.loads(line)
-                except (ValueError, TypeError):
+                    self._entries |= {key: entry for key, entry in json.loads(line).items() if not entry["error"]}
+                except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
                     continue
 
-    def get(self, key: str) -> dict[str, Any] | None:
-        """Give a result, or None."""
-        return self._done.get(key)
+    def fill(self, keys: Sequence[str], make: Callable[[list[int]], list[Entry]]) -> list[Entry]:
+        """Return an entry for each key, and make those that are missing.
 
-    def put(self, batch: Mapping[str, dict[str, Any]]) -> None:
-        """Keep the results of a batch."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("\n" * self._torn + as_json(dict(batch)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self._torn = False
-        self._done |= batch
+        Args:
+            keys: Keys of a batch, as `key_of` returns them.
+            make: Called once, with the places in ``keys`` of what is missing, each key once; returns their entries.
+        """
+        missing: dict[str, int] = {}
+        for place, key in enumerate(keys):
+            if key not in self._entries:
+                missing.setdefault(key, place)
+        if missing:
+            torch.manual_seed(int(next(iter(missing))[:8], 16))
+            self._append(dict(zip(missing, make(list(missing.values())), strict=True)))
+        return [self._entries[key] for key in keys]
+
+    def _append(self, batch: dict[str, Entry]) -> None:
+        with storage_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n" * self._cut + as_json(batch) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        self._cut = False
+        self._entries |= batch

@@ -1,4 +1,4 @@
-"""Figures of an evaluation: means, gains, and how sure they are."""
+"""Statistics of an evaluation: means, paired gains, and how certain they are."""
 
 from __future__ import annotations
 
@@ -16,16 +16,23 @@ from torchmetrics.utilities import dim_zero_cat
 
 from wst.errors import ConfigError
 
+Values = NDArray[np.float64]
+
 
 def json_number(value: float) -> float | None:
-    """Give a number as JSON knows it: None, which is written as null, for NaN."""
+    """Return the number, or None, which JSON writes as null, for NaN."""
     return None if math.isnan(value) else value
 
 
-class Estimate(NamedTuple):
-    """A mean with its bootstrap interval; NaN where there is too little to compute it from.
+def is_binary(rewards: Values) -> bool:
+    """Return whether all known rewards are 0 or 1."""
+    return bool(np.isin(rewards[~np.isnan(rewards)], (0.0, 1.0)).all())
 
-    It is a tuple because torchmetrics walks through what a metric computes, and refuses frozen dataclasses.
+
+class Estimate(NamedTuple):
+    """A mean with its 95% confidence interval; NaN where there are too few values.
+
+    A tuple, because torchmetrics walks through the result of ``compute`` and refuses frozen dataclasses.
     """
 
     mean: float
@@ -33,57 +40,97 @@ class Estimate(NamedTuple):
     high: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as JSON knows it: null for NaN."""
+        """Return ``{"mean": ..., "ci95": [low, high]}`` with None for NaN."""
         return {"mean": json_number(self.mean), "ci95": [json_number(self.low), json_number(self.high)]}
 
 
-def bootstrap_mean(values: NDArray[np.floating[Any]], resamples: int = 10_000, seed: int = 0) -> Estimate:
-    """Mean and 95% percentile bootstrap interval (Efron and Tibshirani 1993).
-
-    Handed the differences of paired samples, this is the paired bootstrap.
+def estimate_mean(rewards: Values, binary: bool, resamples: int = 10_000) -> Estimate:
+    """Return the mean of rewards and its 95% confidence interval.
 
     Args:
-        values: [n]; NaN is left out.
-        resamples: Resamples drawn.
-        seed: Makes the interval a function of the values.
+        rewards: [n]; NaN is left out.
+        binary: Whether rewards can only be 0 or 1; the interval is then Wilson's (1927), which is also good where all
+            rows agree. Otherwise it is that of `studentized_interval`.
+        resamples: Number of bootstrap resamples.
     """
-    known = values[~np.isnan(values)]
-    if len(known) == 0:
+    known = rewards[~np.isnan(rewards)]
+    n = len(known)
+    if not binary or not n:
+        return studentized_interval(known, resamples)
+    interval = stats.binomtest(int(known.sum()), n).proportion_ci(method="wilson")
+    return Estimate(float(known.mean()), float(interval.low), float(interval.high))
+
+
+def estimate_gain(differences: Values, binary: bool, resamples: int = 10_000) -> Estimate:
+    """Return the mean of paired differences and its 95% confidence interval.
+
+    Args:
+        differences: [n]; NaN is left out.
+        binary: Whether differences can only be -1, 0 or 1; the interval is then that of Bonett and Price (2012) for
+            paired proportions, the counterpart of Wilson's. Otherwise it is that of `studentized_interval`.
+        resamples: Number of bootstrap resamples.
+    """
+    known = differences[~np.isnan(differences)]
+    n = len(known)
+    if not binary or not n:
+        return studentized_interval(known, resamples)
+    up, down = (float((known == sign).sum() + 1) / (n + 2) for sign in (1, -1))
+    half = float(stats.norm.ppf(0.975)) * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    return Estimate(float(known.mean()), max(-1.0, up - down - half), min(1.0, up - down + half))
+
+
+def studentized_interval(values: Values, resamples: int = 10_000, seed: int = 0) -> Estimate:
+    """Return the mean and the union of two 95% intervals: Student's t, and bootstrap-t (Efron and Tibshirani 1993).
+
+    Bootstrap-t covers skewed values, for which Student's t is too short. It is too short itself where most of a few
+    values are equal. docs/compare.md has the measured coverage.
+
+    Args:
+        values: [n] without NaN.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling, so that equal values have equal intervals.
+
+    Returns:
+        The interval is NaN if all values are equal, because they say nothing about the spread.
+    """
+    n = len(values)
+    if n == 0:
         return Estimate(math.nan, math.nan, math.nan)
-    mean = float(known.mean())
-    if len(known) == 1:
+    mean = float(values.mean())
+    if np.ptp(values) <= 1e-12 * abs(mean):
         return Estimate(mean, math.nan, math.nan)
-    if np.ptp(known) == 0:  # scipy's answer would be NaN
-        return Estimate(mean, mean, mean)
-    interval = stats.bootstrap(
-        (known,),
-        np.mean,
-        n_resamples=resamples,
-        batch=max(1, 2_000_000 // len(known)),
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Estimate(mean, float(interval.low), float(interval.high))
+    spread = float(values.std(ddof=1))
+    student = float(stats.t.ppf(0.975, n - 1)) / math.sqrt(n)
+    generator = np.random.default_rng(seed)
+    batch = max(1, 2_000_000 // n)
+    scaled = []
+    for start in range(0, resamples, batch):
+        samples = values[generator.integers(0, n, (min(batch, resamples - start), n))]
+        spreads = samples.std(axis=1, ddof=1)
+        varied = spreads > 1e-12 * spread
+        scaled.append((samples.mean(axis=1)[varied] - mean) / spreads[varied])
+    low, high = np.quantile(np.concatenate(scaled), [0.025, 0.975]) if any(map(len, scaled)) else (-student, student)
+    return Estimate(mean, mean - spread * max(student, float(high)), mean + spread * max(student, -float(low)))
 
 
-def paired_p_value(differences: NDArray[np.floating[Any]], resamples: int = 10_000, seed: int = 0) -> float:
-    """Two-sided p-value of the mean of paired differences being 0, by flipping signs (scipy's permutation test).
+def paired_p_value(differences: Values, resamples: int = 10_000, seed: int = 0) -> float:
+    """Return the two-sided p-value of a mean paired difference of 0, by flipping signs (scipy's permutation test).
 
     It is exact where all flips can be tried, and keeps its level with few rows, where a bootstrap's would not.
 
     Args:
         differences: [n]; NaN is left out.
-        resamples: Flips drawn where there are more than that.
-        seed: Makes the value a function of the differences.
+        resamples: Number of random flips, used if there are more possible flips than that.
+        seed: Seed of the flips, so that equal differences have equal p-values.
 
     Returns:
-        At least 2 / (resamples + 1) where flips are drawn, at most 1; NaN if nothing is left.
+        At least 2 / (resamples + 1) where flips are drawn, at most 1; NaN if no difference is known.
     """
     known = differences[~np.isnan(differences)]
     if len(known) == 0:
         return math.nan
     moved = known[known != 0]  # flipping a zero changes nothing
-    if len(moved) < 2:  # the one flip there is gives a mean as far from 0
+    if len(moved) < 2:  # the only flip gives a mean just as far from 0
         return 1.0
     test = stats.permutation_test(
         (moved,),
@@ -99,9 +146,9 @@ def paired_p_value(differences: NDArray[np.floating[Any]], resamples: int = 10_0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values of one family so that it errs as a whole at the level asked (Holm 1979).
+    """Return p-values adjusted for testing several hypotheses at once (Holm 1979).
 
-    NaN stays NaN and does not count as a member.
+    NaN stays NaN and does not count as a hypothesis.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -114,22 +161,62 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def gain_by_length(rewards: NDArray[np.floating[Any]], lengths: NDArray[np.floating[Any]]) -> float:
-    """How much of a gain goes with longer answers: the slope of reward on length, times the difference in length.
-
-    The slope is that of least squares over both arms, each less its own mean (an analysis of covariance), so that
-    what the arms differ in besides length does not enter it.
+def relative_gain(differences: Values, before: Values) -> float:
+    """Return the mean gain as a share of the mean reward before, over the queries with a known difference.
 
     Args:
-        rewards: [n, 2] of the arm that gains and of the other; rows with a NaN are left out.
-        lengths: [n, 2] of their answers.
+        differences: [n]
+        before: [n]
 
     Returns:
-        A part of the mean gain, in its unit; NaN where each arm's answers are all of one length, or nothing is left.
+        mean(differences) / abs(mean(before)); NaN if the denominator is 0 or no difference is known.
 
-    Example:
-        >>> gain_by_length(np.array([[3.0, 1.0], [4.0, 2.0]]), np.array([[30.0, 10.0], [40.0, 20.0]]))
-        2.0
+    >>> relative_gain(np.array([2.0, math.nan]), np.array([1.0, 5.0]))
+    2.0
+    """
+    known = ~np.isnan(differences)
+    if not known.any() or before[known].mean() == 0:
+        return math.nan
+    return float(differences[known].mean() / abs(before[known].mean()))
+
+
+def help_and_harm(differences: Values) -> tuple[float, float]:
+    """Return the shares of queries with a larger and with a smaller reward than before.
+
+    For rewards of 0 and 1 these are the help rate (wrong before, right now) and the harm rate (right before, wrong
+    now).
+
+    Args:
+        differences: [n] of the reward and the one before; NaN is left out.
+
+    Returns:
+        Two shares; NaN if no difference is known.
+
+    >>> help_and_harm(np.array([1.0, -1.0, 0.0, 0.0]))
+    (0.25, 0.25)
+    """
+    known = int((~np.isnan(differences)).sum())
+    if not known:
+        return math.nan, math.nan
+    return int((differences > 0).sum()) / known, int((differences < 0).sum()) / known
+
+
+def gain_by_length(rewards: Values, lengths: Values) -> float:
+    """Return the part of a mean gain that goes with longer answers: reward per unit of length, times the extra length.
+
+    The slope of reward on length is the least-squares slope over both arms, each arm centred on its own mean
+    (analysis of covariance), so that other differences between the arms do not enter it.
+
+    Args:
+        rewards: [n, 2], columns: the arm that gains, the arm it is compared with. Rows with a NaN are left out.
+        lengths: [n, 2], lengths of the answers.
+
+    Returns:
+        A part of the mean gain, in units of the reward; NaN if no row is known or the answers of each arm are all
+        equally long.
+
+    >>> gain_by_length(np.array([[3.0, 1.0], [4.0, 2.0]]), np.array([[30.0, 10.0], [40.0, 20.0]]))
+    2.0
     """
     known = ~np.isnan(rewards + lengths).any(axis=1)
     if not known.any():
@@ -144,18 +231,17 @@ def gain_by_length(rewards: NDArray[np.floating[Any]], lengths: NDArray[np.float
 
 
 class PairedRewards(Metric):
-    """Rewards of several arms on the same queries, and the gains of one over another.
+    """Rewards of several arms on the same queries: means, gains of one arm over another, and p-values.
 
     Args:
         arms: Names of the arms, in the order of the columns.
-        resamples: Resamples drawn for each interval.
+        resamples: Bootstrap resamples for an interval, and sign flips for a p-value.
         options: Further arguments of ``torchmetrics.Metric``.
 
-    Example:
-        >>> metric = PairedRewards(["unaided", "trained"])
-        >>> metric.update(torch.tensor([[0.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.0, 1.0]]))
-        >>> metric.gain("trained", "unaided").mean
-        0.5
+    >>> metric = PairedRewards(["unaided", "trained"])
+    >>> metric.update(torch.tensor([[0.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.0, 1.0]]))
+    >>> metric.gain("trained", "unaided").mean
+    0.5
     """
 
     full_state_update = False
@@ -168,107 +254,45 @@ class PairedRewards(Metric):
         self.add_state("rewards", default=[], dist_reduce_fx="cat")
 
     def update(self, rewards: Tensor) -> None:
-        """Take rewards [queries, arms] in; NaN where one could not be scored.
+        """Add rewards [queries, arms]; NaN for a response that could not be scored.
 
         Raises:
-            ConfigError: If the number of columns is not that of the arms.
+            ConfigError: If the number of columns is not the number of arms.
         """
         if rewards.ndim != 2 or rewards.shape[1] != len(self.arms):
             raise ConfigError(f"PairedRewards: expected [queries, {len(self.arms)}], got {list(rewards.shape)}")
         self.rewards.append(rewards.double())
 
     def compute(self) -> dict[str, Estimate]:
-        """Give every arm's mean with its interval."""
-        return {arm: bootstrap_mean(self._column(arm), self.resamples) for arm in self.arms}
+        """Return the mean and interval of every arm."""
+        return {arm: estimate_mean(self.column(arm), self.binary, self.resamples) for arm in self.arms}
 
     def gain(self, arm: str, over: str) -> Estimate:
-        """Give the mean difference of two arms over the queries that both have a reward for."""
-        return bootstrap_mean(self._column(arm) - self._column(over), self.resamples)
-
-    def relative_gain(self, arm: str, over: str) -> float:
-        """Give the mean gain in units of the other arm's mean, over the queries that both have a reward for.
-
-        NaN if that mean is 0, or there are no such queries.
-        """
-        one, two = self._column(arm), self._column(over)
-        both = ~np.isnan(one - two)
-        if not both.any() or two[both].mean() == 0:
-            return math.nan
-        return float((one[both] - two[both]).mean() / abs(two[both].mean()))
+        """Return the mean difference of two arms over the queries with both rewards."""
+        return estimate_gain(self.column(arm) - self.column(over), self.binary, self.resamples)
 
     def p_value(self, arm: str, over: str) -> float:
-        """Give the p-value of two arms being alike; see `paired_p_value`."""
-        return paired_p_value(self._column(arm) - self._column(over), self.resamples)
+        """Return the p-value of the two arms having the same mean; see `paired_p_value`."""
+        return paired_p_value(self.column(arm) - self.column(over), self.resamples)
 
-    def moves(self, arm: str, over: str) -> Moves:
-        """Give the shares of queries that one arm made better and worse than the other."""
-        metric = HelpHarm()
-        metric.update(torch.from_numpy(self._column(arm)), torch.from_numpy(self._column(over)))
-        return metric.compute()
+    def column(self, arm: str) -> Values:
+        """Return the rewards of an arm, [queries]."""
+        if not self.n:
+            return np.zeros(0)
+        table: Tensor = dim_zero_cat(self.rewards)
+        return np.asarray(table[:, self.arms.index(arm)].cpu().numpy(), dtype=np.float64)
 
-    def pair(self, arm: str, over: str) -> NDArray[np.float64]:
-        """Give the rewards of two arms, [queries, 2]."""
-        return np.stack([self._column(arm), self._column(over)], axis=1)
+    @property
+    def binary(self) -> bool:
+        """Whether all rewards are 0 or 1."""
+        return all(is_binary(self.column(arm)) for arm in self.arms)
 
     @property
     def n(self) -> int:
         """Number of queries."""
         return sum(len(rewards) for rewards in self.rewards)
 
-    def _column(self, arm: str) -> NDArray[np.float64]:
-        if not self.n:
-            return np.zeros(0)
-        table: Tensor = dim_zero_cat(self.rewards)
-        return np.asarray(table[:, self.arms.index(arm)].cpu().numpy(), dtype=np.float64)
-
-
-class Moves(NamedTuple):
-    """Shares of queries that an instruction moved; NaN if there were none to compare.
-
-    For rewards of 0 and 1, ``better`` is the help rate (wrong before, right now) and ``worse`` the harm rate (right
-    before, wrong now).
-
-    Attributes:
-        better: Share with a larger reward than before.
-        worse: Share with a smaller one.
-    """
-
-    better: float
-    worse: float
-
-
-class HelpHarm(Metric):
-    """How often an instruction makes the student's answer better, and how often worse.
-
-    Example:
-        >>> metric = HelpHarm()
-        >>> metric.update(torch.tensor([1.0, 0.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 1.0, 0.0]))
-        >>> metric.compute()
-        Moves(better=0.25, worse=0.25)
-    """
-
-    full_state_update = False
-    better: Tensor
-    worse: Tensor
-    known: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("better", "worse", "known"):
-            self.add_state(name, default=torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, rewards: Tensor, before: Tensor) -> None:
-        """Take rewards [queries] and those of the same queries before; pairs with a NaN are left out."""
-        self.better += (rewards > before).sum()
-        self.worse += (rewards < before).sum()
-        self.known += (~(rewards - before).isnan()).sum()
-
-    def compute(self) -> Moves:
-        """Give the shares."""
-        known = int(self.known)
-        return Moves(int(self.better) / known, int(self.worse) / known) if known else Moves(math.nan, math.nan)
-
 
 def nan_mean(values: Tensor) -> Tensor:
-    """Mean of what is not NaN; NaN if nothing is left."""
+    """Return the mean of the values that are not NaN; NaN if there are none."""
     return values[~values.isnan()].mean() if not values.isnan().all() else torch.tensor(math.nan)

@@ -1,42 +1,124 @@
-"""Log-probabilities from hidden states: logits exist for a few tokens at a time."""
+"""Log-probabilities of sampled tokens; from hidden states, so that logits exist for a few tokens at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from wst.training.objective import token_entropy, token_log_probs
+from wst.modeling.backbone import split_backbone_and_head
+from wst.modeling.prefix import Row, pad_left, prefill, shared_prefix_length
 
-#: Logits that are held at once, in float32: 64 MiB.
-_AT_ONCE = 2**24
+#: Logits held at once, in float32: 64 MiB.
+_MAX_LOGITS = 2**24
 
 
-def split_backbone_and_head(network: nn.Module) -> tuple[nn.Module, nn.Module] | None:
-    """Give what computes hidden states, and the layer that makes logits of them.
+@dataclass(frozen=True)
+class LogProbs:
+    """Log-probabilities of instructions; all [rows, tokens] in float32, padded on the right with 0.
 
-    None if the network does more than that, such as to scale or cap its logits: it is tried on two tokens.
+    Attributes:
+        values: Log-probability of each sampled token.
+        mask: True where a token was sampled.
+        entropy: Entropy of the distribution it was sampled from, in nats; None unless asked for.
     """
-    base = cast(Any, network.get_base_model() if isinstance(network, PeftModel) else network)
-    if not hasattr(base, "_wst_splits"):
-        body, head = getattr(base, base.base_model_prefix, None), base.get_output_embeddings()
-        base._wst_splits = body is not None and head is not None and _same(base, body, head)
-    return (getattr(base, base.base_model_prefix), base.get_output_embeddings()) if base._wst_splits else None
+
+    values: Tensor
+    mask: Tensor
+    entropy: Tensor | None = None
+
+    def rows(self, indices: Sequence[int]) -> LogProbs:
+        """Return those of some rows."""
+        chosen = list(indices)
+        entropy = None if self.entropy is None else self.entropy[chosen]
+        return LogProbs(self.values[chosen], self.mask[chosen], entropy)
 
 
-@torch.no_grad()
-def _same(base: Any, body: Any, head: Any) -> bool:  # noqa: ANN401 - transformers' own
-    ids = torch.tensor([[0, 1]], device=base.device)
-    hidden = getattr(body(input_ids=ids, use_cache=False), "last_hidden_state", None)
-    return hidden is not None and torch.equal(head(hidden), base(input_ids=ids, use_cache=False).logits)
+def token_log_probs(logits: Tensor, token_ids: Tensor, temperature: float) -> Tensor:
+    """Return the log-probability of each sampled token under the distribution that it was sampled from.
+
+    Args:
+        logits: [..., vocabulary], unscaled.
+        token_ids: [...].
+        temperature: The sampling temperature, > 0.
+
+    Returns:
+        [...] in float32.
+    """
+    scaled = logits.float() / temperature
+    chosen = scaled.gather(-1, token_ids[..., None]).squeeze(-1)
+    return chosen - scaled.logsumexp(dim=-1)
 
 
-def score(
+def token_entropy(logits: Tensor, temperature: float) -> Tensor:
+    """Return the entropy in nats of the sampling distribution at each position, [...] in float32."""
+    log_probs = (logits.float() / temperature).log_softmax(dim=-1)
+    return -(log_probs.exp() * log_probs).sum(dim=-1)
+
+
+def continuation_log_probs(
+    network: nn.Module,
+    prompts: Sequence[Row],
+    continuations: Sequence[Row],
+    pad_id: int,
+    temperature: float,
+    entropy: bool = False,
+    entropy_gradient: bool = False,
+) -> LogProbs:
+    """Return the log-probabilities of tokens that were sampled after prompts.
+
+    Each distinct prompt is read once, and its KV cache serves all of its continuations; gradients flow back through it.
+    Padding changes nothing.
+
+    Args:
+        network: A causal language model of transformers, adapted or not.
+        prompts: Token ids of each row's prompt.
+        continuations: Token ids sampled after it.
+        pad_id: The padding token.
+        temperature: The sampling temperature.
+        entropy: Whether to return entropies too.
+        entropy_gradient: Whether gradients flow through the entropies, which takes longer.
+    """
+    device = cast(Any, network).device
+    distinct = list(dict.fromkeys(map(tuple, prompts)))
+    order = {prompt: i for i, prompt in enumerate(distinct)}
+    row_prompt = torch.tensor([order[tuple(prompt)] for prompt in prompts], device=device)
+    shared = shared_prefix_length(network, distinct)
+    prefix, prefix_mask = pad_left([prompt[:-1] for prompt in distinct], pad_id, device, shared)
+    # [rows, tokens], padded on the right; the input is shifted by one and starts with the prompt's last token
+    lengths = torch.tensor([len(row) for row in continuations], device=device)
+    width = int(lengths.max())
+    mask = torch.arange(width, device=device) < lengths[:, None]
+    targets = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in continuations], device=device)
+    first = torch.tensor([[prompt[-1]] for prompt in prompts], device=device)
+    cache = None
+    if prefix.shape[1]:
+        cache = prefill(network, prefix, prefix_mask, shared)
+        cache.batch_select_indices(row_prompt)
+    seen = prefix_mask[row_prompt]
+    inputs = {
+        "input_ids": torch.cat([first, targets[:, :-1]], dim=1),
+        "attention_mask": torch.cat([seen, mask.to(seen)], dim=1),
+        "position_ids": seen.sum(dim=1, keepdim=True) + torch.arange(width, device=device),
+        "past_key_values": cache,
+        "use_cache": True,
+    }
+    parts = split_backbone_and_head(network)
+    if parts is None:
+        states, head = network(**inputs).logits, None
+    else:
+        states, head = parts[0](**inputs).last_hidden_state, parts[1]
+    found = log_probs_from_states(states[mask], targets[mask], head, temperature, entropy, entropy_gradient)
+    values, entropies = (None if of is None else of.new_zeros(mask.shape).masked_scatter(mask, of) for of in found)
+    return LogProbs(cast(Tensor, values), mask, entropies)
+
+
+def log_probs_from_states(
     states: Tensor,
     token_ids: Tensor,
     head: nn.Module | None,
@@ -44,22 +126,22 @@ def score(
     entropy: bool = False,
     entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probability of each token and, if asked for, the entropy of the distribution it was drawn from.
+    """Return each token's log-probability and, if asked for, the entropy of the distribution it was sampled from.
 
     Args:
-        states: [tokens, size] hidden states, or, without a head, logits.
+        states: [tokens, hidden size] hidden states, or, without a head, [tokens, vocabulary] logits.
         token_ids: [tokens].
-        head: Layer that makes logits of states.
+        head: The lm_head.
         temperature: The sampling temperature.
-        entropy: Whether to give the entropies.
-        entropy_gradient: Whether gradients must flow through them.
+        entropy: Whether to return the entropies.
+        entropy_gradient: Whether gradients flow through them.
 
     Returns:
         Two of [tokens] in float32.
     """
     layer = cast(Any, head)
     vocabulary = states.shape[-1] if head is None else int(getattr(layer, "out_features", layer.weight.shape[0]))
-    size = max(1, _AT_ONCE // vocabulary)
+    size = max(1, _MAX_LOGITS // vocabulary)
     frozen = type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters())
     if frozen and not (entropy and entropy_gradient):
         linear = cast(nn.Linear, head)
@@ -68,27 +150,25 @@ def score(
         )
         return values, entropies if entropy else None
 
-    def some(states: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor | None]:
+    def chunk(states: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor | None]:
         logits = states if head is None else head(states)
         values = token_log_probs(logits, token_ids, temperature)
         with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_gradient):
             return values, token_entropy(logits, temperature) if entropy else None
 
-    parts = [_light(some, *part) for part in zip(states.split(size), token_ids.split(size), strict=True)]
-    values = torch.cat([part[0] for part in parts])
-    return values, torch.cat([cast(Tensor, part[1]) for part in parts]) if entropy else None
-
-
-def _light(some: Callable[..., Any], states: Tensor, token_ids: Tensor) -> Any:  # noqa: ANN401
-    """Keep nothing for the backward pass but what went in."""
-    return checkpoint(some, states, token_ids, use_reentrant=False, preserve_rng_state=False)
+    # The logits are computed again in the backward pass, not stored for it.
+    parts: list[Any] = [
+        checkpoint(chunk, *part, use_reentrant=False, preserve_rng_state=False)
+        for part in zip(states.split(size), token_ids.split(size), strict=True)
+    ]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]) if entropy else None
 
 
 class _FrozenHead(torch.autograd.Function):
-    """Computes the gradient by the hidden states along with the values.
+    """Compute the gradient with respect to the hidden states along with the values.
 
-    A head that is not trained needs no other, and the log-probability of token y has it in closed form:
-    (onehot(y) - softmax(logits)) W / temperature. So nothing of the vocabulary's size is kept, or computed again.
+    An lm_head that is not trained needs no other gradient, and the log-probability of token y has it in closed form:
+    (onehot(y) - softmax(logits)) W / temperature. So nothing of the vocabulary's size is stored or computed again.
     """
 
     @staticmethod
@@ -102,7 +182,7 @@ class _FrozenHead(torch.autograd.Function):
         entropy: bool,
         size: int,
     ) -> tuple[Tensor, Tensor]:
-        values, entropies, slopes = [], [], []
+        values, entropies, gradients = [], [], []
         for part, chosen in zip(states.split(size), token_ids.split(size), strict=True):
             logits = functional.linear(part, weight, bias).float()
             if temperature != 1:
@@ -115,18 +195,18 @@ class _FrozenHead(torch.autograd.Function):
             if entropy:
                 entropies.append(log_z - torch.linalg.vecdot(probabilities, logits))
             if ctx.needs_input_grad[0]:
-                # The difference before it is rounded: the gradient of a token that is nearly certain is small.
+                # Subtract before rounding to the weights' format: the gradient of a nearly certain token is small.
                 ones = torch.ones_like(chosen[:, None], dtype=probabilities.dtype)
                 difference = probabilities.neg_().scatter_add_(1, chosen[:, None], ones)
-                slopes.append(difference.to(weight.dtype) @ weight / temperature)
-        if slopes:
-            ctx.save_for_backward(torch.cat(slopes))
+                gradients.append(difference.to(weight.dtype) @ weight / temperature)
+        if gradients:
+            ctx.save_for_backward(torch.cat(gradients))
         found = torch.cat(values)
-        together = torch.cat(entropies) if entropies else torch.empty_like(found)
-        ctx.mark_non_differentiable(together)
-        return found, together
+        all_entropies = torch.cat(entropies) if entropies else torch.empty_like(found)
+        ctx.mark_non_differentiable(all_entropies)
+        return found, all_entropies
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
-        (slopes,) = ctx.saved_tensors
-        return (gradients[0][:, None] * slopes).to(slopes.dtype), None, None, None, None, None, None
+        (by_states,) = ctx.saved_tensors
+        return (gradients[0][:, None] * by_states).to(by_states.dtype), None, None, None, None, None, None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wst.errors import ConfigError, ContractError
+from wst.rewards.words import gives_away
 from wst.settings import identity_of
 from wst.types import Rollout
 
@@ -38,6 +38,10 @@ class Reward(ABC):
 
     #: Whether `score` needs the student's answer without an instruction, in `Rollout.unaided`.
     needs_unaided: bool = False
+
+    #: Whether the reward depends on the instruction, besides query and response. An evaluation scores equal responses
+    #: to a query once, whatever the instruction, unless this is set.
+    reads_instruction: bool = False
 
     #: Number of queries whose unaided answers `calibrate` needs before the first score; 0 for none.
     calibration_size: int = 0
@@ -90,7 +94,7 @@ class Reward(ABC):
     def leaks(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Return which instructions contain the gold answer: there the teacher solved the task itself.
 
-        By default an instruction leaks if it contains the target as whole words, ignoring case. Override this if the
+        By default an instruction leaks if `wst.rewards.words.gives_away` finds the target in it. Override this if the
         reward reads answers differently.
 
         Args:
@@ -107,10 +111,7 @@ class Reward(ABC):
         ]
 
     def _leaks(self, instruction: str, target: str) -> bool:
-        words = " ".join(target.casefold().split())
-        return bool(words) and bool(
-            re.search(rf"(?<!\w){re.escape(words)}(?!\w)", " ".join(instruction.casefold().split()))
-        )
+        return gives_away(instruction, target)
 
 
 #: A reward, or a plain function that serves as one.

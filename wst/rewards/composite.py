@@ -33,6 +33,11 @@ class Composite(Reward):
         return any(part.needs_unaided for part in self.parts.values())
 
     @property
+    def reads_instruction(self) -> bool:  # type: ignore[override]
+        """Whether any part does."""
+        return any(part.reads_instruction for part in self.parts.values())
+
+    @property
     def calibration_size(self) -> int:  # type: ignore[override]
         """The largest calibration size of the parts."""
         return max(part.calibration_size for part in self.parts.values())

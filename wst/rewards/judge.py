@@ -12,6 +12,7 @@ from typing import Literal
 from wst.errors import ConfigError, ContractError, DataError
 from wst.prompts import fill, require_places
 from wst.rewards.base import Reward, Scores
+from wst.rewards.verdicts import neutralize, read_choice, read_score, reward_of_choice
 from wst.settings import check_choice
 from wst.students.base import Student, respond
 from wst.types import Message, Prompt, Query, Response, Rollout
@@ -56,13 +57,6 @@ Give your reasons, then the line with your verdict: A, B or tie."""
 
 _AGAIN = "Your answer holds no verdict that can be read. Now give your verdict alone, and nothing else: {form}."
 
-# Strings that tokenizers of local judges encode as the end of a turn, wherever they occur.
-_CONTROL = re.compile(r"<(?=[|\uff5c][^<>\s]*[|\uff5c]>|(?:start|end)_of_turn>)")
-
-_AFTER_VERDICT = r"(?<![^\W_])verdict(?:\s+is\b)?(?:\s*\([^()\n]*\))?[\s:=*_`\"'\u201c\u201d#>(\[]*"
-_NUMBER = r"[-+\u2212]?(?:\d+(?:\.\d+)?|\.\d+)"
-_CHOICE = {"a": 1.0, "b": 0.0, "c": 0.5, "tie": 0.5, "draw": 0.5}  # the reward of A; MT-Bench writes a tie as [[C]]
-
 
 class Judge(Reward):
     """A judge's verdict on the response: a score, or a comparison with the student's unaided answer.
@@ -89,8 +83,8 @@ class Judge(Reward):
         scale: Lowest and highest score. A verdict outside is treated as unreadable.
         verdict: Regular expression with one group that captures the verdict in the judge's answer; the last match
             counts. The group captures a number, or in pairwise mode A, B or tie (C and draw also mean tie), in any
-            case. None reads ``Verdict: 7``, ``[[7]]``, ``7/10`` (with the highest score after the slash) and a last
-            line that is only a number; ``Verdict: A``, ``[[A]]`` and a last line that is only a choice.
+            case. None reads the forms listed in `wst.rewards.verdicts`, such as ``Verdict: 7`` and ``Verdict: A``,
+            unless the judge only quotes them.
 
     Raises:
         ConfigError: If the mode is unknown, the rubric lacks a placeholder, or scale or verdict are invalid.
@@ -117,19 +111,9 @@ class Judge(Reward):
         self.rubric = rubric if rubric is not None else _PAIRWISE if pairwise else _SCORE
         self.scale = (scale[0], scale[1])
         self._ends = {"low": f"{scale[0]:.12g}", "high": f"{scale[1]:.12g}"}
-        self.verdict = verdict if verdict is not None else _choices() if pairwise else _numbers(self._ends["high"])
+        self.verdict = verdict
         require_places("Judge", "rubric", self.rubric, *(("response_a", "response_b") if pairwise else ("response",)))
-        try:
-            self._finds = re.compile(self.verdict)
-        except re.error as error:
-            raise ConfigError(
-                f"Judge: verdict {verdict!r:.80} is not a regular expression ({error}); correct it"
-            ) from None
-        if self._finds.groups != 1:
-            raise ConfigError(
-                f"Judge: verdict {verdict!r:.80} must have one group that captures the verdict, got "
-                f"{self._finds.groups}; write ( ) around the verdict, and (?: ) for other groups"
-            )
+        self._finds = None if verdict is None else _verdict_pattern(verdict)
         form = "A, B or tie" if pairwise else fill("a number from {low} to {high}", **self._ends)
         form = (
             f"{form}, in the form asked for above" if verdict is not None else f'the line "Verdict: X", X being {form}'
@@ -194,13 +178,13 @@ class Judge(Reward):
                 f"query {query.id!r}: it has no target, but the rubric of Judge contains {{target}}; map a target "
                 "field of the data, or remove {target} from the rubric"
             )
-        history = "".join(f"{message.role}: {message.content}\n\n" for message in query.history)
-        texts = {"query": query.text, "history": history, "target": query.target or "", **responses}
-        texts = {name: _CONTROL.sub("< ", text) for name, text in texts.items()}
+        history = "".join(f"{message.role}: {neutralize(message.content)}\n\n" for message in query.history)
+        texts = {"query": query.text, "target": query.target or "", **responses}
+        texts = {name: neutralize(text) for name, text in texts.items()}
         # The mark is the same in both orders, so that the two prompts differ in nothing but the order.
         held = "\0".join(sorted(responses.values())).encode("utf-8", "surrogatepass")
         mark = hashlib.sha256(held).hexdigest()[:12]
-        return Prompt((Message("user", fill(self.rubric, mark=mark, **self._ends, **texts)),))
+        return Prompt((Message("user", fill(self.rubric, mark=mark, history=history, **self._ends, **texts)),))
 
     def _ask(self, questions: Iterable[Prompt]) -> dict[Prompt, tuple[float, float]]:
         """Return each prompt's verdict, from 0 to 1, and whether its first answer was unreadable (1.0 or 0.0)."""
@@ -230,36 +214,33 @@ class Judge(Reward):
 
     def _read(self, answer: Response) -> float:
         """Return the verdict from 0 to 1, or NaN if there is none."""
-        last: re.Match[str] | None = None
-        for match in self._finds.finditer(answer.text):
-            last = match
-        if answer.error is not None or last is None or last[1] is None:
+        if answer.error is not None:
             return math.nan
-        said = last[1].strip()
+        if self._finds is not None:
+            said = ([match[1] for match in self._finds.finditer(answer.text)] or [None])[-1]
+        else:
+            said = read_choice(answer.text) if self.mode == "pairwise" else read_score(answer.text, self._ends["high"])
+        if said is None:
+            return math.nan
         if self.mode == "pairwise":
-            return _CHOICE.get(said.casefold(), math.nan)
+            choice = reward_of_choice(said)
+            return math.nan if choice is None else choice
         try:
-            number = float(said.replace("\u2212", "-"))
+            number = float(said.strip().replace("\u2212", "-"))
         except ValueError:
             return math.nan
         low, high = self.scale
         return (number - low) / (high - low) if low <= number <= high else math.nan
 
 
-def _numbers(high: str) -> str:
-    """Return a pattern for scores up to ``high``: no ranges, decimal commas or fractions of another number."""
-    most = rf"{re.escape(high)}(?!\w|[.,/]\d)"
-    return (
-        rf"(?i)(?:{_AFTER_VERDICT}|\[\[\s*(?={_NUMBER}\s*\]\])|(?<![\w.,/])(?={_NUMBER}\s*/\s*{most})"
-        rf"|(?:\A|\n)[^\w\n.+\-\u2212]*(?={_NUMBER}\W*\Z))({_NUMBER})"
-        rf"(?!\w|[.,]\d| ?[-\u2013] ?\d| to \d|\s*(?:/|out\s+of\b)\s*(?!{most})\d)"
-    )
-
-
-def _choices() -> str:
-    """Return a pattern for A, B, C, tie and draw with no word after them: not "a bit of both", not "A or B"."""
-    choice, noun = "(?:[ABC]|tie|draw)", r"(?:(?:(?:the\s+)?(?:response|answer|assistant)|an?(?=\s+(?:tie|draw)))\s+)?"
-    return (
-        rf"(?i)(?:{_AFTER_VERDICT}|\[\[\s*(?={choice}\s*\]\])|(?:\A|\n)[^\w\n]*(?={noun}{choice}\W*\Z))"
-        rf"{noun}({choice})(?=[^\S\n]*(?:\Z|\n|[^\w\s/|=<&'\u2019]|['\u2019](?!\w))|[^\S\n]+(?:is|wins|because)\b)"
-    )
+def _verdict_pattern(verdict: str) -> re.Pattern[str]:
+    try:
+        pattern = re.compile(verdict)
+    except re.error as error:
+        raise ConfigError(f"Judge: verdict {verdict!r:.80} is not a regular expression ({error}); correct it") from None
+    if pattern.groups != 1:
+        raise ConfigError(
+            f"Judge: verdict {verdict!r:.80} must have one group that captures the verdict, got {pattern.groups}; "
+            "write ( ) around the verdict, and (?: ) for other groups"
+        )
+    return pattern

@@ -6,27 +6,22 @@ import math
 import re
 import string
 import unicodedata
+from abc import abstractmethod
 from collections.abc import Sequence
-from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, ROUND_UP, Context, Decimal
+from decimal import MAX_EMAX, MIN_EMIN, ROUND_UP, Context, Decimal
 from typing import Literal
 
 from wst.errors import ConfigError, DataError
 from wst.rewards.base import Reward
+from wst.rewards.labels import Labels, fold
+from wst.rewards.numbers import last_number
+from wst.rewards.numbers import numbers as numbers
+from wst.rewards.words import comparable, count_words
 from wst.settings import check_choice
 from wst.types import Rollout
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b", re.IGNORECASE)
 
-# Every attempt either fails within a few characters or consumes what it read, so the search takes linear time.
-_NUMBER = re.compile(
-    r"(?P<sign>(?<![\w)\]}%\-\u2212])[-+\u2212])?"  # after a word, bracket or dash: a hyphen or minus operator
-    r"[$€£¥₹]?"
-    r"(?P<magnitude>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\w.])\.\d+)"
-    r"(?P<exponent>[eE][-+\u2212]?\d+)?"
-)
-
-# Reads any number of digits without rounding; an exponent beyond 10^18 gives infinity instead of an error.
-_READ = Context(prec=MAX_PREC, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
 # The exact difference of 1e999999999 and 1 does not fit into memory. A difference rounded away from zero exceeds a
 # tolerance of at most 40 digits if and only if the exact difference does.
 _SUBTRACT = Context(prec=40, rounding=ROUND_UP, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
@@ -58,44 +53,30 @@ def normalize(text: str, *, lowercase: bool = True, punctuation: bool = True, ar
     return " ".join(text.split())
 
 
-def last_number(text: str) -> Decimal | None:
-    """Return the last number of a text in English notation: comma for thousands, point for decimals.
+class _TargetReward(Reward):
+    """1.0 if the response matches the target, else 0.0. Subclasses read both."""
 
-    Currency and percent signs are skipped, so 50% is 50; a fraction such as 3/4 is two numbers.
+    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+        """Return 1.0 or 0.0 per rollout."""
+        return [float(self._matches(r.response.text, target_of(self, r), r.query.id)) for r in rollouts]
 
-    Returns:
-        Its exact value; infinity if the exponent is beyond 10^18; None if there is no number.
-
-    Example:
-        >>> last_number("3 boxes at $1,200 make #### -$3,600.50.")
-        Decimal('-3600.50')
-    """
-    last: re.Match[str] | None = None
-    for match in _NUMBER.finditer(text):
-        last = match
-    return None if last is None else _decimal(last)
+    @abstractmethod
+    def _matches(self, text: str, target: str, query: str) -> bool: ...
 
 
-def numbers(text: str) -> list[Decimal]:
-    """Return all numbers of a text, in order; see `last_number`."""
-    return [_decimal(match) for match in _NUMBER.finditer(text)]
+class ExactMatch(_TargetReward):
+    """1.0 if the response equals the target after `wst.rewards.words.comparable`, else 0.0.
 
-
-def _decimal(match: re.Match[str]) -> Decimal:
-    literal = (match["sign"] or "") + match["magnitude"] + (match["exponent"] or "")
-    return _READ.create_decimal(literal.replace(",", "").replace("\u2212", "-"))
-
-
-class ExactMatch(Reward):
-    """1.0 if the response equals the target after `normalize`, else 0.0.
+    Numbers are compared by value (``51`` equals ``51.0``). Signs, decimal points, slashes and symbols count: ``-5``,
+    ``1.5``, ``10:30``, ``C++``, ``5%`` and ``$5`` each equal only themselves. Hyphens within words do not.
 
     Args:
         lowercase: Ignore case.
-        punctuation: Ignore punctuation.
+        punctuation: Ignore the punctuation, quotes, brackets and emphasis around and between words.
         articles: Ignore the English articles a, an, the.
 
     Raises:
-        DataError: In ``score``, if a query has no target, or normalisation leaves nothing of it.
+        DataError: In ``score``, if a query has no target, an empty one, or normalisation leaves nothing of it.
     """
 
     def __init__(self, lowercase: bool = True, punctuation: bool = True, articles: bool = False) -> None:
@@ -103,33 +84,37 @@ class ExactMatch(Reward):
         self.punctuation = punctuation
         self.articles = articles
 
-    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """Return 1.0 or 0.0 per rollout."""
-        return [float(self._normalize(r.response.text) == self._wanted(r)) for r in rollouts]
-
-    def _leaks(self, instruction: str, target: str) -> bool:
-        return super()._leaks(self._normalize(instruction), self._normalize(target))
-
-    def _normalize(self, text: str) -> str:
-        return normalize(text, lowercase=self.lowercase, punctuation=self.punctuation, articles=self.articles)
-
-    def _wanted(self, rollout: Rollout) -> str:
-        target = target_of(self, rollout)
-        wanted = self._normalize(target)
-        if not wanted and target.strip():  # every response without letters or digits would match it
-            raise DataError(
-                f"query {rollout.query.id!r}: normalisation leaves nothing of the target {target!r:.60}; "
-                "set punctuation and articles of ExactMatch to false"
+    def _matches(self, text: str, target: str, query: str) -> bool:
+        wanted = self._forms(target)
+        if not all(wanted):  # an empty response would match it
+            what = (
+                f"normalisation leaves nothing of the target {target!r:.60}"
+                if target.strip()
+                else "the target is empty"
             )
-        return wanted
+            remedy = (
+                "set punctuation and articles of ExactMatch to false"
+                if target.strip()
+                else "give an answer or drop the row"
+            )
+            raise DataError(f"query {query!r}: {what}; {remedy}")
+        return not wanted.isdisjoint(self._forms(text))
+
+    def _forms(self, text: str) -> set[str]:
+        if not self.punctuation:
+            return {normalize(text, lowercase=self.lowercase, punctuation=False, articles=self.articles)}
+        return {
+            comparable(text, lowercase=self.lowercase, articles=self.articles, hyphen=hyphen) for hyphen in ("", " ")
+        }
 
 
-class LabelMatch(Reward):
+class LabelMatch(_TargetReward):
     """1.0 if the response names the target label, else 0.0.
 
-    Labels are found as whole words, ignoring case: no letter, digit or underscore may adjoin them. Of labels that start
-    at the same position only the longest counts, and the search continues after it: with the labels "positive" and
-    "not positive", "It is not positive" names only the second.
+    `wst.rewards.labels.Labels` defines what names a label. A label that its clause denies ("not positive", "far from
+    positive", "positive? No") is not named; a response that both names and denies the target is wrong in mode "only".
+    Of labels that start at the same position only the longest counts: with the labels "positive" and "not positive",
+    "It is not positive" names only the second.
 
     Args:
         labels: All labels of the task.
@@ -145,49 +130,46 @@ class LabelMatch(Reward):
         check_choice("LabelMatch: which", which, ("only", "first", "last"))
         if not labels:
             raise ConfigError("LabelMatch: labels is empty; list the labels of the task")
-        folded = [_fold(label) for label in labels]
+        folded = [fold(label) for label in labels]
         for i, label in enumerate(folded):
             if not label:
                 raise ConfigError(f"LabelMatch: label {i} of labels is empty; remove it or give it a name")
             if label in folded[:i]:
                 raise ConfigError(
-                    f"LabelMatch: labels lists {labels[i]!r} twice (case and spacing are ignored); remove one"
+                    f"LabelMatch: labels lists {labels[i]!r} twice (case, spaces and _ are ignored); remove one"
                 )
         self.labels = list(labels)
         self.which = which
-        self._folded = frozenset(folded)
-        longest_first = sorted(folded, key=len, reverse=True)
-        self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
+        self._labels = Labels(folded)
 
-    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """Return 1.0 or 0.0 per rollout."""
-        return [float(self._matches(r.response.text, self._wanted(r))) for r in rollouts]
-
-    def _leaks(self, instruction: str, target: str) -> bool:
-        # An instruction that names several labels states the task, not the answer.
-        return set(self._pattern.findall(_fold(instruction))) == {_fold(target)}
-
-    def _matches(self, text: str, wanted: str) -> bool:
-        found = self._pattern.findall(_fold(text))
-        if self.which == "only":
-            return set(found) == {wanted}
-        return bool(found) and found[0 if self.which == "first" else -1] == wanted
-
-    def _wanted(self, rollout: Rollout) -> str:
-        target = target_of(self, rollout)
-        wanted = _fold(target)
-        if wanted not in self._folded:
+    def _matches(self, text: str, target: str, query: str) -> bool:
+        wanted = fold(target)
+        if wanted not in self._labels.labels:
             raise DataError(
-                f"query {rollout.query.id!r}: the target {target!r:.60} is not one of the labels of LabelMatch "
+                f"query {query!r}: the target {target!r:.60} is not one of the labels of LabelMatch "
                 f"({', '.join(map(repr, self.labels))}); add it to the labels or correct the target"
             )
-        return wanted
+        # That another label is denied says nothing against the target.
+        found = [named for named in self._labels.find(text) if named[1] or named[0] == wanted]
+        if self.which == "only":
+            return set(found) == {(wanted, True)}
+        return bool(found) and found[0 if self.which == "first" else -1] == (wanted, True)
+
+    def _leaks(self, instruction: str, target: str) -> bool:
+        """Return whether the instruction names the target alone, or denies all other labels."""
+        found = self._labels.find(instruction, leaks=True)
+        named = {label for label, affirmed in found if affirmed}
+        others = self._labels.labels - {fold(target)}
+        # An instruction that names several labels states the task, not the answer.
+        return named == {fold(target)} or (not named and bool(others) and {label for label, _ in found} == others)
 
 
-class LastNumber(Reward):
-    """1.0 if the last number of the response equals the last number of the target, else 0.0.
+class LastNumber(_TargetReward):
+    """1.0 if the response gives the same number as the target, else 0.0.
 
-    `last_number` defines how numbers are read. A response without a number gets 0.0.
+    `wst.rewards.numbers.last_number` defines how numbers are read: the stated answer, or else the last number. A
+    response without a number, or with several to choose from (``5-6``, ``5 or 6``), gets 0.0. In "5 apples and 0
+    oranges" the last number is 0: which of two quantities is asked for cannot be read from the response.
 
     Args:
         tolerance: The largest absolute difference that still counts as equal.
@@ -209,32 +191,23 @@ class LastNumber(Reward):
         self.tolerance = tolerance
         self._tolerance = Decimal(repr(float(tolerance)))  # the decimal as written, not the nearest binary fraction
 
-    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """Return 1.0 or 0.0 per rollout."""
-        return [float(self._matches(r.response.text, self._wanted(r))) for r in rollouts]
-
-    def _leaks(self, instruction: str, target: str) -> bool:
+    def _matches(self, text: str, target: str, query: str) -> bool:
         wanted = last_number(target)
-        if wanted is None or not wanted.is_finite():
-            return False
-        found = [number for number in numbers(instruction) if number.is_finite()]
-        return any(_SUBTRACT.subtract(number, wanted).copy_abs() <= self._tolerance for number in found)
-
-    def _matches(self, text: str, wanted: Decimal) -> bool:
-        number = last_number(text)
-        if number is None or not (number.is_finite() and wanted.is_finite()):
-            return False
-        return _SUBTRACT.subtract(number, wanted).copy_abs() <= self._tolerance
-
-    def _wanted(self, rollout: Rollout) -> Decimal:
-        target = target_of(self, rollout)
-        number = last_number(target)
-        if number is None:
+        if wanted is None:
             raise DataError(
-                f"query {rollout.query.id!r}: the target {target!r:.60} contains no number, which LastNumber needs; "
+                f"query {query!r}: the target {target!r:.60} contains no number, or several; LastNumber needs one: "
                 "correct the target or use ExactMatch"
             )
-        return number
+        return self._equal(last_number(text), wanted)
+
+    def _leaks(self, instruction: str, target: str) -> bool:
+        """Return whether the instruction mentions the number, in whatever form; see `wst.rewards.numbers.numbers`."""
+        return any(self._equal(number, last_number(target)) for number in numbers(instruction))
+
+    def _equal(self, number: Decimal | None, wanted: Decimal | None) -> bool:
+        if number is None or wanted is None or not (number.is_finite() and wanted.is_finite()):
+            return False
+        return _SUBTRACT.subtract(number, wanted).copy_abs() <= self._tolerance
 
 
 class Length(Reward):
@@ -242,7 +215,7 @@ class Length(Reward):
 
     Args:
         limit: The greatest length with reward 1.0, in ``unit``.
-        unit: "words" (divided by whitespace) or "characters".
+        unit: "words" (see `wst.rewards.words.count_words`) or "characters".
         of: Which text is measured. With "instruction", an unaided response has length 0.
 
     Raises:
@@ -262,6 +235,7 @@ class Length(Reward):
         self.limit = limit
         self.unit = unit
         self.of = of
+        self.reads_instruction = of == "instruction"
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Return a number from 0.0 to 1.0 per rollout."""
@@ -274,7 +248,7 @@ class Length(Reward):
     def _length(self, rollout: Rollout) -> int:
         part = rollout.response if self.of == "response" else rollout.instruction
         text = "" if part is None else part.text
-        return len(text.split()) if self.unit == "words" else len(text)
+        return count_words(text) if self.unit == "words" else len(text)
 
 
 def target_of(reward: Reward, rollout: Rollout) -> str:
@@ -289,7 +263,3 @@ def target_of(reward: Reward, rollout: Rollout) -> str:
             "map a target field of the data, or use a reward that needs none"
         )
     return rollout.query.target
-
-
-def _fold(text: str) -> str:
-    return normalize(text, punctuation=False)

@@ -1,8 +1,7 @@
-"""What students have in common whose model runs in this process: prompts are encoded here, greedy answers are kept."""
+"""Base of the students whose model runs in this process: encoding of prompts, caching of greedy answers."""
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,37 +10,33 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from wst.errors import ConfigError
-from wst.modeling import loading as models
+from wst.modeling.chat import ChatEncoder
+from wst.modeling.spec import FromSpec, ModelSpec
 from wst.settings import check_counts
 from wst.students.base import Student
 from wst.students.cache import AnswerCache, answer_key, open_cache
 from wst.types import Message, Prompt, Response
 
 
-class InProcessStudent(Student):
-    """A frozen causal language model in this process; `LocalStudent` says what the arguments are.
-
-    Args:
-        loading: Quantization, dtype, revision and trust_remote_code.
+class InProcessStudent(FromSpec, Student):
+    """A frozen causal language model in this process; for the arguments see `LocalStudent`.
 
     Raises:
         ConfigError: If a setting is impossible.
-        ModelError: If the model named is not there.
     """
 
-    #: What its identity is kept under: students that compute in another way answer otherwise.
+    #: Key of the model in the identity: students that compute in another way give other answers.
     kind: str
 
     def __init__(
         self,
-        model: str,
+        spec: ModelSpec,
         max_new_tokens: int,
         temperature: float,
         stop: list[str] | None,
         max_prompt_tokens: int,
         chat_template_options: dict[str, Any] | None,
         cache: AnswerCache | bool,
-        loading: dict[str, Any],
     ) -> None:
         name = type(self).__name__
         check_counts(name, max_new_tokens=max_new_tokens, max_prompt_tokens=max_prompt_tokens)
@@ -49,8 +44,7 @@ class InProcessStudent(Student):
             raise ConfigError(f"{name}: temperature must not be below 0, got {temperature}")
         if any(not text for text in stop or []):
             raise ConfigError(f"{name}: stop holds an empty text, which would end every answer; take it out")
-        models.locate(model)
-        self.source = model
+        self.spec = spec
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
         self.stop = list(stop or [])
@@ -58,26 +52,17 @@ class InProcessStudent(Student):
         self.chat_template_options = chat_template_options
         self.deterministic = temperature == 0
         self.cache = open_cache(cache) if temperature == 0 else None
-        self.shortened = 0  #: prompts cut to fit so far
-        self._loading = loading
-
-    def check(self) -> None:
-        """Make sure that the model is there, reading its configuration alone.
-
-        Raises:
-            ModelError: If it is not.
-        """
-        models.check(self.source, self._loading["revision"], self._loading["trust_remote_code"])
+        self.encoder = ChatEncoder(max_prompt_tokens, "max_prompt_tokens", chat_template_options)
 
     @abstractmethod
     def libraries(self) -> list[str]:
-        """Give the versions of what computes the answers."""
+        """Return the versions of the libraries that compute the answers."""
 
     def identity(self) -> dict[str, Any]:
-        """Give what determines its answers besides the prompt, as far as it is known before the model is loaded."""
+        """Return what determines its answers besides the prompt, as far as it is known before loading."""
         return {
-            self.kind: models.fingerprint(self.source),
-            "loading": self._loading,
+            self.kind: self.spec.fingerprint(),
+            "loading": self.spec.options,
             "limits": [self.max_new_tokens, self.max_prompt_tokens],
             "sampling": self.temperature,
             "stop": self.stop,
@@ -86,32 +71,37 @@ class InProcessStudent(Student):
         }
 
     def close(self) -> None:
-        """Give the memory back; `setup` loads again."""
+        """Free the memory; `setup` loads again."""
         if self.cache is not None:
             self.cache.close()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def stop_ids(self) -> list[int]:
+        """Return the ids of stop texts that are special tokens, which decoded answers do not show."""
+        special = {str(token): i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return [special[text] for text in self.stop if text in special]
+
     @property
     @abstractmethod
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's tokenizer; there once `setup` was called."""
+        """The model's tokenizer; available after `setup`."""
 
     @abstractmethod
     def determines(self) -> dict[str, Any]:
-        """Give what determines a greedy answer besides the prompt, now that the model is loaded."""
+        """Return what determines a greedy answer besides the prompt, once the model is loaded."""
 
     @abstractmethod
     def answer(self, rows: Mapping[str, list[int]]) -> Iterator[dict[str, Response]]:
-        """Answer prompts, some at a time and in any order: those handed out are kept, whatever comes after.
+        """Answer prompts, some at a time and in any order. What was yielded is cached, whatever happens later.
 
         Args:
-            rows: Token ids of the prompts.
+            rows: Token ids of the prompts, by key.
         """
 
     @torch.no_grad()
     def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
-        """Answer the prompts. Greedy answers that are cached are not made again, and equal prompts answered once."""
+        """Answer the prompts. If greedy: take cached answers from the cache, and answer equal prompts once."""
         determines = self.determines() if self.deterministic else {}
         keys = [
             answer_key(determines, prompt, sampled=False) if self.deterministic else str(place)
@@ -128,15 +118,7 @@ class InProcessStudent(Student):
     def _encode(self, prompt: Prompt) -> list[int]:
         *before, last = prompt.messages
 
-        def prompt_ids(text: str) -> list[int]:
-            return models.encode_chat(self.tokenizer, [*before, Message(last.role, text)], self.chat_template_options)
+        def chat(text: str) -> list[Message]:
+            return [*before, Message(last.role, text)]
 
-        ids, cut = models.encode_truncated(self.tokenizer, prompt_ids, last.content, self.max_prompt_tokens)
-        if cut:
-            self.shortened += 1
-            warnings.warn(
-                f"student {self.source!r}: a prompt was cut to fit max_prompt_tokens={self.max_prompt_tokens} "
-                f"({self.shortened} so far)",
-                stacklevel=3,
-            )
-        return ids
+        return self.encoder.prompt(self.tokenizer, chat, last.content, f"student {self.source!r}: a prompt")

@@ -10,8 +10,10 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StopStringCriteria
 
-from wst.modeling import loading as models
-from wst.modeling.generation import Decoding, by_heads, write
+from wst.modeling.generation import Decoding, generate
+from wst.modeling.loading import load_causal_lm
+from wst.modeling.prefix import order_by_prefix
+from wst.modeling.spec import DType, ModelSpec, Quantization
 from wst.settings import check_counts
 from wst.students.cache import AnswerCache
 from wst.students.in_process import InProcessStudent
@@ -22,20 +24,21 @@ class LocalStudent(InProcessStudent):
     """A frozen causal language model that answers in batches.
 
     Args:
-        model: Name of the model; see `wst.modeling.loading`.
-        quantization: "nf4" (4 bits) or "int8" by bitsandbytes, or "none".
-        dtype: Number format of what is not quantized.
-        max_new_tokens: Length limit of an answer.
+        model: Name of the model; for this and the other options of loading see `ModelSpec`.
+        quantization: "nf4", "int8" or "none".
+        dtype: Number format of the weights.
+        max_new_tokens: Largest number of tokens in an answer.
         temperature: 0 answers greedily; above 0 samples.
         stop: Texts that end an answer; they are not part of it.
-        batch_size: Prompts answered at once, the longest first and those that begin alike together. On CUDA
-            out-of-memory it is halved and the work goes on.
-        max_prompt_tokens: Length limit of a prompt; a longer one's last turn is cut at its end, with a warning.
+        batch_size: Prompts answered at once, the longest first and those with a common prefix in one batch. If CUDA
+            runs out of memory, it is halved and the work goes on.
+        max_prompt_tokens: Largest number of tokens in a prompt; a longer one's last turn is cut at its end, with a
+            warning.
         revision: Branch, tag or commit on the hub.
-        trust_remote_code: Whether Python code that comes with the model may run.
+        trust_remote_code: Whether the model's own Python code may run.
         chat_template_options: Further arguments for the tokenizer's chat template.
-        cache: Where greedy answers are kept for other runs; true: in the user's cache folder; false: nowhere.
-            Sampled ones are not kept: they come from the run's own random numbers.
+        cache: Where greedy answers are stored for other runs; true: in the user's cache folder; false: nowhere.
+            Sampled answers depend on the run's random state and are not stored.
 
     Raises:
         ConfigError: If a setting is impossible.
@@ -47,8 +50,8 @@ class LocalStudent(InProcessStudent):
     def __init__(
         self,
         model: str,
-        quantization: models.Quantization = "none",
-        dtype: models.DType = "auto",
+        quantization: Quantization = "none",
+        dtype: DType = "auto",
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         stop: list[str] | None = None,
@@ -60,41 +63,34 @@ class LocalStudent(InProcessStudent):
         cache: AnswerCache | bool = True,
     ) -> None:
         check_counts("LocalStudent", batch_size=batch_size)
-        loading = {
-            "quantization": quantization,
-            "dtype": dtype,
-            "revision": revision,
-            "trust_remote_code": trust_remote_code,
-        }
-        super().__init__(
-            model, max_new_tokens, temperature, stop, max_prompt_tokens, chat_template_options, cache, loading
-        )
+        spec = ModelSpec(model, quantization, dtype, revision, trust_remote_code)
+        super().__init__(spec, max_new_tokens, temperature, stop, max_prompt_tokens, chat_template_options, cache)
         self.batch_size = batch_size
         self._model: PreTrainedModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     def libraries(self) -> list[str]:
-        """Give the versions of what computes the answers."""
+        """Return the versions of the libraries that compute the answers."""
         return [torch.__version__, transformers.__version__]
 
     def setup(self, device: torch.device) -> None:
-        """Load the weights onto the device; does nothing when called again."""
+        """Load the weights onto the device; do nothing when called again."""
         if self._model is None:
-            self._model, self._tokenizer = models.load_causal_lm(self.source, device=device, **self._loading)
+            self._model, self._tokenizer = load_causal_lm(self.spec, device=device)
 
     def close(self) -> None:
-        """Give the memory back; `setup` loads again."""
+        """Free the memory; `setup` loads again."""
         self._model = self._tokenizer = None
         super().close()
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes that the weights take."""
+        """Size of the weights in bytes."""
         return int(self._loaded[0].get_memory_footprint())
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's tokenizer; there once `setup` was called."""
+        """The model's tokenizer; available after `setup`."""
         return self._loaded[1]
 
     @property
@@ -104,11 +100,11 @@ class LocalStudent(InProcessStudent):
         return self._model, self._tokenizer
 
     def determines(self) -> dict[str, Any]:
-        """Give what determines a greedy answer besides the prompt, now that the model is loaded."""
+        """Return what determines a greedy answer besides the prompt, once the model is loaded."""
         model, tokenizer = self._loaded
         return {
-            "local": models.fingerprint(self.source, model),
-            "quantization": self._loading["quantization"],
+            "local": self.spec.fingerprint(getattr(model.config, "_commit_hash", None)),
+            "quantization": self.spec.quantization,
             "dtype": str(model.dtype),
             "device": model.device.type,
             "limits": [self.max_new_tokens, self.max_prompt_tokens],
@@ -121,10 +117,10 @@ class LocalStudent(InProcessStudent):
         """Answer in batches of at most ``batch_size``.
 
         Raises:
-            torch.OutOfMemoryError: If a single prompt takes too much.
+            torch.OutOfMemoryError: If a single prompt needs more memory than there is.
         """
         keys = list(rows)
-        todo = [keys[place] for place in by_heads(list(rows.values()))]
+        todo = [keys[i] for i in order_by_prefix(list(rows.values()))]
         while todo:
             batch = todo[: self.batch_size]
             responses = None
@@ -151,10 +147,10 @@ class LocalStudent(InProcessStudent):
 
     def _generate(self, rows: list[list[int]]) -> list[Response]:
         model, tokenizer = self._loaded
-        ends = tuple(cast(Any, model.generation_config).eos_token_id)
+        ends = (*cast(Any, model.generation_config).eos_token_id, *self.stop_ids())
         stop = StopStringCriteria(tokenizer, self.stop) if self.stop else None
         how = Decoding(ends, int(cast(Any, tokenizer).pad_token_id), self.max_new_tokens, self.temperature, stop)
-        return [self._response(tokenizer, row, ends) for row in write(model, rows, how)]
+        return [self._response(tokenizer, row, ends) for row in generate(model, rows, how)]
 
     def _response(self, tokenizer: PreTrainedTokenizerBase, row: list[int], ends: tuple[int, ...]) -> Response:
         end = next((i for i, token in enumerate(row) if token in ends), None)

@@ -1,4 +1,4 @@
-"""A student inside vLLM, in this process: continuous batching and paged attention, on CUDA alone."""
+"""A student that vLLM runs in this process: continuous batching and paged attention, on CUDA only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from wst.distributed import is_distributed
 from wst.errors import ConfigError, ModelError
-from wst.modeling import loading as models
+from wst.modeling.loading import weights_folder
+from wst.modeling.spec import DType, ModelSpec, locate
 from wst.students.cache import AnswerCache
 from wst.students.in_process import InProcessStudent
 from wst.types import Response
@@ -22,23 +23,24 @@ from wst.types import Response
 class VLLMStudent(InProcessStudent):
     """A frozen model that vLLM runs on the teacher's GPU. It comes with ``pip install 'wst[vllm]'``.
 
-    vLLM takes its share of the GPU's memory when it starts, for weights and cache together; the teacher needs the rest.
-    In several processes, and for other GPUs, serve the model and take `EndpointStudent`.
+    vLLM takes its share of the GPU's memory when it starts, for weights and KV cache; the teacher needs the rest.
+    With several processes, or on other GPUs, serve the model and take `EndpointStudent`.
 
     Args:
-        model: Name of the model; see `wst.modeling.loading`.
+        model: Name of the model; for this and the other options of loading see `ModelSpec`.
         memory_share: Share of the GPU's memory that vLLM may take, above 0 and below 1.
-        quantization: As vLLM names it, such as "bitsandbytes", "fp8" or "awq"; None: what the weights are in.
-        dtype: Number format of what is not quantized.
-        max_new_tokens: Length limit of an answer.
+        quantization: As vLLM names it, such as "bitsandbytes", "fp8" or "awq"; None: as the weights are stored.
+        dtype: Number format of the weights.
+        max_new_tokens: Largest number of tokens in an answer.
         temperature: 0 answers greedily; above 0 samples.
         stop: Texts that end an answer; they are not part of it.
-        max_prompt_tokens: Length limit of a prompt; a longer one's last turn is cut at its end, with a warning.
+        max_prompt_tokens: Largest number of tokens in a prompt; a longer one's last turn is cut at its end, with a
+            warning.
         revision: Branch, tag or commit on the hub.
-        trust_remote_code: Whether Python code that comes with the model may run.
+        trust_remote_code: Whether the model's own Python code may run.
         chat_template_options: Further arguments for the tokenizer's chat template.
         engine_options: Further arguments for ``vllm.LLM``, such as ``enforce_eager: true``.
-        cache: Where greedy answers are kept for other runs; true: in the user's cache folder; false: nowhere.
+        cache: Where greedy answers are stored for other runs; true: in the user's cache folder; false: nowhere.
 
     Raises:
         ConfigError: If a setting is impossible, or vLLM is not installed.
@@ -52,7 +54,7 @@ class VLLMStudent(InProcessStudent):
         model: str,
         memory_share: float = 0.6,
         quantization: str | None = None,
-        dtype: models.DType = "auto",
+        dtype: DType = "auto",
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         stop: list[str] | None = None,
@@ -69,30 +71,23 @@ class VLLMStudent(InProcessStudent):
             raise ConfigError(
                 "VLLMStudent: vLLM is not installed; pip install 'wst[vllm]' (it needs CUDA), or take LocalStudent"
             )
-        loading = {
-            "quantization": quantization,
-            "dtype": dtype,
-            "revision": revision,
-            "trust_remote_code": trust_remote_code,
-        }
-        super().__init__(
-            model, max_new_tokens, temperature, stop, max_prompt_tokens, chat_template_options, cache, loading
-        )
+        spec = ModelSpec(model, quantization, dtype, revision, trust_remote_code)
+        super().__init__(spec, max_new_tokens, temperature, stop, max_prompt_tokens, chat_template_options, cache)
         self.memory_share = memory_share
         self.engine_options = engine_options or {}
         self._engine: Any = None
         self._commit: str | None = None
 
     def libraries(self) -> list[str]:
-        """Give the versions of what computes the answers."""
+        """Return the versions of the libraries that compute the answers."""
         return [importlib.metadata.version("vllm")]
 
     def identity(self) -> dict[str, Any]:
-        """Give what determines its answers besides the prompt, as far as it is known before the model is loaded."""
+        """Return what determines its answers besides the prompt, as far as it is known before loading."""
         return super().identity() | {"engine": self.engine_options}
 
     def setup(self, device: torch.device) -> None:
-        """Start the engine; does nothing when called again.
+        """Start the engine; do nothing when called again.
 
         Raises:
             ConfigError: If the device is no GPU, or there are several processes.
@@ -113,18 +108,18 @@ class VLLMStudent(InProcessStudent):
             )
         import vllm
 
-        located = models.locate(self.source)
+        located = locate(self.source)
         options = {
             "gpu_memory_utilization": self.memory_share,
             "max_model_len": self.max_prompt_tokens + self.max_new_tokens,
-            **self._loading,
+            **self.spec.options,
             **self.engine_options,
         }
         try:
             if located.kind == "hub":
-                config = AutoConfig.from_pretrained(located.path, revision=self._loading["revision"])
+                config = AutoConfig.from_pretrained(located.path, revision=self.spec.revision)
                 self._commit = getattr(config, "_commit_hash", None)
-            self._engine = vllm.LLM(models.weights_folder(located), **options)
+            self._engine = vllm.LLM(weights_folder(located), **options)
         except (ValueError, TypeError, RuntimeError, OSError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ModelError(
@@ -142,7 +137,7 @@ class VLLMStudent(InProcessStudent):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's tokenizer; there once `setup` was called."""
+        """The model's tokenizer; available after `setup`."""
         return self._loaded.get_tokenizer()
 
     @property
@@ -152,20 +147,21 @@ class VLLMStudent(InProcessStudent):
         return self._engine
 
     def determines(self) -> dict[str, Any]:
-        """Give what determines a greedy answer besides the prompt, now that the model is loaded."""
+        """Return what determines a greedy answer besides the prompt, once the model is loaded."""
         template = [self.tokenizer.chat_template, self.chat_template_options]
         return self.identity() | {"template": template, "commit": self._commit}
 
     def answer(self, rows: Mapping[str, list[int]]) -> Iterator[dict[str, Response]]:
-        """Answer all prompts at once: vLLM makes the batches."""
+        """Answer all prompts in one call; vLLM makes the batches."""
         from vllm import SamplingParams
 
-        # Its own random state is not the run's: each sampled answer gets a seed from the latter.
+        # vLLM has a random state of its own, so each sampled answer gets a seed from the run's.
         settings = [
             SamplingParams(
                 temperature=self.temperature,
                 max_tokens=self.max_new_tokens,
                 stop=self.stop or None,
+                stop_token_ids=self.stop_ids() or None,
                 seed=int(torch.randint(2**31, ())) if self.temperature else None,
             )
             for _ in rows

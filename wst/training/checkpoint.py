@@ -1,4 +1,4 @@
-"""Checkpoints of the trained weights alone, written whole or not at all."""
+"""Checkpoints that hold the trained weights alone, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningModule, Trainer
+from lightning import LightningModule
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
 from wst.distributed import collective_errors
@@ -23,9 +22,9 @@ from wst.training.lightning_internals import built_by_command_line, ignore_in_dd
 class TrainedWeightsOnly(LightningModule):
     """A module whose checkpoints leave the frozen base out: megabytes, not gigabytes."""
 
-    #: What an error calls that which is trained.
+    #: How error messages call what is trained.
     trained: str = "model"
-    #: Heads of the keys of further state that a checkpoint keeps, and may lack when it is loaded.
+    #: Prefixes of further state_dict keys that a checkpoint keeps, and may lack when it is loaded.
     checkpoint_keys: tuple[str, ...] = ()
 
     def __init__(self) -> None:
@@ -33,13 +32,13 @@ class TrainedWeightsOnly(LightningModule):
         self.strict_loading = False  # load_state_dict checks what is missing
 
     def trainable(self) -> list[nn.Parameter]:
-        """Give the parameters that are trained."""
+        """Return the parameters that are trained."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def exclude_frozen_from_ddp(self) -> None:
-        """Let DDP leave alone what is not trained; to be called once the weights are there.
+        """Exclude frozen weights and buffers from DDP; call it once the weights are loaded.
 
-        Every process loads the same, so that there is nothing to be sent around, and quantized weights could not be.
+        Every rank loads the same weights, so nothing needs broadcasting, and quantized weights cannot be broadcast.
         """
         frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
         buffers = [name for name, _ in self.named_buffers()]
@@ -49,17 +48,17 @@ class TrainedWeightsOnly(LightningModule):
         return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trained weights and the further state."""
+        """Keep only the trained weights and the keys of `checkpoint_keys`."""
         trained, state = self._trained_keys(), checkpoint["state_dict"]
         checkpoint["state_dict"] = {
             k: v for k, v in state.items() if k in trained or k.startswith(self.checkpoint_keys)
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = False, assign: bool = False) -> Any:  # noqa: ANN401
-        """Load a checkpoint's weights, which must be all of the trained ones and fit them.
+        """Load a checkpoint's weights, which must be exactly the trained ones.
 
         Raises:
-            ModelError: If they are not, or do not.
+            ModelError: If names or shapes differ.
         """
         with collective_errors():
             different = sorted(
@@ -79,10 +78,10 @@ class TrainedWeightsOnly(LightningModule):
                 ) from error
 
     def save_plain_hyperparameters(self) -> None:
-        """Remember the arguments of the constructor that calls this, for a checkpoint that can rebuild the run.
+        """Save the arguments of the constructor that calls this as hyperparameters.
 
-        The command line has them as class paths and plain values. Objects handed over from Python would be pickled,
-        and such a checkpoint could not be loaded safely: of these only plain values are kept.
+        The command line has class paths and plain values for all of them. Objects passed from Python would be pickled,
+        and such a checkpoint could not be loaded safely, so from Python only plain values are saved.
         """
         if built_by_command_line():
             self.save_hyperparameters()
@@ -94,27 +93,14 @@ class TrainedWeightsOnly(LightningModule):
         self.save_hyperparameters(*[name for name in plain if name not in ("self", "__class__")], frame=init)
 
 
-def log_folder(trainer: Trainer) -> Path:
-    """Folder that the run's own files go to: the first logger's, or the trainer's root folder.
-
-    It is process 0 that writes there; another one may number its runs differently, and has to ask it.
-    """
-    # The trainer's own `log_dir` waits for all processes, which are not all here.
-    for logger in trainer.loggers[:1]:
-        folder = logger.log_dir if isinstance(logger, TensorBoardLogger | CSVLogger) else logger.save_dir
-        if folder is not None:
-            return Path(folder)
-    return Path(trainer.default_root_dir)
-
-
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint next to its place and moves it there, so that a kill leaves the old one or the new one."""
+    """Writes a checkpoint to a scratch file and renames it, so that a kill leaves the old one or the new one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ANN401
         """Write the checkpoint whole or not at all.
 
         Raises:
-            StorageError: If it cannot be written; an older one of that name is as it was.
+            StorageError: If it cannot be written; an older one of that name is unchanged.
         """
         target = Path(path)
         scratch = target.with_name(f".{target.name}-{os.getpid()}")
@@ -126,7 +112,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             scratch.replace(target)
             sync_folder(target.parent)
         except (OSError, RuntimeError) as error:
-            # torch's writer makes a RuntimeError, with C++ frames in its text, of what the system says.
+            # torch's writer turns a system error into a RuntimeError with C++ frames in its text.
             if isinstance(error, OSError) or "PytorchStreamWriter" in str(error) or "inline_container" in str(error):
                 raise StorageError(storage_fault(target, error)) from error
             raise
@@ -134,10 +120,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             scratch.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:  # noqa: ANN401
-        """Load a checkpoint, whoever asks, without running code that it may hold.
+        """Load a checkpoint without running code that it may contain, whatever the caller asks for.
 
         Raises:
-            ModelError: If it holds more than weights and plain values, or is no checkpoint.
+            ModelError: If it contains more than weights and plain values, or is not a checkpoint.
         """
         del weights_only
         try:

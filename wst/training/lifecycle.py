@@ -40,7 +40,7 @@ class TrainingLifecycle(TrainedWeightsOnly):
         super().__init__()
         self.automatic_optimization = False  # several backward passes, one for each micro-batch
         self.trained_steps = 0  #: updates that made the weights what they are, over all resumes
-        self._seed: int | None = None
+        self.seed: int | None = None  #: of the run, from its first step on
         self._skips = 0  #: steps in a row without an update
 
     # ------------------------------------------------------------------- set-up
@@ -81,9 +81,9 @@ class TrainingLifecycle(TrainedWeightsOnly):
     def begin_step(self) -> StepRecord:
         """Start a training step, with randomness derived from (seed, step, rank) so that a resumed run is the same."""
         self.environment.begin_step()
-        if self._seed is None:
-            self._seed = torch.initial_seed() % 2**32
-        key = f"{self._seed}/{self.trained_steps}/{self.global_rank}"
+        if self.seed is None:
+            self.seed = torch.initial_seed() % 2**32
+        key = f"{self.seed}/{self.trained_steps}/{self.global_rank}"
         step_seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
         random.seed(step_seed)
         np.random.seed(step_seed)  # a user's reward may draw from it
@@ -131,7 +131,7 @@ class TrainingLifecycle(TrainedWeightsOnly):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the trained weights, the baseline's and the reward's state, the count of steps and the seed."""
         super().on_save_checkpoint(checkpoint)
-        state: dict[str, Any] = {"trained_steps": self.trained_steps, "seed": self._seed}
+        state: dict[str, Any] = {"trained_steps": self.trained_steps, "seed": self.seed}
         state["teacher"] = self.teacher.fixed_settings()
         if reward := self.environment.reward.state_dict():
             state["reward"] = reward
@@ -147,7 +147,7 @@ class TrainingLifecycle(TrainedWeightsOnly):
         if is_fitting(self):
             with collective_errors():
                 self._compare_teachers(state.get("teacher", {}))
-        self.trained_steps, self._seed = state.get("trained_steps", 0), state.get("seed")
+        self.trained_steps, self.seed = state.get("trained_steps", 0), state.get("seed")
         if "reward" in state:
             self.environment.reward.load_state_dict(state["reward"])
 

@@ -4,8 +4,8 @@ The gradient of the expected reward is estimated as
 
     grad J = E[ (r - b) grad log pi(z | x) ]                  (REINFORCE with baseline, Williams 1992)
 
-so minimising ``policy_loss`` by gradient descent ascends J. One update is made from each batch of rollouts:
-sampling and updating share the same policy, and no importance ratio is needed.
+so minimizing ``policy_loss`` by gradient descent ascends J. Each batch of rollouts makes one update: the policy that
+sampled is the policy that is updated, so no importance ratio is needed.
 """
 
 from __future__ import annotations
@@ -15,35 +15,25 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from wst.modeling.logprobs import token_entropy, token_log_probs
+
+__all__ = [
+    "Normalization",
+    "denominator",
+    "policy_loss",
+    "sequence_kl",
+    "token_entropy",
+    "token_log_probs",
+    "whiten",
+]
+
 Normalization = Literal["tokens", "sequences"]
 
 
-def token_log_probs(logits: Tensor, token_ids: Tensor, temperature: float) -> Tensor:
-    """Log-probability of each sampled token under the distribution that it was sampled from.
-
-    Args:
-        logits: [rows, tokens, vocabulary], unscaled.
-        token_ids: [rows, tokens].
-        temperature: The sampling temperature, > 0.
-
-    Returns:
-        [rows, tokens] in float32.
-    """
-    scaled = logits.float() / temperature
-    chosen = scaled.gather(-1, token_ids[..., None]).squeeze(-1)
-    return chosen - scaled.logsumexp(dim=-1)
-
-
-def token_entropy(logits: Tensor, temperature: float) -> Tensor:
-    """Entropy in nats of the sampling distribution at each position, [rows, tokens] in float32."""
-    log_probs = (logits.float() / temperature).log_softmax(dim=-1)
-    return -(log_probs.exp() * log_probs).sum(dim=-1)
-
-
 def sequence_kl(log_probs: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
-    """One-sample estimate of KL(pi || pi_ref) for each sampled sequence, in nats.
+    """Return a one-sample estimate of KL(pi || pi_ref) for each sampled sequence, in nats.
 
-    It is the log-ratio of the sampled sequence (the "k1" estimator: unbiased, may be negative).
+    It is the log-ratio of the sampled sequence (the "k1" estimator of Schulman 2020: unbiased, may be negative).
 
     Args:
         log_probs: [rows, tokens] of the policy.
@@ -57,14 +47,14 @@ def sequence_kl(log_probs: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
 
 
 def whiten(advantages: Tensor, valid: Tensor) -> Tensor:
-    """Divide the valid advantages by their standard deviation (population) after centring them.
+    """Center the valid advantages and divide them by their (population) standard deviation.
 
     Args:
         advantages: Any shape.
-        valid: Same shape; False where an advantage is unknown. These stay 0 and do not count.
+        valid: Same shape; False where an advantage is unknown; such an advantage becomes 0 and does not count.
 
     Returns:
-        Same shape. Advantages that are all equal become 0.
+        Same shape. If all advantages are equal, they become 0.
     """
     count = valid.sum().clamp(min=1)
     mean = torch.where(valid, advantages, 0.0).sum() / count
@@ -74,12 +64,12 @@ def whiten(advantages: Tensor, valid: Tensor) -> Tensor:
 
 
 def denominator(token_counts: Tensor, normalization: Normalization) -> Tensor:
-    """What the summed loss of a whole rollout batch is divided by.
+    """Return what the summed loss of a whole rollout batch is divided by.
 
     Args:
         token_counts: [rows] of the whole batch, sampled tokens of each row.
-        normalization: "tokens": all sampled tokens of the batch, so a long instruction weighs more;
-            "sequences": the number of instructions, the estimator as Williams writes it.
+        normalization: "tokens" for the number of sampled tokens, so that a long instruction weighs more;
+            "sequences" for the number of instructions, the estimator of Williams (1992).
 
     Returns:
         A scalar, at least 1.
@@ -96,20 +86,20 @@ def policy_loss(
     entropy: Tensor | None = None,
     entropy_coef: float = 0.0,
 ) -> Tensor:
-    """REINFORCE loss of some rows of a rollout batch.
+    """Return the REINFORCE loss of some rows of a rollout batch.
 
-    The denominator is that of the whole batch, so the losses of its micro-batches add up to the batch's loss.
+    The denominator is that of the whole batch, so that the losses of its micro-batches add up to the batch's loss.
 
     Args:
         log_probs: [rows, tokens], with gradient.
         mask: [rows, tokens], True where a token was sampled.
         advantages: [rows], without gradient.
         denominator: Scalar from `denominator`.
-        entropy: [rows, tokens], with gradient; needed where ``entropy_coef`` is not 0.
+        entropy: [rows, tokens], with gradient; needed if ``entropy_coef`` is not 0.
         entropy_coef: Weight of the entropy bonus.
 
     Returns:
-        A scalar to be minimised.
+        A scalar to minimize.
     """
     gain = advantages.detach()[:, None] * log_probs
     if entropy is not None and entropy_coef:

@@ -15,8 +15,6 @@ from torch import Tensor
 from wst.distributed import gather, rank
 from wst.types import Rollout
 
-ARMS = ("unaided", "untrained", "trained")
-
 
 @dataclass
 class StepRecord:

@@ -9,19 +9,19 @@ from wst.errors import ConfigError
 
 
 class WarmupLinear(LambdaLR):
-    """Linear warm-up, then linear decay to a rate that stays for the rest, however long the run.
+    """Linear warm-up, then linear decay to a rate that stays constant for the rest of the run.
 
-    A checkpoint remembers the step alone: a resumed run may have other settings than it began with.
+    A checkpoint holds the step alone, so a resumed run may change the settings.
 
     Args:
-        optimizer: Its learning rate is the full one.
+        optimizer: Its learning rate is the full rate.
         warmup_steps: Steps until the full rate is reached.
-        decay_steps: Steps from there until the last rate is reached.
+        decay_steps: Steps from there until the final rate is reached.
         start_factor: Share of the full rate in the first step.
-        end_factor: Share of the full rate that stays.
+        end_factor: Share of the full rate at the end.
 
     Raises:
-        ConfigError: If a setting is out of its range.
+        ConfigError: If a setting is out of range.
     """
 
     def __init__(

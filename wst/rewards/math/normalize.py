@@ -47,7 +47,7 @@ _LEAD = re.compile(
     re.I,
 )
 
-_TIDY: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
+RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"(?<!\\)\\\\(?=[A-Za-z])(?![A-Za-z]+\b[^\\]*\\end)"), r"\\"),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\\begin\s*\{(align\*?|aligned|gathered|split|equation\*?)\}(.*?)\\end\s*\{\1\}", re.S),
@@ -151,7 +151,7 @@ def tidy(text: str) -> str:
     text = re.sub(r"\\\$", "\u00a4", text)
     text = text.replace("$", "" if text.count("$") % 2 == 0 else "\u00a4")
     text = _LEAD.sub("", text, count=1) if _LEAD.match(text) else text
-    for pattern, by in _TIDY:
+    for pattern, by in RULES:
         text = pattern.sub(by, text)
     if match := re.fullmatch(r"\\text\s*\{([^{}]*)\}(.*)", text, re.S):
         inner = _LEAD.sub("", match[1], count=1)

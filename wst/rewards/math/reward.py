@@ -20,6 +20,7 @@ from wst.rewards.math.normalize import plain
 from wst.rewards.math.verdict import holds
 from wst.rewards.math.workers import Outcome, Workers
 from wst.rewards.text import target_of
+from wst.rewards.words import gives_away
 from wst.settings import check_choice, check_counts
 from wst.types import Rollout
 
@@ -203,12 +204,15 @@ class MathAnswer(Reward):
     def _leaks(self, instruction: str, target: str) -> bool:
         r"""Tell whether the instruction contains the gold answer.
 
-        A number leaks if any number, box or formula of the instruction has its value, even by chance ("Do it in 2
-        steps"). A choice leaks if it is the only one in brackets. Anything else leaks if it occurs as whole words, or
-        as a formula in the same form.
+        A number, or a fraction, leaks if any number, box or formula of the instruction has its value; markers of lists
+        and counts of steps are ignored (`wst.rewards.numbers.numbers`). A choice leaks if it is the only one named. All
+        else leaks as whole words, or as a formula, in the same form (`wst.rewards.words.gives_away`).
         """
-        held = holds(instruction, _final(target, target=True).text)
-        return super()._leaks(plain(instruction), plain(_final(target, target=True).text)) if held is None else held
+        gold = _final(target, target=True).text
+        held, words = holds(instruction, gold), plain(gold)
+        if held or (held is not None and not any(map(str.isalpha, words))):  # digits alone are not looked for as words
+            return bool(held)
+        return gives_away(instruction, gold) or gives_away(instruction, words)
 
 
 @dataclass(frozen=True, slots=True)

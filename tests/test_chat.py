@@ -1,0 +1,151 @@
+"""Chat templates and tokenizers that are unlike others: the prompt holds the text, or there is one line."""
+
+from typing import Any
+
+import pytest
+import torch
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from wst import LocalStudent, Message, Prompt, Query, Teacher
+from wst.errors import DataError
+from wst.modeling import chat
+from wst.modeling.chat import ChatEncoder, encode_chat, encode_truncated
+
+CPU = torch.device("cpu")
+PARTS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for part in m.content %}{{ part.text }}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+ALTERNATING = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate\nuser/assistant') }}{% endif %}{{ m.content }}|{% endfor %}"
+)
+CHAT = [Message("system", "Brief."), Message("user", "Hi"), Message("assistant", "Hello."), Message("user", "Bye")]
+
+
+@pytest.fixture
+def tokenizer(tiny_model: str) -> PreTrainedTokenizerBase:
+    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(tiny_model)
+    return loaded
+
+
+def test_a_template_that_reads_parts_is_given_parts(tokenizer: PreTrainedTokenizerBase) -> None:
+    plain = encode_chat(tokenizer, CHAT)
+    tokenizer.chat_template = PARTS
+    assert encode_chat(tokenizer, CHAT) == plain
+
+
+def test_a_template_that_drops_the_text_is_one_line(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.words }}|{% endfor %}"
+    with pytest.raises(DataError, match=r"^the model's chat template leaves out the user turn 'Bye'.*chat_template"):
+        encode_chat(tokenizer, CHAT)
+
+
+def test_a_template_may_trim_a_text(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content | trim }}|{% endfor %}"
+    assert tokenizer.decode(encode_chat(tokenizer, [Message("user", "  Hi \n")])) == "Hi|"
+    assert tokenizer.decode(encode_chat(tokenizer, [Message("user", "  ")])) == "|"
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (ALTERNATING, "roles must alternate"),
+        ("{{ messages[0].content }}{{ messages[0].content + 3 }}", "can only concatenate"),
+        ("{{ messages.nothing.more }}", "has no attribute"),
+        ("{% for", "Unexpected end|unexpected|Expected"),
+    ],
+)
+def test_turns_that_a_template_refuses_are_one_line_that_names_the_query(
+    tiny_model: str, template: str, reason: str
+) -> None:
+    teacher = Teacher(tiny_model, dtype="float32")
+    teacher.load(CPU)
+    student = LocalStudent(tiny_model, dtype="float32", cache=False)
+    student.setup(CPU)
+    teacher.tokenizer.chat_template = student.tokenizer.chat_template = template
+    asked = Prompt((Message("user", "one"), Message("user", "two")))
+    if template != ALTERNATING:
+        with pytest.raises(DataError, match=rf"^query 'q7': the model's chat template refuses .*({reason})") as caught:
+            teacher.encode(Query("q7", "x"))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=rf"^student '.*': a prompt.*turns user, user \(.*({reason})") as caught:
+        student.respond([asked])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("template", [None, "{% for m in messages %}{{ m.content }}|{% endfor %}"])
+def test_a_tokenizer_that_appends_its_end_token_does_not_end_the_prompt(
+    tokenizer: PreTrainedTokenizerBase, template: str | None
+) -> None:
+    tokenizer.chat_template = template
+    plain = encode_chat(tokenizer, CHAT)
+    backend: Any = tokenizer
+    backend.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A <|im_end|> <|im_end|>", special_tokens=[("<|im_start|>", 2), ("<|im_end|>", 3)]
+    )
+    beginning = [2] if template is None else []
+    assert encode_chat(tokenizer, CHAT) == [*beginning, *plain]
+
+
+def test_half_a_surrogate_is_a_question_mark(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert tokenizer.decode(encode_chat(tokenizer, [Message("user", "a\ud800b")])).startswith("<|im_start|>user\na?b")
+    encoder = ChatEncoder(40, "limit")
+    with pytest.warns(UserWarning, match="q was cut"):
+        ids = encoder.prompt(tokenizer, lambda text: [Message("user", text)], "\udfff" * 500, "q")
+    assert len(ids) == 40
+
+
+# ------------------------------------------------------------------------------------------------------------- length
+
+
+@pytest.mark.parametrize("length", [30, 31, 100, 400, 5000])
+def test_a_long_text_is_cut_to_the_same_tokens_whether_or_not_it_is_tokenized_whole(
+    tokenizer: PreTrainedTokenizerBase, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "".join(chr(97 + i % 26) for i in range(length))
+
+    def ids() -> tuple[list[int], bool]:
+        return encode_truncated(tokenizer, lambda words: list(tokenizer(f"<{words}>")["input_ids"]), text, 32)
+
+    short = ids()
+    monkeypatch.setattr(chat, "_CHARACTERS", 10**6)
+    assert ids() == short
+    assert short[1] is (length > 30)
+
+
+def test_a_dialogue_of_megabytes_has_the_same_last_tokens(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = [Message("user", "x" * 900 + "end"), Message("assistant", "y" * 700 + "z")]
+    encoder = ChatEncoder(64, "limit")
+    (row,) = encoder.dialogues(tokenizer, [turns])
+    monkeypatch.setattr(chat, "_CHARACTERS", 10**6)
+    assert encoder.dialogues(tokenizer, [turns]) == [row]
+    assert (len(row), encoder.shortened) == (64, 2)
+
+
+@pytest.mark.parametrize("place", ["query", "history"])
+def test_a_query_of_megabytes_is_not_tokenized_whole(
+    tiny_model: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Count the characters that reach the tokenizer."""
+    teacher = Teacher(tiny_model, dtype="float32", max_prompt_tokens=100)
+    teacher.load(CPU)
+    teacher.encode(Query("q", "x"))
+    kind: Any = type(teacher.tokenizer)
+    original = kind._encode_plus
+    seen: list[int] = []
+
+    def count(self: Any, text: Any, *args: Any, **options: Any) -> Any:
+        seen.append(len(text))
+        return original(self, text, *args, **options)
+
+    monkeypatch.setattr(kind, "_encode_plus", count)
+    big = "word " * 400_000
+    query = Query("q", big) if place == "query" else Query("q", "x", history=(Message("user", big),))
+    with pytest.warns(UserWarning, match="was cut"):
+        assert len(teacher.encode(query)) == 100
+    assert max(seen) < 10_000
+    assert len(seen) < 50

@@ -1,0 +1,79 @@
+"""Plain functions serve as student and as reward."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from runs import write_config, wst
+from test_module import data, fit, make
+
+from wst import FunctionReward, FunctionStudent, Query, Rollout
+from wst.environment import Environment
+from wst.errors import ConfigError, ContractError
+
+
+def echo(messages: list[dict[str, str]]) -> str:
+    if "2" in messages[-1]["content"]:
+        raise TimeoutError("no answer")
+    return f"{messages[-1]['role']}: {messages[-1]['content']}"
+
+
+async def slow_echo(messages: list[dict[str, str]]) -> str:
+    await asyncio.sleep(0)
+    return echo(messages)
+
+
+def length(rollouts: Sequence[Rollout]) -> list[float]:
+    return [float(len(rollout.response.text)) for rollout in rollouts]
+
+
+@pytest.mark.parametrize("student", [echo, slow_echo])
+def test_functions_are_student_and_reward(student: object) -> None:
+    environment = Environment(student, length)  # type: ignore[arg-type]
+    queries = [Query("a", "one"), Query("b", "2")]
+    rollouts = environment.respond(queries, [None, None])
+    assert rollouts[0].response.text == "user: one"
+    assert rollouts[1].response.error == "TimeoutError: no answer"
+    assert environment.score(rollouts).total[0] == 9.0
+    assert environment.unaided_rewards(queries).isnan().tolist() == [False, True]
+
+
+def test_a_run_with_functions(tiny_model: str, tmp_path: Path) -> None:
+    module = make(tiny_model, lambda messages: messages[0]["content"], length)
+    fit(module, data(tmp_path), tmp_path, steps=1)
+    assert module.trained_steps == 1
+    assert isinstance(module.student, FunctionStudent)
+    assert isinstance(module.reward, FunctionReward)
+
+
+def test_functions_in_a_config(tiny_model: str, tmp_path: Path) -> None:
+    config = {
+        "trainer.max_steps": 1,
+        "trainer.val_check_interval": 1,
+        "model.init_args.student": {
+            "class_path": "wst.FunctionStudent",
+            "init_args": {"function": "test_functions.echo"},
+        },
+        "model.init_args.reward": {
+            "class_path": "wst.FunctionReward",
+            "init_args": {"function": "test_functions.length"},
+        },
+    }
+    write_config(tmp_path, tiny_model, **config)
+    done = wst(["fit", "--config", "config.yaml"], tmp_path)
+    assert done.code == 0, done.err
+    done = wst(["test", "--config", "config.yaml", "--ckpt_path", "last"], tmp_path)
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(("student", "reward", "words"), [("gpt", length, "student"), (echo, None, "reward")])
+def test_what_is_no_function_is_refused_where_it_is_given(student: object, reward: object, words: str) -> None:
+    with pytest.raises(ConfigError, match=f"{words}: expected a wst"):
+        Environment(student, reward)  # type: ignore[arg-type]
+
+
+def test_an_answer_that_is_no_text_is_refused() -> None:
+    environment = Environment(lambda messages: 3, length)  # type: ignore[arg-type, return-value]
+    with pytest.raises(ContractError, match="expected a text, got 3"):
+        environment.respond([Query("a", "x")], [None])

@@ -1,0 +1,153 @@
+"""What the command line answers before torch is imported: help, and mistakes that can be seen without it."""
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from runs import TESTS
+
+import wst
+from wst.__main__ import COMMANDS, CONFIGURED
+from wst.cli.early import TOP, check_options
+from wst.cli.help import SHOWN
+from wst.cli.lightning import SETTINGS, WSTCommandLine
+from wst.cli.signatures import signature_of
+from wst.errors import ConfigError
+
+QUICKSTART = str(TESTS.parent / "lightning_configs" / "quickstart.yaml")
+HEAVY = {"torch", "transformers", "lightning", "jsonargparse"}
+
+
+def start(*args: str) -> tuple[int, str, str]:
+    """Run ``wst`` in a process of its own; fail if it imports anything heavy."""
+    command = [sys.executable, "-X", "importtime", "-m", "wst", *args]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    lines = done.stderr.splitlines()
+    assert not HEAVY & {line.rsplit("|", 1)[-1].strip() for line in lines}
+    return done.returncode, done.stdout, "\n".join(line for line in lines if not line.startswith("import time:"))
+
+
+def test_version() -> None:
+    code, out, _ = start("--version")
+    assert code == 0
+    assert re.fullmatch(r"wst \d+\.\d+\.\d+\n", out)
+
+
+def test_help_lists_the_commands() -> None:
+    code, out, _ = start("--help")
+    assert code == 0
+    assert all(re.search(rf"^  {name} +\w", out, flags=re.MULTILINE) for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["fit", "check"])
+def test_help_of_a_command_lists_the_main_options(name: str) -> None:
+    code, out, _ = start(name, "--config", "absent.yaml", "--help")
+    assert code == 0
+    assert f"wst {name} --help=all" in out
+    for class_path, option in SHOWN.items():
+        section = out.partition(f"{class_path}: {option}.NAME")[2].partition("\nwst.")[0]
+        for argument in inspect.signature(getattr(wst, class_path.removeprefix("wst."))).parameters.values():
+            row = re.search(rf"^  {argument.name} .*?(?=^  \w|\Z)", section, flags=re.MULTILINE | re.DOTALL)
+            assert row is not None, argument.name
+            plain = re.sub(r"\s+", " ", row[0])
+            if argument.default is argument.empty:
+                assert "(required)" in plain
+            elif argument.default is None or isinstance(argument.default, bool | int | float | str):
+                assert f"(default: {json.dumps(argument.default)})" in plain
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["fitt"], "no command 'fitt'; did you mean fit?"),
+        (["dance"], "no command 'dance'; the commands are " + ", ".join(COMMANDS)),
+        ([], "no command given"),
+        (["fit", "--config", "absent.yaml"], "config: no such file: 'absent.yaml'"),
+        (["test", "-c", QUICKSTART, "--config=absent.yaml"], "config: no such file: 'absent.yaml'"),
+        (["compare", "--config", "absent.yaml"], "config: no such file: 'absent.yaml'"),
+        (["fit", "--no_such_flag"], "option --no_such_flag: the command has no option 'no_such_flag'"),
+        (["fit", "--trainer.max_step", "3"], "Trainer has no option 'max_step'; did you mean max_steps?"),
+        (
+            ["fit", "-c", QUICKSTART, "--model.init_args.samples_per_qery=3"],
+            "WeakToStrong has no option 'samples_per_qery'; did you mean samples_per_query?",
+        ),
+        (
+            ["check", "--config", QUICKSTART, "--model.student.max_tokens", "3"],
+            "LocalStudent has no option 'max_tokens'; did you mean max_new_tokens?",
+        ),
+        (
+            ["fit", "--config", QUICKSTART, "--model.init_args.reward=wst.Judge", "--model.init_args.reward.rubrik=x"],
+            "Judge has no option 'rubrik'; did you mean rubric?",
+        ),
+    ],
+)
+def test_a_mistake_that_can_be_seen_early_is_one_line(args: list[str], said: str) -> None:
+    code, out, err = start(*args)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("wst: error: ")
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--model.init_args.student=toys.Parrot", "--model.init_args.student.init_args.anything=3"],
+        ["--model=other.Model", "--model.anything=3", "--data=other.Data", "--data.init_args.anything", "3"],
+        ["--trainer.callbacks+=toys.KillAt", "--trainer.callbacks.init_args.step=3"],
+        ["--model.init_args.student", "wst.EndpointStudent", "--model.init_args.student.init_args.base_url=http://x"],
+        ["--model.help", "wst.WeakToStrong", "--print_config", "--help=all"],
+        ["--config", "model: {class_path: other.Model}", "--model.anything=3"],
+    ],
+)
+def test_what_may_be_right_is_left_to_the_parser(options: list[str]) -> None:
+    check_options(["--config", QUICKSTART, *options])
+
+
+def test_of_two_classes_the_later_one_counts(tmp_path: Path) -> None:
+    config = tmp_path / "parrot.yaml"
+    config.write_text("model: {init_args: {student: toys.Parrot}}")
+    check_options(["--config", QUICKSTART, "--config", str(config), "--model.student.anything=3"])
+    with pytest.raises(ConfigError, match="LocalStudent has no option"):
+        check_options(["--config", str(config), "--config", QUICKSTART, "--model.student.anything=3"])
+
+
+@pytest.mark.parametrize("stage", [name for name in CONFIGURED if name != "check"])
+def test_the_early_check_knows_every_option_of_the_parser(stage: str) -> None:
+    class Parsers(WSTCommandLine):
+        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+            raise InterruptedError(*{action.dest.split(".")[0] for action in self._subcommand_parsers[stage]._actions})
+
+    with pytest.raises(InterruptedError) as stopped:
+        Parsers(LightningModule, None, save_config_callback=None, args=[stage], **SETTINGS)
+    assert set(stopped.value.args) <= {*TOP, "trainer", "model", "data"}
+
+
+def test_signatures_are_read_from_the_source_as_python_has_them() -> None:
+    classes = {f"wst.{name}": getattr(wst, name) for name in wst.__all__ if name[0].isupper()}
+    classes["lightning.pytorch.trainer.trainer.Trainer"] = Trainer
+    read = 0
+    for class_path, cls in classes.items():
+        signature = signature_of(class_path)
+        if signature is None:
+            continue
+        read += 1
+        real = inspect.signature(cls).parameters
+        assert list(signature.defaults) == list(real), class_path
+        for name, default in signature.defaults.items():
+            assert (default is None) == (real[name].default is inspect.Parameter.empty), f"{class_path}.{name}"
+    assert read > 20
+    assert all(signature_of(class_path) is not None for class_path in SHOWN)
+    assert signature_of("wst.models.Nothing") is None
+    assert signature_of("toys.Parrot") is None
+    old = signature_of("wst.baselines.MovingAverage")  # under the module's former name
+    assert old is not None
+    assert old == signature_of("wst.MovingAverage")

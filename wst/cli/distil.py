@@ -1,0 +1,144 @@
+"""``wst distil FOLDER --config FILE``: is an instruction for each query needed, or does one sentence do as well?"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wst.cli.check import load_run
+from wst.environment import Environment
+from wst.errors import ConfigError
+from wst.evaluation import USUAL, Comparison, compare
+from wst.evaluation.metrics import Values, estimate_gain, is_binary, paired_p_value
+from wst.evaluation.tables import show
+from wst.files import write_whole
+from wst.inference.artefact import Artefact
+from wst.inference.distil import Race, race
+from wst.inference.instructor import Instructor
+from wst.types import Query
+
+_TEACHER, _STUDENT = "trained teacher", "student"
+
+
+def run(args: list[str]) -> int:
+    """Race sentences on training queries, compare the winner with the teacher on test queries, and print the verdict.
+
+    Raises:
+        WSTError: If the config, the teacher or the budget cannot be used.
+    """
+    options, rest = _parser().parse_known_args(args)
+    artefact = Artefact.read(options.teacher)
+    module, data = load_run("distil", rest)
+    sentences = _lines(Path(options.sentences)) if options.sentences else list(USUAL)
+    environment = module.environment
+    instructor = Instructor(artefact, options.device, options.base, data.eval_batch_size)
+    finished = run_race(instructor, environment, data.queries("train"), sentences, options.samples, options.budget)
+    folder = Path(options.output)
+    write_whole(folder / "sentence.txt", finished.winner + "\n")
+    fixed = list(dict.fromkeys([*sentences, finished.winner]))
+    comparison = compare(
+        data,
+        {_STUDENT: environment.student},
+        environment.reward,
+        module.teacher,
+        {_TEACHER: options.teacher},
+        fixed,
+        student_prompt=environment.prompt,
+        limit=options.limit,
+        output=options.output,
+        device=options.device,
+    )
+    show(comparison)
+    said = verdict(comparison, finished)
+    write_whole(folder / "verdict.txt", said + "\n")
+    print(said)
+    return int(bool(comparison.errors))
+
+
+def run_race(
+    instructor: Instructor,
+    environment: Environment,
+    queries: Sequence[Query],
+    sentences: Sequence[str],
+    samples: int,
+    budget: int,
+) -> Race:
+    """Race given sentences and instructions that the teacher writes for training queries.
+
+    Args:
+        instructor: The teacher.
+        environment: Student and reward; loaded here, on the teacher's device, and closed again.
+        queries: Training queries.
+        sentences: Given sentences.
+        samples: Training queries, drawn at random, whose instructions take part.
+        budget: Student calls at most.
+    """
+    environment.check()
+    drawn = random.Random(0).sample(range(len(queries)), min(samples, len(queries)))
+    written = [instruction.text for instruction in instructor.write([queries[i] for i in drawn])]
+    environment.setup(instructor.placed)
+    try:
+        if size := environment.reward.calibration_size:
+            environment.calibrate(list(queries[:size]))
+        return race([*sentences, *filter(str.strip, written)], queries, environment, budget)
+    finally:
+        environment.close()
+
+
+def verdict(comparison: Comparison, finished: Race) -> str:
+    """Say in words whether the teacher is better than the sentence that won the race, on the test queries."""
+    spent = (
+        f"{len(finished.standings)} sentences raced for {finished.calls} student calls; the winner: {finished.winner!r}"
+    )
+    teacher, sentence = (_rewards(comparison, arm) for arm in (_TEACHER, finished.winner))
+    known = ~np.isnan(teacher - sentence)
+    if not known.any():
+        return f"{spent}\nno verdict: no test query could be scored under both"
+    gain = estimate_gain((teacher - sentence)[known], is_binary(np.concatenate([teacher[known], sentence[known]])))
+    p = paired_p_value((teacher - sentence)[known])
+    figures = f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}), p = {p:.3g}, {int(known.sum())} test queries"
+    if p < 0.05 and gain.mean > 0:
+        said = "instructions for each query are worth it: the teacher is ahead of the sentence by"
+    elif p < 0.05:
+        said = "take the sentence: the teacher is behind it by"
+    else:
+        said = "no difference shown; the sentence is the simpler choice: teacher less sentence"
+    return f"{spent}\n{said} {figures}"
+
+
+def _rewards(comparison: Comparison, arm: str) -> Values:
+    rows = sorted((row["id"], row["reward"]) for row in comparison.rows if row["arm"] == arm)
+    return np.array([np.nan if reward is None else reward for _, reward in rows], dtype=np.float64)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"distil: --sentences {path}: cannot be read ({error}); give UTF-8 text, one a line"
+        ) from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wst distil",
+        description="Race static sentences on training queries, and compare the best with the teacher on test queries.",
+        epilog="All other options, --config first of all, are those of `wst fit`.",
+    )
+    parser.add_argument("teacher", help="folder that `wst fit` exported (teacher/best)")
+    parser.add_argument("--budget", type=int, default=400, help="student calls for the race (400)")
+    parser.add_argument("--samples", type=int, default=32, help="training queries whose instructions take part (32)")
+    parser.add_argument("--sentences", help="text file of sentences that take part, one a line (the usual ones)")
+    parser.add_argument("--limit", type=int, help="test queries at most (all)")
+    parser.add_argument(
+        "--output", default="runs/distil", help="folder for sentence.txt and the comparison (runs/distil)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
+    parser.add_argument("--base", help="where the base model lies on this machine (as the teacher says)")
+    return parser

@@ -1,0 +1,113 @@
+"""Errors at the command line: a user's mistake is one line, everything else keeps its traceback."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from wst.errors import ConfigError, Interrupted, StorageError, WSTError, debugging
+from wst.files import storage_fault
+from wst.terminal import printable
+
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+#: What to lower after running out of memory, by the phase of a step.
+_TAKES_LESS = {
+    "sample": "teacher.init_args.sample_batch_size, or its max_new_tokens",
+    "respond": "student.init_args.batch_size, or its max_new_tokens",
+    "score": "the reward model's batch_size",
+    "update": "micro_batch_size",
+}
+
+
+class OneLineErrors:
+    """Mixin for an argument parser: raise its errors as a `ConfigError` of one line."""
+
+    hint = "; see `wst fit --help` for the options"
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:  # noqa: ANN401 - argparse's signature
+        """Raise what argparse would print before it exits.
+
+        Raises:
+            ConfigError: Always.
+        """
+        # Parsers of nested options pass their errors up through here, one after the other.
+        raise ConfigError(one_line(message).replace(self.hint, "") + self.hint) from ex
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command and return its exit code.
+
+    A user's mistake (`wst.errors.WSTError`) is printed as one line, and the exit code is 2. Every other error keeps its
+    traceback. Imports nothing heavy: what has not been loaded cannot have raised.
+    """
+    threading.excepthook = _skip_reported_storage_fault
+    try:
+        return command()
+    except Exception as error:
+        mistake = find_mistake(error)
+        if mistake is None or debugging():
+            raise
+        head = "wst" if isinstance(mistake, Interrupted) else "wst: error"
+        # Of an error that all processes raise, rank 0 alone prints the line.
+        rank = getattr(_loaded("lightning.fabric.utilities.rank_zero", "rank_zero_only"), "rank", 0)
+        by_all = rank > 0 and _loaded("wst.distributed", "raised_by_all")(error)
+        if not by_all:
+            place = f": process {rank}" if rank else ""
+            print(f"{head}{place}: {printable(one_line(str(mistake)))}", file=sys.stderr)
+        return mistake.code if isinstance(mistake, Interrupted) else 2
+
+
+def find_mistake(error: BaseException | None) -> BaseException | None:
+    """Return the error in the chain of causes that the user can mend, or None.
+
+    jsonargparse raises its own errors from those of a constructor.
+    """
+    while error is not None:
+        if isinstance(error, WSTError | _loaded("lightning.fabric.utilities.exceptions", "MisconfigurationException")):
+            return error
+        if isinstance(error, OSError) and error.errno in _STORAGE:
+            return StorageError(storage_fault(error.filename or "a file of the run", error))
+        if isinstance(error, _loaded("torch", "OutOfMemoryError")):
+            phase = next((note for note in getattr(error, "__notes__", []) if note in _TAKES_LESS), None)
+            lower = _TAKES_LESS[phase] if phase else "; ".join(_TAKES_LESS.values())
+            return WSTError(f"out of GPU memory{f' in phase {phase}' if phase else ''}: lower {lower}")
+        error = error.__cause__
+    return None
+
+
+def one_line(message: str) -> str:
+    r"""Fold a message of several lines into one.
+
+    For an optional value, jsonargparse reports why it fits neither the type nor None, and repeats the value. Keep only
+    the reason that names a cause, after the keys that lead to it.
+
+    >>> one_line("Problem with\n  - this:   that")
+    'Problem with this: that'
+    """
+    keys = re.findall(r'Parser key "([^"]+)":', message)
+    message = re.sub(r'Parser key "[^"]+":', "", message)
+    message = re.sub(r"Does not validate against any of the Union subtypes\s+Subtypes: .*?\s+Errors:", "", message)
+    message = re.sub(r"\s*-? *Expected a <class 'NoneType'>(?=\s|$)", "", message)
+    message = re.sub(r"\s*Given value( type)?: .*", "", message, flags=re.DOTALL)
+    message = re.sub(r"Expected a path but \S+ either not accessible or invalid\s*", "", message)
+    lines = [line.strip(" -\t") for line in message.splitlines()]
+    text = re.sub(r"\s+", " ", " ".join(line for line in lines if line))
+    return f"{'.'.join(dict.fromkeys(keys))}: {text}" if keys else text
+
+
+class _NotLoaded(Exception):
+    """Stands for a class of a library that is not loaded: no error is an instance of it."""
+
+
+def _loaded(module: str, name: str) -> Any:  # noqa: ANN401 - any attribute
+    return getattr(sys.modules.get(module), name, _NotLoaded)
+
+
+def _skip_reported_storage_fault(failure: threading.ExceptHookArgs) -> None:
+    # TensorBoard's writer thread passes a full disk on to the run, which ends with one line about it.
+    if not (isinstance(failure.exc_value, OSError) and failure.exc_value.errno in _STORAGE):
+        threading.__excepthook__(failure)

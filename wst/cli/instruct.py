@@ -1,0 +1,88 @@
+"""``wst instruct FOLDER``: instructions for texts, without a student."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from wst.cli.quiet import prepare
+from wst.errors import DataError
+from wst.inference.instructor import Instructor
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A text to write for, and the JSON Lines row it stood in."""
+
+    text: str
+    row: dict[str, Any]
+
+
+def run(args: list[str]) -> int:
+    """Write an instruction for each text and return the exit code.
+
+    Raises:
+        WSTError: If the teacher cannot be loaded, or a line of standard input is not what the options say.
+    """
+    options = _parser().parse_args(args)
+    prepare()
+    instructor = Instructor.from_pretrained(
+        options.teacher, options.device, base=options.base, revision=options.revision, batch_size=options.batch_size
+    )
+    asked = [_Asked(text, {"query": text}) for text in options.text] or _stdin(options.jsonl, options.field)
+    remaining = iter(asked)
+    while batch := list(islice(remaining, options.batch_size)):
+        written = instructor([one.text for one in batch], sample=options.sample)
+        for one, instruction in zip(batch, written, strict=True):
+            print(_line(one, instruction, options.jsonl), flush=True)
+    return 0
+
+
+def _line(one: _Asked, instruction: str, jsonl: bool) -> str:
+    if jsonl:
+        return json.dumps(one.row | {"instruction": instruction}, ensure_ascii=True)
+    # One instruction a line, whatever the teacher wrote: no line breaks, no control sequences for the terminal.
+    return " ".join("".join(c if c.isprintable() else " " for c in instruction).split())
+
+
+def _stdin(jsonl: bool, field: str) -> Iterator[_Asked]:
+    lines: Iterable[bytes] = sys.stdin.buffer
+    for number, raw in enumerate(lines, 1):
+        place = f"standard input, line {number}"
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{place}: it is not UTF-8 ({error.reason}); convert it first") from error
+        if not line.strip():
+            continue
+        if not jsonl:
+            yield _Asked(line, {})
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{place}: it is not JSON ({error!s:.100}); leave out --jsonl for plain text") from error
+        if not isinstance(row, dict) or not isinstance(row.get(field), str):
+            raise DataError(f"{place}: there is no text in field {field!r}; name the field with --field")
+        yield _Asked(row[field], row)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wst instruct", description="Write instructions with a trained teacher; the student need not be up."
+    )
+    parser.add_argument("teacher", help="folder that `wst fit` exported (teacher/best), or a hub id")
+    parser.add_argument("text", nargs="*", help="texts to write for; without any, they are read from standard input")
+    parser.add_argument("--jsonl", action="store_true", help="read JSON Lines, and write them with a field instruction")
+    parser.add_argument("--field", default="query", help="field of a JSON Lines row that holds the text (query)")
+    parser.add_argument("--sample", action="store_true", help="sample at the temperature of training (greedy)")
+    parser.add_argument("--base", help="where the base model lies on this machine (as the teacher says)")
+    parser.add_argument("--revision", help="branch, tag or commit of a teacher on the hub")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
+    parser.add_argument("--batch_size", type=int, default=32, help="texts written for at once (32)")
+    return parser

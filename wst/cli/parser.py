@@ -1,0 +1,66 @@
+"""What jsonargparse gets wrong, mended in one place; each function has a test, and says what it reaches into.
+
+Tested with jsonargparse 4.53.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import _typehints, _util, set_dumper
+from jsonargparse._loaders_dumpers import dump_yaml_kwargs, get_yaml_default_loader
+from jsonargparse._paths import Path as ConfigPath
+
+from wst.cli.early import read_config
+
+_parse_value = _util.parse_value_or_config
+
+
+def mend() -> None:
+    """Mend null, text that looks like a number, and the encoding of configs, for every parser of this process."""
+    setattr(_typehints, "parse_value_or_config", _parse_nested)  # noqa: B010 - no public name of the module
+    setattr(ConfigPath, "read_text", _read_text)  # noqa: B010
+    set_dumper("yaml", _dump)
+
+
+def _parse_nested(value: Any, enable_path: bool = True, simple_types: bool = False) -> Any:  # noqa: ANN401
+    """Pass the value of a nested option on as JSON.
+
+    jsonargparse loads it, then formats it with ``str`` for the parser of the inner class, which makes null of any depth
+    the text "None".
+    """
+    loaded, path = _parse_value(value, enable_path=enable_path, simple_types=simple_types)
+    if isinstance(value, _util.NestedArg) and path is None and isinstance(loaded.val, dict | list | None):
+        loaded = loaded._replace(val=json.dumps(loaded.val))
+    return loaded, path
+
+
+_read_other = ConfigPath.read_text
+
+
+def _read_text(path: ConfigPath) -> str:
+    """Read a config as UTF-8; jsonargparse uses the locale's encoding."""
+    file = Path(os.fspath(path))
+    return read_config(file) if file.is_file() else _read_other(path)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that jsonargparse's loader would read as a number, such as the revision 7435e1."""
+
+
+def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    tag = get_yaml_default_loader()("").resolve(yaml.ScalarNode, text, (True, False))
+    style = None if tag == "tag:yaml.org,2002:str" else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent)
+
+
+def _dump(data: Any) -> str:  # noqa: ANN401 - any plain value
+    settings: dict[str, Any] = dump_yaml_kwargs
+    return str(yaml.dump(data, Dumper=_Dumper, **settings))

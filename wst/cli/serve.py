@@ -1,0 +1,81 @@
+"""``wst serve FOLDER --upstream URL``: an OpenAI-compatible server with a trained teacher before any student."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from wst.cli.quiet import prepare
+from wst.errors import ConfigError
+from wst.inference.instructor import Instructor
+
+
+def run(args: list[str]) -> int:
+    """Load the teacher, serve until SIGTERM or Ctrl-C, and return the exit code.
+
+    Raises:
+        WSTError: If an option is impossible, the extra is not installed, or the teacher cannot be loaded.
+    """
+    options = _parser().parse_args(args)
+    prepare()
+    try:
+        import uvicorn
+
+        from wst.inference.server import Gateway, Limits
+    except ImportError as error:
+        raise ConfigError(f"wst serve: {error.name} is not installed; pip install 'wst[serve]'") from error
+    limits = Limits(options.deadline, options.max_requests, options.max_body_mb * 1_000_000)
+    instructor = Instructor.from_pretrained(
+        options.teacher, options.device, base=options.base, revision=options.revision, batch_size=options.batch_size
+    )
+    gateway = Gateway(
+        instructor.write,
+        instructor.artefact.student_prompt,
+        options.upstream,
+        key=_variable("key_env", options.key_env),
+        token=_variable("token_env", options.token_env),
+        limits=limits,
+        batch_size=options.batch_size,
+    )
+    instructor.load()
+    instructor("Hello")  # the first call is slower than any other; no client should wait for it
+    print(f"wst serve: http://{options.host}:{options.port}/v1 before {gateway.upstream}", flush=True)
+    uvicorn.run(
+        gateway.app(),
+        host=options.host,
+        port=options.port,
+        log_level="warning",
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=options.drain,
+    )
+    return 0
+
+
+def _variable(option: str, name: str | None) -> str | None:
+    if name is None:
+        return None
+    value = os.environ.get(name, "")
+    if not value or not all("!" <= character <= "~" for character in value):
+        raise ConfigError(f"wst serve: --{option} {name}: set it to printable ASCII characters without blanks")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="wst serve", description="Serve a trained teacher before any student.")
+    parser.add_argument("teacher", help="folder that `wst fit` exported (teacher/best), or a hub id")
+    parser.add_argument(
+        "--upstream", required=True, help="base URL of the student's server, such as http://host:8080/v1"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen at (8000)")
+    parser.add_argument("--key_env", help="environment variable with the key for upstream (clients' own keys go on)")
+    parser.add_argument("--token_env", help="environment variable with the token that clients must show (none)")
+    parser.add_argument("--deadline", type=float, default=2.0, help="seconds a request waits for its instruction (2)")
+    parser.add_argument("--max_requests", type=int, default=256, help="requests at once; more get 503 (256)")
+    parser.add_argument("--max_body_mb", type=int, default=20, help="size of a request in megabytes (20)")
+    parser.add_argument("--drain", type=int, default=30, help="seconds for open requests at SIGTERM (30)")
+    parser.add_argument("--batch_size", type=int, default=32, help="queries in one batch of the teacher's (32)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
+    parser.add_argument("--base", help="where the base model lies on this machine (as the teacher says)")
+    parser.add_argument("--revision", help="branch, tag or commit of a teacher on the hub")
+    return parser

@@ -1,0 +1,6 @@
+"""What serves a trained teacher: the artefact it is stored as, and the `Instructor` that writes with it."""
+
+from wst.inference.artefact import Artefact
+from wst.inference.instructor import Instructor
+
+__all__ = ["Artefact", "Instructor"]

@@ -1,0 +1,105 @@
+"""The best static sentence: is an instruction for each query needed at all?
+
+Sentences race on training queries by successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): each round
+spends an equal share of the student calls on the sentences that are left, all on the same new queries, and keeps the
+better half by the mean over all rounds so far.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from wst.environment import Environment
+from wst.errors import ConfigError, DataError
+from wst.types import Instruction, Query
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A sentence at the end of a race.
+
+    Attributes:
+        sentence: The instruction.
+        reward: Mean reward over the queries it was tried on; NaN if none could be scored.
+        tried: Number of queries it was tried on.
+    """
+
+    sentence: str
+    reward: float
+    tried: int
+
+
+@dataclass(frozen=True)
+class Race:
+    """A finished race.
+
+    Attributes:
+        standings: All sentences, the winner first.
+        calls: Student calls spent.
+    """
+
+    standings: list[Standing]
+    calls: int
+
+    @property
+    def winner(self) -> str:
+        """The best sentence."""
+        return self.standings[0].sentence
+
+
+def race(
+    sentences: Sequence[str], queries: Sequence[Query], environment: Environment, budget: int, seed: int = 0
+) -> Race:
+    """Race sentences under a budget of student calls.
+
+    Args:
+        sentences: Different instructions that are not blank, at least one.
+        queries: Training queries; they are drawn in a random order, and again from the start when all were used.
+        environment: Student and reward, both set up.
+        budget: Student calls at most.
+        seed: Makes the order of the queries.
+
+    Raises:
+        ConfigError: If the budget does not give each sentence a query in the first round.
+        DataError: If there are no queries.
+    """
+    remaining = list(dict.fromkeys(sentences))
+    if not remaining or any(not sentence.strip() for sentence in remaining):
+        raise ConfigError("distil: give at least one sentence, none of them blank")
+    if not queries:
+        raise DataError("distil: there are no training queries to race sentences on")
+    rounds = max(1, math.ceil(math.log2(len(remaining))))
+    if budget < rounds * len(remaining):
+        raise ConfigError(
+            f"distil: a budget of {budget} calls is too small for {len(remaining)} sentences in {rounds} rounds; give "
+            f"at least {rounds * len(remaining)}, or fewer sentences"
+        )
+    order = random.Random(seed).sample(range(len(queries)), len(queries))
+    rewards: dict[str, list[float]] = {sentence: [] for sentence in remaining}
+    used = calls = 0
+    for _ in range(rounds):
+        share = budget // rounds // len(remaining)
+        drawn = [queries[order[(used + i) % len(order)]] for i in range(share)]
+        used += share
+        asked = [query for _ in remaining for query in drawn]
+        rollouts = environment.respond(asked, [Instruction(sentence) for sentence in remaining for _ in drawn])
+        scores = environment.score(rollouts).total
+        calls += len(rollouts)
+        for place, sentence in enumerate(remaining):
+            rewards[sentence] += scores[place * share : (place + 1) * share]
+        remaining = sorted(remaining, key=lambda sentence: -_mean(rewards[sentence], worst=True))
+        remaining = remaining[: math.ceil(len(remaining) / 2)]
+    last = {sentence: place for place, sentence in enumerate(remaining)}
+    ranked = sorted(rewards, key=lambda s: (last.get(s, len(last)), -len(rewards[s]), -_mean(rewards[s], worst=True)))
+    return Race([Standing(s, _mean(rewards[s]), len(rewards[s])) for s in ranked], calls)
+
+
+def _mean(rewards: Sequence[float], worst: bool = False) -> float:
+    """Return the mean of what is not NaN; of nothing, NaN, or, where it is to be sorted by, the worst."""
+    mean = float(torch.tensor(list(rewards)).nanmean())
+    return -math.inf if worst and math.isnan(mean) else mean

@@ -1,0 +1,356 @@
+"""An OpenAI-compatible server that puts a trained teacher before any student.
+
+``POST /v1/chat/completions`` writes an instruction for the last user message, puts it where training put it, and passes
+the request on; the answer comes back byte for byte as the upstream server sends it, streamed or not. All else under
+``/v1/`` that a client may ask for is ``GET /v1/models``. It fails open: a teacher that errs or misses its deadline lets
+the request go unaided.
+
+Response headers: ``x-wst-status`` (instructed, empty, timeout, error) and ``x-wst-instruction`` (percent-encoded UTF-8,
+cut at 4096 characters). A request with the header ``x-wst-include: body`` gets both in the JSON body as well, under
+``wst``, if it is not streamed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit
+
+import httpx2
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from wst.errors import ConfigError
+from wst.inference.batching import Batcher, Outcome, Write
+from wst.inference.chat import BadRequest, ChatRequest
+from wst.prompts import StudentPrompt
+
+# Headers of one connection (RFC 9110, 7.6.1), and those that are computed anew for the next one.
+_HOP = {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"}
+_HOP |= {"transfer-encoding", "upgrade"}
+_NOT_SENT = _HOP | {"host", "content-length", "authorization", "expect", "cookie", "forwarded"}
+_HEADER_LIMIT = 4096
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the server takes at most.
+
+    Attributes:
+        deadline: Seconds a request waits for its instruction.
+        requests: Requests at once; more get 503 with Retry-After.
+        body_bytes: Size of a request's body; a larger one gets 413.
+        body_seconds: Seconds to receive a body; a slower client gets 408.
+        upstream_seconds: Seconds without a byte from upstream.
+    """
+
+    deadline: float = 2.0
+    requests: int = 256
+    body_bytes: int = 20_000_000
+    body_seconds: float = 30.0
+    upstream_seconds: float = 600.0
+
+    def __post_init__(self) -> None:
+        """Check the limits.
+
+        Raises:
+            ConfigError: If one is not above 0.
+        """
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ConfigError(f"wst serve: {name} must be above 0, got {value}")
+
+
+class Refused(Exception):
+    """A request that is answered here, with an error in OpenAI's form."""
+
+    def __init__(self, status: int, kind: str, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        headers = {} if retry_after is None else {"retry-after": str(retry_after)}
+        error = {"message": message, "type": kind, "param": None, "code": None}
+        self.response = JSONResponse({"error": error}, status, headers)
+
+
+class Gateway:
+    """The server's state and its handlers.
+
+    Args:
+        write: Writes an instruction for each query (`Instructor.write`).
+        prompt: Where the instruction goes.
+        upstream: Base URL of the student's server, such as https://api.openai.com/v1.
+        key: The server's own key for upstream; None: each client's Authorization header is passed on.
+        token: Bearer token that clients must show; needs ``key``, since Authorization can hold but one.
+        limits: What is taken at most.
+        batch_size: Queries in one batch of the teacher's.
+
+    Raises:
+        ConfigError: If the URL is not one, or there is a token without a key.
+    """
+
+    def __init__(
+        self,
+        write: Write,
+        prompt: StudentPrompt,
+        upstream: str,
+        *,
+        key: str | None = None,
+        token: str | None = None,
+        limits: Limits | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        self.upstream = _checked_url(upstream)
+        if token is not None and key is None:
+            raise ConfigError("wst serve: --token_env needs --key_env: clients' Authorization holds the token, no key")
+        self.prompt = prompt
+        self.limits = limits or Limits()
+        self.batcher = Batcher(write, batch_size, self.limits.deadline)
+        self._key = key
+        self._token = token
+        self._client: httpx2.AsyncClient | None = None
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "wst_requests", "Requests by status of the instruction", ["status"], registry=self.registry
+        )
+        self.refused = Counter(
+            "wst_refused", "Requests answered here, by HTTP status", ["code"], registry=self.registry
+        )
+        self.upstream_codes = Counter(
+            "wst_upstream", "Upstream's answers by HTTP status", ["code"], registry=self.registry
+        )
+        self.teacher_seconds = Histogram("wst_teacher_seconds", "Wait for the instruction", registry=self.registry)
+        self.open = Gauge("wst_open_requests", "Requests under way", registry=self.registry)
+        self._open = 0
+
+    def app(self) -> Starlette:
+        """Return the ASGI application."""
+        routes = [
+            Route("/v1/chat/completions", self._answered(self.chat), methods=["POST"]),
+            Route("/v1/models", self._answered(self.models), methods=["GET"]),
+            Route("/health", self.health, methods=["GET"]),
+            Route("/metrics", self.metrics, methods=["GET"]),
+        ]
+        return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers={404: _not_found, 405: _not_found})
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        timeout = httpx2.Timeout(self.limits.upstream_seconds, connect=10.0)
+        pool = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
+        # No proxies and no .netrc of the environment, no redirects: the key goes to upstream alone.
+        async with httpx2.AsyncClient(timeout=timeout, limits=pool, trust_env=False, follow_redirects=False) as client:
+            self._client = client
+            yield
+
+    # --------------------------------------------------------------- handlers
+
+    def _answered(self, handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        """Count what is under way, and answer refusals in OpenAI's form."""
+
+        async def answer(request: Request) -> Response:
+            try:
+                self._check_token(request)
+                if self._open >= self.limits.requests:
+                    raise Refused(503, "overloaded_error", "too many requests at once; try again", retry_after=1)
+                self._change_open(1)
+                try:
+                    response = await handler(request)
+                except BaseException:
+                    self._change_open(-1)
+                    raise
+                if not isinstance(response, _Passed):
+                    self._change_open(-1)
+                return response
+            except Refused as refused:
+                self.refused.labels(str(refused.response.status_code)).inc()
+                return refused.response
+            except ClientDisconnect:
+                return Response(status_code=499)
+
+        return answer
+
+    def _change_open(self, by: int) -> None:
+        self._open += by
+        self.open.set(self._open)
+
+    async def chat(self, request: Request) -> Response:
+        """Put the instruction in and pass the request on."""
+        try:
+            asked = ChatRequest.parse(await self._body(request))
+        except BadRequest as error:
+            raise Refused(400, "invalid_request_error", str(error)) from None
+        if asked.query.text.strip():
+            outcome = await self.batcher.ask(asked.query)
+            self.teacher_seconds.observe(outcome.seconds)
+        else:
+            outcome = Outcome("empty", None, 0.0)
+        self.requests.labels(outcome.status).inc()
+        body = json.dumps(asked.instructed(self.prompt, outcome.instruction)).encode()
+        headers = [(name, value) for name, value in request.headers.items() if _goes_on(name)]
+        sent = self._http.build_request("POST", f"{self.upstream}/chat/completions", content=body, headers=headers)
+        return await self._passed_on(request, self._signed(sent, request), outcome)
+
+    async def models(self, request: Request) -> Response:
+        """Pass on upstream's list of models."""
+        headers = [(name, value) for name, value in request.headers.items() if _goes_on(name)]
+        sent = self._http.build_request("GET", f"{self.upstream}/models", headers=headers)
+        return await self._passed_on(request, self._signed(sent, request), None)
+
+    async def health(self, _: Request) -> Response:
+        """Say that the server is up, and whether the teacher answers."""
+        return JSONResponse({"status": "ok", "teacher": "hung" if self.batcher.hung else "ok"})
+
+    async def metrics(self, _: Request) -> Response:
+        """Return the metrics in Prometheus' text format."""
+        return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
+
+    # --------------------------------------------------------------- upstream
+
+    @property
+    def _http(self) -> httpx2.AsyncClient:
+        if self._client is None:
+            raise RuntimeError("Gateway: the application was not started")
+        return self._client
+
+    def _signed(self, sent: httpx2.Request, request: Request) -> httpx2.Request:
+        """Add the server's own key or the client's, never both."""
+        authorization = request.headers.get("authorization") if self._key is None else f"Bearer {self._key}"
+        if authorization is not None:
+            sent.headers["authorization"] = authorization
+        return sent
+
+    async def _passed_on(self, request: Request, sent: httpx2.Request, outcome: Outcome | None) -> Response:
+        """Send a request on, and return upstream's answer as it comes; a client that leaves cancels it."""
+        response = await self._sent(request, sent)
+        self.upstream_codes.labels(str(response.status_code)).inc()
+        if 300 <= response.status_code < 400:
+            await response.aclose()
+            raise Refused(502, "upstream_error", "the upstream server redirects; give --upstream its final address")
+        headers = [(n.lower(), v) for n, v in response.headers.multi_items() if n.lower() not in _HOP | {"set-cookie"}]
+        if outcome is not None:
+            headers += _about(outcome)
+        if outcome is not None and request.headers.get("x-wst-include") == "body" and _is_json(response):
+            return await self._with_instruction(response, outcome, headers)
+        passed = _Passed(response, lambda: self._change_open(-1))
+        passed.raw_headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers]
+        return passed
+
+    async def _sent(self, request: Request, sent: httpx2.Request) -> httpx2.Response:
+        sending = asyncio.ensure_future(self._http.send(sent, stream=True))
+        leaving = asyncio.ensure_future(_left(request))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                raise ClientDisconnect
+            return sending.result()
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            status, what = (504, "did not answer in time") if isinstance(error, httpx2.TimeoutException) else (502, "")
+            reason = what or f"cannot be reached ({type(error).__name__})"
+            raise Refused(status, "upstream_error", f"the upstream server {reason}") from None
+        finally:
+            leaving.cancel()
+            if not sending.done():
+                sending.cancel()
+
+    async def _with_instruction(
+        self, response: httpx2.Response, outcome: Outcome, headers: list[tuple[str, str]]
+    ) -> Response:
+        try:
+            content = await response.aread()
+        except httpx2.HTTPError as error:
+            raise Refused(502, "upstream_error", f"the upstream server broke off ({type(error).__name__})") from None
+        finally:
+            await response.aclose()
+        try:
+            body = json.loads(content)
+        except (ValueError, RecursionError):
+            body = None
+        if isinstance(body, dict):
+            words = outcome.instruction.text if outcome.instruction is not None else None
+            content = json.dumps(body | {"wst": {"status": outcome.status, "instruction": words}}).encode()
+        own = Response(content, response.status_code)
+        skipped = {"content-length", "content-encoding"}  # httpx has decoded it
+        own.raw_headers += [(n.encode(), v.encode("latin-1", "replace")) for n, v in headers if n not in skipped]
+        return own
+
+    # ----------------------------------------------------------------- clients
+
+    def _check_token(self, request: Request) -> None:
+        if self._token is None:
+            return
+        shown = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(shown.encode(), self._token.encode()):
+            raise Refused(401, "authentication_error", "the bearer token is missing or wrong")
+
+    async def _body(self, request: Request) -> bytes:
+        """Receive a body within the limits."""
+        content = bytearray()
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                async for chunk in request.stream():
+                    content += chunk
+                    if len(content) > self.limits.body_bytes:
+                        limit = f"{self.limits.body_bytes:,} bytes"
+                        raise Refused(413, "invalid_request_error", f"the body is larger than {limit}")
+        except TimeoutError:
+            raise Refused(408, "invalid_request_error", "the body did not arrive in time") from None
+        return bytes(content)
+
+
+class _Passed(StreamingResponse):
+    """Upstream's answer, passed on byte for byte as it comes, and closed whatever happens."""
+
+    def __init__(self, response: httpx2.Response, on_end: Callable[[], None]) -> None:
+        super().__init__(response.aiter_raw(), response.status_code)
+        self._response = response
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it. Where upstream breaks off, so does this: the connection is closed before the answer is complete."""
+        try:
+            with suppress(httpx2.HTTPError):
+                await super().__call__(scope, receive, send)
+        finally:
+            self._on_end()
+            await self._response.aclose()
+
+
+async def _left(request: Request) -> None:
+    """Return when the client has left; its body is received by now, so the next message says so."""
+    while (await request.receive())["type"] != "http.disconnect":
+        await asyncio.sleep(0)
+
+
+def _goes_on(name: str) -> bool:
+    return name not in _NOT_SENT and not name.startswith(("x-wst-", "x-forwarded-"))
+
+
+def _about(outcome: Outcome) -> list[tuple[str, str]]:
+    words = "" if outcome.instruction is None else quote(outcome.instruction.text, safe=" ", errors="replace")
+    headers = [("x-wst-status", outcome.status)]
+    return [*headers, ("x-wst-instruction", words[:_HEADER_LIMIT])] if words else headers
+
+
+def _is_json(response: httpx2.Response) -> bool:
+    return response.headers.get("content-type", "").partition(";")[0].strip() == "application/json"
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    status = int(getattr(error, "status_code", 404))
+    message = f"{request.method} {request.url.path!s:.100} is not served here; POST /v1/chat/completions is"
+    return Refused(status, "invalid_request_error", message).response
+
+
+def _checked_url(upstream: str) -> str:
+    parts = urlsplit(upstream)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ConfigError(
+            "wst serve: --upstream must be an http(s) URL such as https://api.openai.com/v1, with no key in it"
+        )
+    return upstream.rstrip("/")

@@ -1,0 +1,53 @@
+"""A plain function as student."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from wst.errors import ConfigError, ContractError
+from wst.students.base import Student
+from wst.types import Prompt, Response
+
+
+class FunctionStudent(Student):
+    """A student that is a function, sync or async; wherever a student is expected, the function itself will do.
+
+    Args:
+        function: Takes the messages of a chat as OpenAI's format has them, ``[{"role": ..., "content": ...}]``, and
+            returns the answer. An exception is a failed call: its rollout is not scored. The calls of an async function
+            run concurrently.
+
+    Raises:
+        ConfigError: If it is not a function.
+    """
+
+    def __init__(self, function: Callable[[list[dict[str, str]]], str | Awaitable[str]]) -> None:
+        if not callable(function):
+            raise ConfigError(f"student: expected a wst.Student or a function of messages, got {function!r:.60}")
+        self.function = function
+
+    def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
+        """Call the function once for each prompt."""
+
+        async def all_answers() -> list[Response]:
+            return list(await asyncio.gather(*map(self._answer, prompts)))
+
+        return asyncio.run(all_answers())
+
+    async def _answer(self, prompt: Prompt) -> Response:
+        try:
+            answer: Any = self.function([{"role": turn.role, "content": turn.content} for turn in prompt.messages])
+            if inspect.isawaitable(answer):
+                answer = await answer
+        except Exception as error:
+            return Response("", error=f"{type(error).__name__}: {error}")
+        if not isinstance(answer, str):
+            raise ContractError(f"student {self.identity()}: expected a text, got {answer!r:.60}; return a str")
+        return Response(answer)
+
+    def identity(self) -> Any:  # noqa: ANN401 - what JSON knows
+        """Return the function's name."""
+        return f"{self.function.__module__}.{getattr(self.function, '__qualname__', type(self.function).__qualname__)}"

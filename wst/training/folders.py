@@ -1,0 +1,83 @@
+"""The folders that runs write to, and the lock that keeps a run's folder its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
+
+from wst.errors import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no locks of folders
+    fcntl = None  # type: ignore[assignment]
+
+
+def run_folder(logger: Logger, root: str | Path) -> Path:
+    """Return a logger's folder for this run, the one that Lightning puts ``checkpoints`` into.
+
+    Args:
+        logger: Any logger.
+        root: Where it goes if the logger has no folder of its own, as one that logs to a server.
+
+    Returns:
+        ``save_dir/name/version``. Only rank 0 knows the version of a logger that a server numbers.
+    """
+    if isinstance(logger, TensorBoardLogger | CSVLogger):
+        return Path(logger.log_dir)
+    version: Any = logger.version
+    if version is None and hasattr(logger, "experiment"):
+        _ = logger.experiment  # W&B and MLflow number the run when it begins
+        version = logger.version
+    return (
+        Path(logger.save_dir or root)
+        / str(logger.name)
+        / (version if isinstance(version, str) else f"version_{version}")
+    )
+
+
+def log_folder(trainer: Trainer) -> Path:
+    """Return the folder of the run's own files: the first logger's, or without one the trainer's root folder.
+
+    Rank 0 writes there. Another rank may number its runs differently, and has to ask rank 0.
+    """
+    # The trainer's own `log_dir` waits for all ranks, which may not all call this, and is shared by the runs of W&B.
+    for logger in trainer.loggers[:1]:
+        if not isinstance(logger, DummyLogger):  # that of fast_dev_run
+            return run_folder(logger, trainer.default_root_dir)
+    return Path(trainer.default_root_dir)
+
+
+class FolderLock:
+    """The right to train in a folder. The system takes it back when the process ends, however it ends.
+
+    Args:
+        folder: It is created if need be.
+
+    Raises:
+        ConfigError: If another process has it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            if fcntl is not None:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise ConfigError(
+                f"another process is training in {folder}; wait for its end, or begin a run of your own without "
+                "--ckpt_path"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+
+    def release(self) -> None:
+        """Give the folder back."""
+        os.close(self._descriptor)
