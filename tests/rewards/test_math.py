@@ -21,7 +21,7 @@ from rewards.math_table import BOXED, READ
 
 from wst.errors import ConfigError, DataError
 from wst.rewards.math.compare import same_answer
-from wst.rewards.math.extract import after_hashes, gold_answer, last_boxed
+from wst.rewards.math.extract import after_hashes, boxed_answer, final_answer, gold_answer, last_boxed
 from wst.rewards.math.reward import MathAnswer
 from wst.rewards.math.workers import Workers
 from wst.types import Instruction, Query, Response, Rollout
@@ -116,6 +116,36 @@ def test_a_box_beats_hashes() -> None:
     assert gold_answer("2") is None
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"$x = \boxed{3}$ and $y = \boxed{4}$", "x = 3, y = 4"),
+        (r"\boxed{3}. \boxed{3}", "3"),
+        (r"\boxed{3}, no, \boxed{4}", "4"),
+        (r"\boxed{x = \boxed{5}}", "5"),
+        (r"it is \boxed{\frac{1}{2}", r"\frac{1}{2}"),
+        ("5", None),
+    ],
+)
+def test_boxed_answer(text: str, expected: str | None) -> None:
+    assert boxed_answer(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("#### 7 eggs", ("7 eggs", True)),
+        ("#### Evelyn", ("Evelyn", True)),
+        ("#### Step 1\nso 7", ("#### Step 1\nso 7", False)),
+        ("#### 1. Add\nso 7", ("#### 1. Add\nso 7", False)),
+        ("<answer>\n7\n</answer>", ("7", False)),
+        ("7", ("7", False)),
+    ],
+)
+def test_final_answer(text: str, expected: tuple[str, bool]) -> None:
+    assert final_answer(text) == expected
+
+
 @pytest.fixture(scope="module")
 def verdicts(reward: MathAnswer) -> dict[tuple[str, str], float]:
     pairs = [(boxed(answer), gold) for answer, gold, _ in BOXED] + [(response, gold) for response, gold, _ in READ]
@@ -168,7 +198,7 @@ def test_options_are_checked(options: dict[str, Any], message: str) -> None:
             boxed(BREAKS[1]),
             r"it cannot be verified \(RecursionError\); correct the target, or raise timeout",
         ),
-        (boxed(HANGS[0]), r"it cannot be verified within 1 s; correct the target, or raise timeout or memory_mb"),
+        (boxed(HANGS[0]), r"it cannot be verified within 2.5 s; correct the target, or raise timeout or memory_mb"),
     ],
 )
 def test_a_gold_answer_that_is_no_use_is_the_users_to_mend(hasty: MathAnswer, target: str | None, message: str) -> None:

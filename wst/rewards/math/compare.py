@@ -73,7 +73,7 @@ def _same_parts(answer: Many, gold: Many, depth: int) -> bool:
 
 
 def _vector(text: str) -> str:
-    r"""Write the other forms of a column vector as a tuple: ``-\mathbf{i} + 2\mathbf{j}``, ``[1, 2]^T``, ``\binom{1}{2}``."""
+    r"""Write other forms of a vector as a tuple: ``\mathbf{i} - 2\mathbf{j}``, ``[1, 2]^T``, ``\binom{1}{2}``."""
     if match := re.fullmatch(r"\\d?binom\s*\{([^{}]*)\}\s*\{([^{}]*)\}", text):
         return f"({match[1]}, {match[2]})"
     if match := re.fullmatch(r"[\[(](.*)[\])](?:\s*\^\s*\{?\s*(?:\\text\s*\{)?(?:T|\\top)\}?\}?)?", text, re.S):
@@ -261,8 +261,8 @@ def _letters(text: str) -> set[str]:
 
 
 _EXCLUDES = {
-    "and", "but", "either", "except", "false", "if", "incorrect", "maybe", "neither", "never", "no", "non", "nor", "not",
-    "or", "perhaps", "unless", "wrong",
+    "and", "but", "either", "except", "false", "if", "incorrect", "maybe", "neither", "never", "no", "non", "nor",
+    "not", "or", "perhaps", "unless", "wrong",
 }  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def boxed_answer(text: str) -> str | None:
         >>> boxed_answer(r"so $x = \boxed{3}$ and $y = \boxed{4}$"), boxed_answer(r"\boxed{1}, no, \boxed{2}")
         ('x = 3, y = 4', '2')
     """
-    answers: list[str] = []
+    answers: list[tuple[str, str]] = []
     before = -1
     for start, end, content in _boxes(text):
         between = _BETWEEN.fullmatch(text, end, before) if answers else None
@@ -50,11 +50,12 @@ def boxed_answer(text: str) -> str | None:
             break
         label = _LABEL.search(text, max(0, start - 20), start)
         before = start
-        answers.insert(0, (label[0] if label else "") + content)
-    if not answers and (unclosed := list(_BOX.finditer(text))):
-        return text[unclosed[-1].end() :].lstrip("{").partition("\n")[0].rstrip("$ .") or None
-    distinct = list(dict.fromkeys(answers))
-    return ", ".join(distinct if len(distinct) == 1 else answers) or None
+        answers.insert(0, (label[0] if label else "", content))
+    if not answers and (boxes := list(_BOX.finditer(text))) and boxes[-1].end() not in _closing(text, boxes[-1].end()):
+        return text[boxes[-1].end() :].lstrip("{").partition("\n")[0].strip("$ .") or None
+    if len({content for _, content in answers}) <= 1:
+        return answers[0][1] if answers else None
+    return ", ".join(label + content for label, content in answers)
 
 
 def _boxes(text: str) -> Iterator[tuple[int, int, str]]:

@@ -17,9 +17,9 @@ NAMES = {
 LINKS = {"and", "or"}
 PROSE_WORDS = {
     "a", "an", "answer", "are", "at", "be", "because", "but", "equal", "equals", "final", "finally", "for", "get",
-    "gives", "had", "has", "have", "hence", "i", "in", "is", "it", "left", "less", "let", "maybe", "more", "most", "not",
-    "of", "perhaps", "result", "since", "so", "than", "that", "the", "then", "therefore", "this", "thus", "to", "total",
-    "value", "was", "we", "were", "where", "which", "with", "wrong",
+    "gives", "had", "has", "have", "hence", "i", "in", "is", "it", "left", "less", "let", "maybe", "more", "most",
+    "not", "of", "perhaps", "result", "since", "so", "than", "that", "the", "then", "therefore", "this", "thus", "to",
+    "total", "value", "was", "we", "were", "where", "which", "with", "wrong",
 }  # fmt: skip
 
 
@@ -27,8 +27,8 @@ _SYMBOLS = {
     "\u2212": "-", "\u2013": "-", "\u00d7": r"\times ", "\u00f7": "/", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ",
     "\u03c0": r"\pi ", "\u221e": r"\infty ", "\u00b0": r"^\circ ", "\u2264": r"\le ", "\u2265": r"\ge ",
     "\u222a": r"\cup ", "\u2208": r"\in ", "\u00b1": r"\pm ", "\u27e8": "(", "\u27e9": ")",
-    "\u211d": r"\mathbb{R}", "\u2227": " and ", "\u2228": " or ", "\u2044": "/", "\u2205": r"\emptyset ", "\u2260": r"\ne ",
-    "\u03b8": r"\theta ", "\u2248": r"\approx ", "\u00a0": " ", "\u202f": " ", "\u2009": " ",
+    "\u211d": r"\mathbb{R}", "\u2227": " and ", "\u2228": " or ", "\u2044": "/", "\u2205": r"\emptyset ",
+    "\u2260": r"\ne ",    "\u03b8": r"\theta ", "\u2248": r"\approx ", "\u00a0": " ", "\u202f": " ", "\u2009": " ",
 }  # fmt: skip
 _SYMBOL = re.compile("|".join(_SYMBOLS))
 _ROOT = re.compile("\u221a(?:\\(([^()]*)\\)|(\\d+|[a-z]))")
@@ -47,7 +47,7 @@ _LEAD = re.compile(
     re.I,
 )
 
-_TIDY: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
+RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"(?<!\\)\\\\(?=[A-Za-z])(?![A-Za-z]+\b[^\\]*\\end)"), r"\\"),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\\begin\s*\{(align\*?|aligned|gathered|split|equation\*?)\}(.*?)\\end\s*\{\1\}", re.S),
@@ -96,16 +96,17 @@ _TIDY: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"(?:\{\})?_\s*\{?(\d+)\}?\s*C\s*_\s*\{?(\d+)\}?|(?<![A-Za-z\\])C\((\d+),\s*(\d+)\)"),
      lambda match: rf"\binom{{{match[1] or match[3]}}}{{{match[2] or match[4]}}}"),
     (re.compile(r"(?<=\w)\s*(?:\\text\s*\{)?\s*(?:in\s+)?base\s*\}?\s*(\d+)"), r"_{\1}"),
-    (re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?"), lambda match: _repeating(*match.groups())),
-    (re.compile(r"(\d*)\.(\d*?)(\d{1,6}?)\3{2,}(?:\\(?:c?dots|ldots)|\.\.\.+|\u2026)"),
+    (re.compile(r"(?<!\d)(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?"), lambda match: _repeating(*match.groups())),
+    (re.compile(r"(?<!\d)(\d{0,30})\.(\d{0,20}?)(\d{1,6}?)\3{2,30}(?:\\(?:c?dots|ldots)|\.\.\.+|\u2026)"),
      lambda match: _repeating(*match.groups())),
-    (re.compile(r"(\d+)\s*(?:\\text\s*\{\s*)?dollars?,?\s+(?:and\s+)?(\d{1,2})\s+cents?\s*\}?", re.I),
+    (re.compile(r"(?<!\d)(\d+)\s*(?:\\text\s*\{\s*)?dollars?,?\s+(?:and\s+)?(\d{1,2})\s+cents?\s*\}?", re.I),
      lambda match: f"\u00a4{match[1]}.{int(match[2]):02}"),
     (re.compile(r"(?<![A-Za-z])(?:USD|US)\s*\u00a4?\s*(?=\d)"), "\u00a4"),
     (re.compile(r"^\s*\](.*)\[\s*$", re.S), r"(\1)"),
     (re.compile(r"^(\d+)\s+to\s+(\d+)$"), r"\1:\2"),
-    (re.compile(r"^(?:the set of )?all (?:real )?(?:numbers|values|reals|x)(?: of x| x)?(?: (?:with|such that|where|satisfying))?"
-                r"(?=$| (?:less|greater|at|x|\d|-))", re.I), lambda match: "" if match.end() < len(match.string) else r"\mathbb{R}"),
+    (re.compile(r"^(?:the set of )?all (?:real )?(?:numbers|values|reals|x)(?: of x| x)?"
+                r"(?: (?:with|such that|where|satisfying))?(?=$| (?:less|greater|at|x|\d|-))", re.I),
+     lambda match: "" if match.end() < len(match.string) else r"\mathbb{R}"),
     (re.compile(r"^ (?:(less|greater) than( or equal to)?|(at most)|(at least))\b"),
      lambda match: "x " + ((r"\le" if match[2] else "<") if match[1] == "less" else (r"\ge" if match[2] else ">")
                            if match[1] else r"\le" if match[3] else r"\ge")),
@@ -134,7 +135,7 @@ def _repeating(whole: str, start: str, period: str) -> str:
 @lru_cache(maxsize=1000)
 def tidy(text: str) -> str:
     """Return one spelling of an answer, without what only introduces or typesets it."""
-    text = text.strip()
+    text = re.sub(r"\s+", " ", text.strip())
     while (match := re.fullmatch(r"(\*{1,3}|_{2,3})(?=[^\s*_])(.+?)\1[.:]?", text, re.S)) and match[1] not in match[2]:
         text = match[2].strip()  # emphasis in Markdown
     text = text.strip("`").strip()
@@ -150,7 +151,7 @@ def tidy(text: str) -> str:
     text = re.sub(r"\\\$", "\u00a4", text)
     text = text.replace("$", "" if text.count("$") % 2 == 0 else "\u00a4")
     text = _LEAD.sub("", text, count=1) if _LEAD.match(text) else text
-    for pattern, by in _TIDY:
+    for pattern, by in RULES:
         text = pattern.sub(by, text)
     if match := re.fullmatch(r"\\text\s*\{([^{}]*)\}(.*)", text, re.S):
         inner = _LEAD.sub("", match[1], count=1)

@@ -159,10 +159,10 @@ def _interval(text: str) -> Many | None:
     both = re.split(r"\s*,?\s*(?:\band\b|\\text\s*\{\s*and\s*\})\s*", text)
     if len(both) == 2:  # an interval is an intersection
         halves = [half for half in map(_interval, both) if half is not None and half.kind == "tuple"]
-        low = [half for half in halves if half.parts[1] == r"\infty"]
-        high = [half for half in halves if half.parts[0] == r"-\infty"]
-        if len(low) == len(high) == 1:
-            return Many("tuple", (low[0].parts[0], high[0].parts[1]), low[0].form[0] + high[0].form[1])
+        lower = [half for half in halves if half.parts[1] == r"\infty"]
+        upper = [half for half in halves if half.parts[0] == r"-\infty"]
+        if len(lower) == len(upper) == 1:
+            return Many("tuple", (lower[0].parts[0], upper[0].parts[1]), lower[0].form[0] + upper[0].form[1])
         return None
     pieces = split_outside(text, _RELATION)
     if not 2 <= len(pieces) <= 3 or not all(piece.strip() for piece in pieces):

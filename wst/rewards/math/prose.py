@@ -23,9 +23,11 @@ _STATES = re.compile(
 _FOREIGN = re.compile(r"respuesta|r\u00e9ponse|antwort", re.I)  # the decimal sign is a comma
 _TURN = re.compile(r"(?:oh,? |hmm,? |but )?(?:no\b|wait\b|actually|correction|sorry|oops|hold on|i mean)", re.I)
 _HEDGE = re.compile(
-    r"\b(?:maybe|perhaps|possibly|between|anything|anywhere|not sure|unsure|(?:do not|don't|cannot|can't) (?:know|say|tell)"
+    r"\b(?:maybe|perhaps|possibly|between|anything|anywhere|not sure|unsure"
+    r"|(?:do not|don't|cannot|can't) (?:know|say|tell)"
     r"|(?:less|fewer|more|greater|larger|smaller|higher|lower) than)\b[^.]*$"
-    r"|\b(?:not|isn't|never)\s+(?:equal to\s+)?\W{0,3}[\d\\]|\b(?:is|are|was|were|would be|looks?)\s+(?:also\s+|clearly\s+|just\s+)?"
+    r"|\b(?:not|isn't|never)\s+(?:equal to\s+)?\W{0,3}[\d\\]"
+    r"|\b(?:is|are|was|were|would be|looks?)\s+(?:also\s+|clearly\s+|just\s+)?"
     r"(?:wrong|incorrect|false|not (?:right|correct|true|the answer)|impossible)\b",
     re.I,
 )
@@ -40,7 +42,8 @@ _REST = re.compile(
 _SCRIPT = re.compile(r"[^\W\d_a-zA-Z\u0370-\u03ff]")  # letters of other languages
 _CLOCK = re.compile(r"\b\d{1,2}(?::\d\d)?\s*[ap]\.?m\b\.?|\b\d{1,2}:\d\d\b", re.I)
 _DENIAL = re.compile(
-    r"\b(?:no|not|neither|nor|wrong|incorrect|false|never|maybe|except|eliminated?|respond|(?:answer|reply) with)\b|n't\b",
+    r"\b(?:no|not|neither|nor|wrong|incorrect|false|never|maybe|except|eliminated?|respond"
+    r"|(?:answer|reply) with)\b|n't\b",
     re.I,
 )
 _CHOOSES = re.compile(
@@ -151,7 +154,7 @@ def _last_expression(text: str) -> str | None:
     found = parse(text, [LatexExtractionConfig(), ExprExtractionConfig()], parsing_timeout=None)
     written = next((one for one in found if isinstance(one, str)), None)
     if written is None:
-        return next(iter(re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)[-1:]), None)
+        return next(iter(re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)[-1:]), None) if len(text) < 400 else None
     hundredth = sympy.UnevaluatedExpr(sympy.Rational(1, 100))
     percent = isinstance(found[0], sympy.Mul) and hundredth in found[0].args and "%" not in written
     return f"{written}%" if percent else written

@@ -1,7 +1,7 @@
-r"""A reward for mathematics: is the final answer equal in value to the gold answer?
+r"""A reward for mathematics: whether the final answer equals the gold answer in value.
 
-The parent reads where the answers stand (`_final`). Whether two are equal (`same_answer`) is found out by worker
-processes, with math-verify and sympy; neither is imported before that.
+The parent finds the marked answers (`_final`). Worker processes do the rest with math-verify and sympy (`judged`); the
+parent imports neither.
 """
 
 from __future__ import annotations
@@ -34,46 +34,54 @@ _REMEMBERED = 10_000
 
 
 class MathAnswer(Reward):
-    r"""1.0 where the final answer of the response equals the target in value, else 0.0.
+    r"""1.0 if the final answer of the response equals the target in value, else 0.0.
 
-    What is read as the final answer, of responses and targets alike: the last ``\boxed{...}`` or ``\fbox{...}`` that
-    is closed and not empty; else the line after the last ``####``; else the whole text where it is nothing but an
-    answer (``\frac{1}{2}``, ``12 cm``, ``June 20``); else what follows the last "answer is" or "Answer:" where that
-    is nothing but an answer; else the last formula or number that math-verify finds. Only the last 20,000 characters
-    of a text are looked at, of one with neither box nor ``####`` the last 2,000. An answer of more than 4,000
-    characters, or with more than 50 brackets within each other, is not verified.
+    Where the final answer stands, in responses and targets alike:
 
-    What counts as equal:
+    - in the last ``\boxed{...}``; several boxes that only commas, "and", "or" or labels separate are one list;
+    - in ``<answer>...</answer>``; after the last ``####``, if that is not a heading such as ``#### Explanation``;
+    - else after the last "answer is" or "Answer:", unless a correction ("No wait, ...") follows;
+    - else at the end of the last sentence with a number or formula: "She sold 72 clips." is read too.
+      A sentence that hedges ("5, or maybe 6", "between 5 and 10") or denies ("5 is wrong") states no answer.
 
-    - Exact values: ``0.5`` and ``\frac{1}{2}``, ``2\frac{1}{2}`` and ``5/2``, ``1,200`` and ``1200``, ``2516_8`` and
-      ``1358``. A decimal of at least six significant digits may stand for a number that is not written as a decimal,
-      if it is off by less than one in its last place: ``0.333333`` for ``1/3``, but not ``0.33``.
-    - Percentages: where both have a percent sign, or neither, they are compared as they stand. Where one has it, the
-      sign is taken for a unit or for a hundredth, whichever fits: ``50\%`` equals both ``50`` and ``0.5``, since
-      data sets ask for "what percent" and write the plain number.
-    - Units, currency and degree signs may be left out. Where both sides have a known unit, it is converted: ``1 m`` is
-      ``100 cm``, and ``5 m`` is not ``5 cm``. A unit that is not known (``5 apples``) is ignored.
-    - The order counts in tuples and intervals, not in sets, unions and lists (``1, -2``). The brackets count; a list
-      may stand for a tuple of its order. An inequality in one variable equals its interval.
-    - ``x = 5`` equals ``5``, and ``y = 2x`` equals ``2x``, but ``x = 5`` does not equal ``y = 5``.
-    - Choices by their letter: ``(C)``, ``C`` and ``(C) 12``. Other words are compared as text, without case,
-      punctuation and articles.
+    Only the last 20,000 characters are read, and the last 2,000 of a text without a box, tag or ``####``. An answer of
+    more than 4,000 characters, or with brackets nested more than 50 deep, is not verified.
 
-    Known limits: an answer that repeats a term of the task counts where it has the value asked for (``1358`` for its
-    own form in base 8; an expression that was to be simplified or factored). A colon divides, in
-    times too; degrees are not converted to radians; numbers in words are text; variables are compared regardless of
-    case; ``100,200`` is a number, ``100, 200`` a list.
+    What is equal:
 
-    Verification happens in worker processes, which are killed and replaced when an answer hangs or exhausts their
-    memory; so this works in any thread and under any launcher. They start with the first score, or with `setup`.
+    - Exact values: ``0.5`` and ``\frac{1}{2}``, ``1,200`` and ``1200``, ``0.\overline{3}`` and ``1/3``, "five" and
+      ``5``, ``5 million`` and ``5000000``, ``2516_8`` and ``1358``. A decimal of at least six significant digits may
+      stand for a number that is not written as a decimal, if it is off by less than one in its last place.
+    - Percentages: ``50\%`` equals ``0.5`` and ``50``, because data sets ask "what percent" and write the plain number.
+      A plain number above 1 is taken for the percentage, one below 1 for the part: ``0.5\%`` is not ``1/2``, and
+      ``2500\%`` is not 25. So "5 percent" equals 5.
+    - Units, currency and degree signs may be left out. If both sides have a known unit, it is converted: ``20 m/s`` is
+      ``72 km/h``, and ``5 m`` is not ``5 cm``. An unknown unit (``5 apples``) is ignored.
+    - Order counts in tuples, intervals and vectors, not in sets, unions and lists. ``y = 2, x = 1`` is (1, 2). A list
+      may stand for a tuple that cannot be an interval: ``3, -4`` for (3, -4), but not ``0, 1`` for (0, 1). An
+      inequality in one variable equals its interval.
+    - ``x = 5`` equals ``5``; ``x^2 = 5``, ``3x = 5`` and ``y = 5`` do not equal ``x = 5``.
+    - "A or B" equals a single value only if both do.
+    - A choice is its letter, if the response decides for one. Other words are compared as text; a sentence may surround
+      them, but not deny them or add alternatives.
+
+    Decisions that a reader may make otherwise: ``100,200`` is one number (a list of the same digits equals it too), so
+    it equals ``100200``; ``10.000`` is ten. If a worked solution boxes two answers, one of them alone is wrong, even if
+    the data set's target is that one.
+
+    Known limits: an answer that repeats a term of the task counts if it has the value asked for (an expression that was
+    to be simplified or factored); degrees are not converted to radians.
+
+    Answers are verified in worker processes, which are killed and replaced if an answer hangs or exhausts their memory,
+    so this works in any thread and under any launcher. They start with the first score, or with `setup`.
 
     Args:
-        timeout: Seconds that one answer may take.
-        memory_mb: The address space of a worker, in MiB (where the platform can limit it).
-        workers: How many processes verify.
-        unverified: What an answer gets that could not be verified within these limits, or broke its worker. "wrong":
-            0.0, since an answer that nobody can check is no answer; a teacher must not learn that it costs nothing.
-            "nan": it is left out of training.
+        timeout: Seconds of CPU time that one answer may take.
+        memory_mb: Address space of a worker, in MiB (if the platform can limit it).
+        workers: Number of worker processes.
+        unverified: The score of an answer that could not be verified within these limits, or broke its worker. "wrong":
+            0.0, because a teacher must not learn that an answer that cannot be checked costs nothing. "nan": the
+            rollout is left out of training.
 
     Raises:
         ConfigError: If an option is out of range; also, in ``score``, if the workers cannot start.
@@ -90,7 +98,7 @@ class MathAnswer(Reward):
 
     def __init__(
         self,
-        timeout: float = 5.0,
+        timeout: float = 2.0,
         memory_mb: int = 1024,
         workers: int = 2,
         unverified: Literal["wrong", "nan"] = "wrong",
@@ -113,7 +121,7 @@ class MathAnswer(Reward):
         self._verdicts: OrderedDict[tuple[_Answer, str], bool | None] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what belongs to this process: a copy starts its own workers."""
+        """Return the options; a copy starts its own workers."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_pool", "_verdicts")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -133,7 +141,7 @@ class MathAnswer(Reward):
                 self._pool = None
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """Give 1.0 or 0.0 a rollout, or NaN where an answer could not be verified and ``unverified`` is "nan"."""
+        """Return 1.0 or 0.0 per rollout, or NaN if an answer could not be verified and ``unverified`` is "nan"."""
         pairs = [(_final(rollout.response.text), self._gold(rollout)) for rollout in rollouts]
         with self._lock:
             verdicts = self._verify(pairs, rollouts)
@@ -173,15 +181,15 @@ class MathAnswer(Reward):
         return verdicts
 
     def _check_golds(self, doubtful: dict[tuple[_Answer, str], Rollout]) -> None:
-        """See that it is not the gold answer's fault that a pair could not be verified."""
+        """Raise an error if a pair could not be verified because of its gold answer."""
         golds = {gold: rollout for (_, gold), rollout in doubtful.items()}
         # With time to spare: an error here ends the run.
-        outcomes = self._workers().run([[gold, True, gold] for gold in golds], 2 * self.timeout) if golds else []
+        outcomes = self._workers().run([[gold, True, gold] for gold in golds], 5 * self.timeout) if golds else []
         for rollout, outcome in zip(golds.values(), outcomes, strict=True):
             if outcome.status == "done" and outcome.value is None:
                 raise _unreadable(rollout, "it holds no answer that could be compared", "correct the target")
             if outcome.status != "done":
-                reason = {"timeout": f"within {2 * self.timeout:g} s", "failed": f"({outcome.value})"}
+                reason = {"timeout": f"within {5 * self.timeout:g} s", "failed": f"({outcome.value})"}
                 raise _unreadable(
                     rollout,
                     f"it cannot be verified {reason.get(outcome.status, '(its worker died)')}",
@@ -194,7 +202,7 @@ class MathAnswer(Reward):
         return self._pool
 
     def _leaks(self, instruction: str, target: str) -> bool:
-        r"""Tell whether the instruction holds the gold answer.
+        r"""Tell whether the instruction contains the gold answer.
 
         A number, or a fraction, leaks if any number, box or formula of the instruction has its value; markers of lists
         and counts of steps are ignored (`wst.rewards.numbers.numbers`). A choice leaks if it is the only one named. All
@@ -209,7 +217,7 @@ class MathAnswer(Reward):
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """An answer, or a text in which it has yet to be found; ``stated`` tells which."""
+    """An answer (``stated``), or a text that holds one."""
 
     text: str
     stated: bool

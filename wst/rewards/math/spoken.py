@@ -5,38 +5,11 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-_SMALL = {
-    word: value
-    for value, word in enumerate(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-            "sixteen",
-            "seventeen",
-            "eighteen",
-            "nineteen",
-        ]
-    )
-} | {
-    word: 10 * value
-    for value, word in enumerate(
-        ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], start=2
-    )
-}
+_ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+seventeen eighteen nineteen"""
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_SMALL = {word: value for value, word in enumerate(_ONES.split())}
+_SMALL |= {word: 10 * value for value, word in enumerate(_TENS.split(), start=2)}
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _PARTS = {"half": 2, "halve": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9,
           "tenth": 10, "hundredth": 100, "thousandth": 1000}  # fmt: skip
@@ -59,8 +32,7 @@ def spoken_number(text: str) -> str:
     plain = f"{inside[1] or ''} {inside[2]}".strip() + text[inside.end() :] if inside else text
     match = _RUN.match(plain)
     if match is None:
-        mixed = re.match(r"(\d+) and (\d+)\s*/\s*(\d+)$", plain)
-        return f"{mixed[1]} {mixed[2]}/{mixed[3]}" if mixed else text
+        return text
     words = re.findall(_WORD, match[3].lower())
     gloss = re.fullmatch(r"\s*\(([\w ,.-]+)\)\.?", plain[match.end() :])  # five (5)
     if not (match[1] or words or match[4] or match[2].isalpha() or gloss):
