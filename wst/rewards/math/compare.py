@@ -130,7 +130,7 @@ def _exact(text: str) -> str:
 
 def _states_value(side: str) -> bool:
     """Tell whether ``side = 5`` states the value of something asked for: ``x^2 = 5`` or ``3x = 5`` leaves it open."""
-    if _NAMED.fullmatch(side) or is_text(side):
+    if _NAMED.fullmatch(side) or re.fullmatch(r"[A-Za-z]'*\s*\([^()]*\)", side) or is_text(side):
         return True
     letters = set(re.findall(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|(?<=\d)[a-z]", side)) - {"e", "i"}
     return len(letters) != 1
