@@ -130,7 +130,7 @@ def _exact(text: str) -> str:
 
 def _states_value(side: str) -> bool:
     """Tell whether ``side = 5`` states the value of something asked for: ``x^2 = 5`` or ``3x = 5`` leaves it open."""
-    if _NAMED.fullmatch(side) or is_text(side):
+    if _NAMED.fullmatch(side) or re.fullmatch(r"[A-Za-z]'*\s*\([^()]*\)", side) or is_text(side):
         return True
     letters = set(re.findall(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|(?<=\d)[a-z]", side)) - {"e", "i"}
     return len(letters) != 1
@@ -185,6 +185,8 @@ def _same(answer: str, gold: str, depth: int) -> bool:
 
     if len(items_of(answer)) == 1 == len(items_of(gold)):
         left, right = sides(answer), sides(gold)
+        if len(left) == 2 and _NAMED.fullmatch(left[1]) and not _NAMED.fullmatch(left[0]):
+            left.reverse()
         if len(left) == len(right) == 2 and _NAMED.fullmatch(left[0]) and _NAMED.fullmatch(right[0]):
             return _function(left[0]) == _function(right[0]) and _same(left[1], right[1], depth + 1)
         if len(left) == 2 and len(right) == 1:
@@ -266,6 +268,9 @@ _EXCLUDES = {
 }  # fmt: skip
 
 
+_NEGATED = re.compile(r"(?:is|are|was|were|do|does|did|ca|could|wo|would|should|has|have)nt")  # without apostrophe
+
+
 def _same_text(answer: str, gold: str) -> bool:
     """Compare words: the answer may say more before or after the gold answer, but not deny it or name alternatives."""
     ours, theirs = plain(answer), plain(gold)
@@ -274,18 +279,16 @@ def _same_text(answer: str, gold: str) -> bool:
         return compact(answer) == compact(gold)
     if ours == theirs:
         return True
-    said, wanted = ours.split(), theirs.split()
-    rest = (
-        said[: -len(wanted)]
-        if said[-len(wanted) :] == wanted
-        else said[len(wanted) :]
-        if said[: len(wanted)] == wanted
-        else None
-    )
-    if rest is None or len(rest) > 30 or set(rest) & _EXCLUDES or any(word.endswith("nt") for word in rest):
+    said, wanted, pieces = ours.split(), theirs.split(), re.split(r"[,/;]", answer)
+    if len(pieces) == len(said):  # Monday, Tuesday
         return False
-    listed = re.search(rf"[,/;]\s*(?:\w+\s*[,/;]\s*)*{re.escape(wanted[0])}\W*$", answer.lower())
-    return not (listed and len(said) == len(re.split(r"[,/;]", answer)))  # Monday, Tuesday
+    if said[-len(wanted) :] == wanted:
+        rest = said[: -len(wanted)]
+    elif said[: len(wanted)] == wanted and (len(said) <= len(wanted) + 3 or plain(pieces[0]) == theirs):
+        rest = said[len(wanted) :]
+    else:
+        return False
+    return len(rest) <= 30 and not set(rest) & _EXCLUDES and not any(map(_NEGATED.fullmatch, rest))
 
 
 @lru_cache(maxsize=1000)

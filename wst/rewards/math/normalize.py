@@ -104,6 +104,7 @@ RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"(?<![A-Za-z])(?:USD|US)\s*\u00a4?\s*(?=\d)"), "\u00a4"),
     (re.compile(r"^\s*\](.*)\[\s*$", re.S), r"(\1)"),
     (re.compile(r"^(\d+)\s+to\s+(\d+)$"), r"\1:\2"),
+    (re.compile(r"^\\text\s*\{\s*((?:the set of )?all real[^{}]*)\}$"), r"\1"),
     (re.compile(r"^(?:the set of )?all (?:real )?(?:numbers|values|reals|x)(?: of x| x)?"
                 r"(?: (?:with|such that|where|satisfying))?(?=$| (?:less|greater|at|x|\d|-))", re.I),
      lambda match: "" if match.end() < len(match.string) else r"\mathbb{R}"),

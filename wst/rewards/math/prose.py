@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from wst.rewards.math.normalize import CHOSEN, LINKS, NAMES, PROSE_WORDS, choice_of, is_text, tidy, words_of
+from wst.rewards.math.spoken import digits_for_words
 from wst.rewards.math.units import bare, without_unit
 
 FORMULA = re.compile(r"(?<!\\)\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
@@ -23,10 +24,11 @@ _STATES = re.compile(
 _FOREIGN = re.compile(r"respuesta|r\u00e9ponse|antwort", re.I)  # the decimal sign is a comma
 _TURN = re.compile(r"(?:oh,? |hmm,? |but )?(?:no\b|wait\b|actually|correction|sorry|oops|hold on|i mean)", re.I)
 _HEDGE = re.compile(
-    r"\b(?:maybe|perhaps|possibly|between|anything|anywhere|not sure|unsure"
-    r"|(?:do not|don't|cannot|can't) (?:know|say|tell)"
-    r"|(?:less|fewer|more|greater|larger|smaller|higher|lower) than)\b[^.]*$"
-    r"|\b(?:not|isn't|never)\s+(?:equal to\s+)?\W{0,3}[\d\\]"
+    r"\b(?:maybe|perhaps|possibly|anything|anywhere|not sure|unsure"
+    r"|(?:do not|don't|cannot|can't) (?:know|say|tell))\b[^.]*$"
+    r"|\bbetween\s+\W{0,3}\d.*\band\b[^.]*$"
+    r"|\b(?:less|fewer|more|greater|larger|smaller|higher|lower) than\s+\W{0,3}[\d\\][^\s=]*(?:\s+\w+){0,2}$"
+    r"|\b(?:not|isn't|never|can't be|cannot be)\s+(?:equal to\s+)?\W{0,3}[\d\\]"
     r"|\b(?:is|are|was|were|would be|looks?)\s+(?:also\s+|clearly\s+|just\s+)?"
     r"(?:wrong|incorrect|false|not (?:right|correct|true|the answer)|impossible)\b",
     re.I,
@@ -41,6 +43,8 @@ _REST = re.compile(
 )
 _SCRIPT = re.compile(r"[^\W\d_a-zA-Z\u0370-\u03ff]")  # letters of other languages
 _CLOCK = re.compile(r"\b\d{1,2}(?::\d\d)?\s*[ap]\.?m\b\.?|\b\d{1,2}:\d\d\b", re.I)
+_INSTEAD = re.compile(r"\bnot\s+\W{0,3}\d[\d.,]*\s*,?\s*but\s+", re.I)  # not 5 but 6
+_SOME = re.compile(r"\d|\\[A-Za-z]|\$")  # a number or formula
 _DENIAL = re.compile(
     r"\b(?:no|not|neither|nor|wrong|incorrect|false|never|maybe|except|eliminated?|respond"
     r"|(?:answer|reply) with)\b|n't\b",
@@ -67,26 +71,30 @@ def find_answer(text: str, gold: str | None) -> str | None:
     if gold is not None and _CLOCK.search(gold) and (times := _CLOCK.findall(text)):
         return str(times[-1])
     words = gold is not None and is_text(bare(gold))
+    if not words and not re.search(r"[\d\\$]", text):
+        text = digits_for_words(text)
     sentences = _sentences(text)
     place, said = len(sentences), ""
     for i, sentence in enumerate(sentences):
         match = _STATES.search(sentence)
-        if match and (words or re.search(r"[\d\\$]", match[1]) or (_is_bare(match[1]) and not is_text(tidy(match[1])))):
+        if match and (words or _SOME.search(match[1]) or (_is_bare(match[1]) and not is_text(tidy(match[1])))):
             place, said = i, match[1]
             if _FOREIGN.search(match[0]):
                 said = re.sub(r"(?<=\d)\.(?=\d{3}\b)", "", re.sub(r"(?<=\d),(?=\d)", "#", said)).replace("#", ".")
     stated = bool(said)
     for sentence in sentences[place + 1 :]:
-        if _TURN.match(sentence) and re.search(r"[\d\\$]", sentence):
+        if _TURN.match(sentence) and _SOME.search(sentence):
             stated, said = False, sentence
     if not said:
-        said = next((s for s in reversed(sentences) if words or re.search(r"[\d\\$]", s)), sentences[-1])
-    said = said.strip()
+        said = next((s for s in reversed(sentences) if words or _SOME.search(s)), sentences[-1])
+    said = _INSTEAD.sub("", said.strip())
     if _is_bare(said):
         return said
-    if not words and _HEDGE.search(said.rstrip(" .!")):
-        return None
+    if words_of(said):
+        said = said.rstrip("!")
     short = (_REST if stated else _ASIDE).sub("", said).strip().rstrip(".")
+    if not words and _HEDGE.search((short if stated else said).rstrip(" .!")):
+        return None
     for part in (short, said):
         if _is_bare(part) or words:
             return part
@@ -105,6 +113,7 @@ def chosen_letter(text: str) -> str | None:
         return match[1].upper()
     if (match := CHOSEN.match(text)) and not _LETTER.search(text, match.end()) and not _DENIAL.search(text):
         return (match[1] or match[2]).upper()
+    text = re.sub(r",(?=\s*(?:and |or )?\(?[A-J]\)?(?:\W|$))", " ", text)  # a list stays in one clause
     letters: set[str] = set()
     decided: str | None = None
     for clause in re.split(r"[,;\n]|\.\s|\bbecause\b|\bbut\b|\bsince\b|\bso\b(?=.*\()", text):
@@ -149,7 +158,10 @@ def _last_expression(text: str) -> str | None:
 
     formulas = list(FORMULA.finditer(text))
     if formulas and not re.search(r"\d", text[formulas[-1].end() :]):
-        return next(group for group in formulas[-1].groups() if group)
+        last = [formulas.pop()]
+        while formulas and re.fullmatch(r"\s*,?\s*(?:and|or)?\s*", text[formulas[-1].end() : last[0].start()]):
+            last.insert(0, formulas.pop())
+        return ", ".join(next(group for group in match.groups() if group) for match in last)
     text = re.sub(r"\\\$(?=\s*[\d.])", "", text)  # which it overlooks
     found = parse(text, [LatexExtractionConfig(), ExprExtractionConfig()], parsing_timeout=None)
     written = next((one for one in found if isinstance(one, str)), None)

@@ -58,3 +58,8 @@ def spoken_number(text: str) -> str:
         other = spoken_number(gloss[1])
         return digits if other.replace(",", "") == digits else text
     return digits + plain[match.end() :]
+
+
+def digits_for_words(text: str) -> str:
+    """Write all numbers of a text in digits, except articles such as "one of them"."""
+    return re.sub(rf"(?<![a-z]){_RUN.pattern}(?!\s+of\b)", lambda match: spoken_number(match[0]), text, flags=re.I)
