@@ -50,6 +50,7 @@ class InstructionSamples(Callback):
         self.terminal = terminal
         self._validation: list[Rollout] = []
         self._taken_up = False
+        self._resumed_at = 0
         #: texts that a killed run logged, by folder and step: of a repeated step TensorBoard keeps every text
         self._texts: dict[tuple[str, int], str] = {}
         self._shown = -1  #: step of the last validation that is in the file
@@ -63,6 +64,7 @@ class InstructionSamples(Callback):
         if self._taken_up or trainer.state.fn != "fit":
             return
         self._taken_up = True
+        self._resumed_at = trainer.global_step
         if trainer.global_step:
             loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
             self._texts = {(logger.log_dir, step): text for logger in loggers for step, text in _texts(logger.log_dir)}
@@ -114,7 +116,11 @@ class InstructionSamples(Callback):
             self._shown = step
         text, logged = markdown(rollouts), internals.logged_step(trainer)
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and self._texts.get((logger.log_dir, logged)) != text:
+            if not isinstance(logger, TensorBoardLogger):
+                continue
+            known = self._texts.get((logger.log_dir, logged))
+            # A validation that is made again may find other answers: a student that samples is not seeded for it.
+            if known is None or (step > self._resumed_at and known != text):
                 logger.experiment.add_text("instructions", text, logged)
         if self.terminal:
             reward = trainer.callback_metrics.get("val/reward")
