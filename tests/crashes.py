@@ -77,7 +77,7 @@ def faults(folder: Path, expected: dict[str, torch.Tensor]) -> list[str]:
         if name == "epoch":  # logged with each group of figures
             continue
         steps = [event.step for event in events.Scalars(name)]
-        if name.startswith("val/"):
+        if name.startswith("val/") and "/student/" not in name:  # what is cached makes no calls
             whole = list(range(9, STEPS, 10))
         elif name.startswith(("train/reward", "train/no_variance", "seconds/sample")):
             whole = list(range(STEPS))

@@ -269,7 +269,7 @@ def test_a_run_goes_on_with_other_settings_only_if_told_to(
     assert (tmp_path / LAST).read_bytes() == before
     done = wst([*RESUME, *more, f"--{room}.init_args.resume_changed=true"], tmp_path)
     assert done.code == 0, done.err
-    assert re.search(f"{said}.*going on all the same", done.err.replace("\n", " ")), done.err
+    assert re.search(f"{said}.*resuming anyway", done.err.replace("\n", " ")), done.err
     assert saved_step(tmp_path) == 4
 
 

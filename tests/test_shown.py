@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -100,6 +101,28 @@ def test_text_and_scalars_of_a_validation_have_the_same_step(tiny_model: str, tm
     events = EventAccumulator(logger.log_dir).Reload()
     texts = [event.step for event in events.Tensors("instructions/text_summary")]
     assert texts == [event.step for event in events.Scalars("val/reward")] == [1, 3]
+
+
+def test_a_text_that_is_logged_again_is_there_once(tiny_model: str, tmp_path: Path) -> None:
+    def run(steps: int, **settings: Any) -> EventAccumulator:
+        logger = TensorBoardLogger(tmp_path, "tb", version=0)
+        every = {"val_check_interval": 2, "check_val_every_n_epoch": None, "num_sanity_val_steps": 0}
+        trainer = quiet_trainer(
+            tmp_path, max_steps=steps, callbacks=[InstructionSamples(terminal=False)], logger=logger, **every
+        )
+        torch.manual_seed(0)
+        trainer.fit(make(tiny_model), data(tmp_path, val=str(tmp_path / "rows.jsonl")), **settings)
+        if steps == 3:
+            trainer.save_checkpoint(tmp_path / "x.ckpt")
+        logger.experiment.close()
+        return EventAccumulator(logger.log_dir).Reload()
+
+    (tmp_path / "rows.jsonl").touch()
+    run(3)
+    for _ in range(2):  # steps 4 and 5 are made twice
+        events = run(5, ckpt_path=str(tmp_path / "x.ckpt"), weights_only=True)
+        assert [event.step for event in events.Tensors("instructions/text_summary")] == [1, 3]
+        assert [event.step for event in events.Scalars("val/reward")] == [1, 3]
 
 
 def csv_rows(logger: CSVLogger) -> list[str]:

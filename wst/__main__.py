@@ -34,6 +34,8 @@ CONFIGURED = ("fit", "validate", "test", "predict", "check")
 def main() -> int:
     """Run the command line and return its exit code."""
     protect_output()
+    if "LOCAL_RANK" not in os.environ:  # the ranks that this process starts end with it, see `end_with_parent`
+        os.environ["WST_RANK_0"] = str(os.getpid())
     return guarded(lambda: _dispatch(sys.argv[1:]))
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import lightning
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
@@ -191,3 +193,24 @@ def test_kill_children() -> None:
     internals.kill_children(trainer)
     assert sent == [signal.SIGKILL]
     internals.kill_children(quiet_trainer())
+
+
+@pytest.mark.parametrize(
+    ("rank", "parents", "ended"),
+    [(1, [7, 7, 1], True), (1, [1], True), (0, [1], False)],  # it goes, it had gone before, and rank 0 has none
+)
+def test_a_rank_ends_with_the_process_that_started_it(
+    monkeypatch: pytest.MonkeyPatch, rank: int, parents: list[int], ended: bool
+) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(internals.os, "kill", lambda pid, number: killed.append(number))
+    monkeypatch.setattr(internals.os, "getppid", lambda: parents.pop(0))
+    monkeypatch.setattr(internals.time, "sleep", lambda _: None)
+    monkeypatch.setenv("WST_RANK_0", "7")
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    monkeypatch.setattr(internals, "cluster_environment", lambda _: LightningEnvironment())
+    internals.end_with_parent(quiet_trainer())
+    for thread in threading.enumerate():
+        if thread.name == "end with parent":
+            thread.join()
+    assert killed == [signal.SIGKILL] * ended

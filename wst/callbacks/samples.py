@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -11,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.table import Table
 from rich.text import Text
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from wst.errors import ConfigError
 from wst.evaluation.metrics import json_number
@@ -47,6 +50,9 @@ class InstructionSamples(Callback):
         self.terminal = terminal
         self._validation: list[Rollout] = []
         self._taken_up = False
+        self._resumed_at = 0
+        #: texts that a killed run logged, by folder and step: of a repeated step TensorBoard keeps every text
+        self._texts: dict[tuple[str, int], str] = {}
         self._shown = -1  #: step of the last validation that is in the file
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,6 +64,10 @@ class InstructionSamples(Callback):
         if self._taken_up or trainer.state.fn != "fit":
             return
         self._taken_up = True
+        self._resumed_at = trainer.global_step
+        if trainer.global_step:
+            loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+            self._texts = {(logger.log_dir, step): text for logger in loggers for step, text in _texts(logger.log_dir)}
         path = log_folder(trainer) / "instructions.jsonl"
         if not trainer.global_step or not path.is_file():
             return
@@ -104,9 +114,14 @@ class InstructionSamples(Callback):
             rows = [{"step": step, "stage": "val"} | rollout_row(rollout) for rollout in rollouts]
             append_lines(log_folder(trainer) / "instructions.jsonl", rows)
             self._shown = step
+        text, logged = markdown(rollouts), internals.logged_step(trainer)
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("instructions", markdown(rollouts), internals.logged_step(trainer))
+            if not isinstance(logger, TensorBoardLogger):
+                continue
+            known = self._texts.get((logger.log_dir, logged))
+            # A validation that is made again may find other answers: a student that samples is not seeded for it.
+            if known is None or (step > self._resumed_at and known != text):
+                logger.experiment.add_text("instructions", text, logged)
         if self.terminal:
             reward = trainer.callback_metrics.get("val/reward")
             title = f"step {step}" + (f", validation reward {float(reward):.3f}" if reward is not None else "")
@@ -120,6 +135,14 @@ def _row(line: str) -> dict[str, Any]:
     except json.JSONDecodeError:
         return {"step": math.inf}
     return row
+
+
+def _texts(folder: str) -> Iterator[tuple[int, str]]:
+    for path in sorted(Path(folder).glob("events.out.tfevents.*")):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.tag == "instructions/text_summary":
+                    yield event.step, value.tensor.string_val[0].decode()
 
 
 def markdown(rollouts: list[Rollout]) -> str:

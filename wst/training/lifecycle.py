@@ -162,8 +162,8 @@ class TrainingLifecycle(TrainedWeightsOnly):
             return
         fault = f"checkpoint: it was made with the teacher's {'; '.join(changed)}"
         if not self.resume_changed:
-            raise ConfigError(f"{fault}; set it back, or model.init_args.resume_changed to true to go on all the same")
-        rank_zero_warn(f"{fault}; going on all the same")
+            raise ConfigError(f"{fault}; set it back, or model.init_args.resume_changed to true to resume anyway")
+        rank_zero_warn(f"{fault}; resuming anyway")
 
 
 def _short(setting: Any) -> str:  # noqa: ANN401 - what JSON knows

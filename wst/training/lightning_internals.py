@@ -196,7 +196,8 @@ def end_with_parent(trainer: Trainer) -> None:
     environment = cluster_environment(trainer)
     if not isinstance(environment, LightningEnvironment) or environment.local_rank() == 0:
         return
-    parent = os.getppid()
+    # The command line tells its process id; without it, a parent that is gone by now is not noticed.
+    parent = int(os.environ.get("WST_RANK_0") or os.getppid())
 
     def watch() -> None:
         while os.getppid() == parent:
