@@ -139,6 +139,16 @@ def _child(args: list[str], folder: str, out: str, err: str, environment: dict[s
     os._exit(code)
 
 
+def forking_context() -> multiprocessing.context.ForkServerContext:
+    """Return the context of all forks in the tests; whoever is first starts the one server with everything imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["preload"])
+    with pytest.MonkeyPatch.context() as patch:  # the server keeps the path that it starts with
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]))
+        forkserver.ensure_running()
+    return context
+
+
 def start(
     args: list[str],
     folder: Path,
@@ -146,11 +156,7 @@ def start(
     name: str = "run",
 ) -> BaseProcess:
     """Start the command line, with the folder as current directory."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["preload"])
-    with pytest.MonkeyPatch.context() as patch:  # the server starts with the first run, and has this path alone
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]))
-        forkserver.ensure_running()
+    context = forking_context()
     files = str(folder / f"{name}.out"), str(folder / f"{name}.err")
     process = context.Process(target=_child, args=(args, str(folder), *files, environment or {}))
     process.start()

@@ -1,9 +1,10 @@
 """The ledger of calls, used by several processes."""
 
-import multiprocessing
 import sqlite3
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+
+from runs import forking_context
 
 from wst.students.accounts import LEDGER, Accounts
 
@@ -19,7 +20,7 @@ def _book(folder: Path, ready: Barrier) -> None:
 
 
 def test_processes_may_open_a_new_ledger_at_the_same_moment(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
+    context = forking_context()
     ready = context.Barrier(4)
     processes = [context.Process(target=_book, args=(tmp_path, ready)) for _ in range(4)]
     for process in processes:
