@@ -291,7 +291,7 @@ def test_shares_are_whole_and_even(items: list[int], size: int) -> None:
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_a_strategy_that_divides_the_model_is_refused() -> None:
+def test_a_strategy_that_shards_the_model_is_refused() -> None:
     trainer = Mock(strategy=Mock(spec=ModelParallelStrategy))
-    with pytest.raises(ConfigError, match="a divided teacher cannot sample; set strategy to ddp"):
+    with pytest.raises(ConfigError, match="a sharded teacher cannot sample; set strategy to ddp"):
         check_strategy(trainer)
