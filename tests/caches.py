@@ -37,6 +37,7 @@ def script(code: str, *args: object) -> subprocess.Popen[str]:
     head = "import os, signal, sys, time\nfrom wst.types import Response\nfrom wst.students.cache import AnswerCache\n"
     return subprocess.Popen(
         [sys.executable, "-c", head + code, *map(str, args)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -237,6 +237,28 @@ def test_a_file_of_another_version_is_a_mistake(
         cache_command.run(command)
 
 
+def test_without_a_home_the_variable_is_named(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr("wst.students.cache.cache_dir", cache_dir)
+    for name in ("WST_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    assert "set WST_CACHE to a folder" in fail(capsys, "show")
+
+
+def test_a_folder_without_permission_is_one_line(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def denied(*_: Any) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "exists", denied)  # root, who may run the tests, may look everywhere
+        assert cache_command.run(["show"]) == 2
+    assert capsys.readouterr().err == f"wst: error: [Errno 13] Permission denied: '{path}'\n"
+
+
 def test_exit_codes_and_tracebacks_of_the_real_command(path: Path) -> None:
     done = wst("cache", "prune")
     assert done.returncode == 2

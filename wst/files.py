@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from wst.errors import ConfigError
+
 _AT_FDCWD = -100  #: linux/fcntl.h: relative names begin at the current folder
 _EXCHANGE = 2  #: RENAME_EXCHANGE of linux/fs.h, RENAME_SWAP of macOS's sys/stdio.h
 
@@ -136,9 +138,19 @@ def follow_umask(folder: Path) -> None:
 
 
 def cache_dir() -> Path:
-    """Folder for converted models and answers: ``$WST_CACHE``, else ``wst`` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("WST_CACHE") or Path(base) / "wst")
+    """Return the folder for converted models and answers: ``$WST_CACHE``, else ``wst`` in the user's cache folder.
+
+    Raises:
+        ConfigError: If neither the variable is set nor a home folder known.
+    """
+    if folder := os.environ.get("WST_CACHE"):
+        return Path(folder)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wst"
+    except RuntimeError:
+        raise ConfigError(
+            "no home folder is known for the cache of models and answers; set WST_CACHE to a folder"
+        ) from None
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for

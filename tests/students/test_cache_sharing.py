@@ -157,3 +157,37 @@ def test_a_killed_writer_loses_nothing_it_had_put(path: Path, lines: int) -> Non
     assert all(response.text == f"{key} " + "word " * 300 for key, response in found.items())
     torn = {key for (key,) in query(path, "SELECT key FROM answers")} - set(found)
     assert torn in (set(), {f"{last + 1}-{j}" for j in range(3)}), "a put was kept in part"
+
+
+CLAIMS = """
+cache = AnswerCache(sys.argv[1])
+print(cache.claim("a"), cache.claim("b"), flush=True)
+if len(sys.argv) > 2:
+    cache.claim("c")
+    if os.fork():
+        os.wait()
+    else:
+        print(cache.claim("c"), flush=True)  # its parent has it
+        os._exit(0)
+    sys.stdin.readline()
+"""
+
+
+def test_a_claim_excludes_others_until_it_is_released_or_its_process_ends(path: Path) -> None:
+    cache, other = AnswerCache(str(path)), AnswerCache(str(path))
+    assert cache.claim("a")
+    assert not cache.claim("a")
+    assert not other.claim("a")
+    assert finish(script(CLAIMS, path)) == "False True\n"
+    cache.release("a")
+    assert other.claim("a")
+    other.release("a")
+    holder = script(CLAIMS, path, "hold")
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "True True\n"
+    assert holder.stdout.readline() == "False\n"
+    assert not cache.claim("a")
+    holder.kill()
+    holder.communicate()
+    assert cache.claim("a"), "a claim outlived its process"
+    cache.release("a")

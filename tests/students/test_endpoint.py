@@ -9,11 +9,11 @@ import pytest
 import torch
 from aiolimiter import AsyncLimiter
 from endpoints import FakeServer, Request
-from faulty import ALL, FaultProxy, Forwarded
 
 from wst import AnswerCache, Budget, EndpointStudent, Message, Prices, Prompt
 from wst.errors import CacheError, ConfigError, StudentStopped
-from wst.students.completions import Failure, read_completion
+from wst.students.cache import answer_key
+from wst.types import Response
 
 CPU = torch.device("cpu")
 
@@ -103,6 +103,9 @@ def test_no_answer_is_an_answer(student: Any, marker: str, text: str, refused: b
 @pytest.mark.parametrize(
     ("marker", "tries", "reason"),
     [
+        ("[status 408]", 3, "408"),
+        ("[status 409]", 3, "409"),
+        ("[status 425]", 3, "425"),
         ("[status 429]", 3, "429"),
         ("[status 500]", 3, "500"),
         ("[status 503]", 3, "503"),
@@ -156,9 +159,10 @@ def test_a_refused_key_or_model_ends_the_run(student: Any, server: FakeServer, s
     assert len(server.requests) == 1
 
 
-def test_a_spent_quota_is_not_waited_for(student: Any, server: FakeServer) -> None:
+@pytest.mark.parametrize(("status", "code"), [(429, "insufficient_quota"), (402, None)])
+def test_a_spent_quota_is_not_waited_for(student: Any, server: FakeServer, status: int, code: str | None) -> None:
     one = student()
-    server.status, server.code = 429, "insufficient_quota"
+    server.status, server.code = status, code
     with pytest.raises(StudentStopped, match="quota"):
         one.respond([prompt("hello")])
     assert len(server.requests) == 1
@@ -183,6 +187,59 @@ def test_what_was_on_its_way_when_the_run_ends_is_kept(student: Any, server: Fak
     server.requests.clear()
     again = student(cache=cache)
     assert again.respond([prompt("paid")])[0].text == "PAID"
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_refusal_after_an_answer_concerns_its_prompt_alone(
+    student: Any, server: FakeServer, tmp_path: Path, status: int
+) -> None:
+    """Moderation of one prompt must not end the run, nor a resume: the ledger remembers that calls have succeeded."""
+    for resume in range(2):
+        one = student()
+        one.accounts.open(tmp_path, "fit")
+        if not resume:
+            assert one.respond([prompt("fine")])[0].text == "FINE"
+        (answer,) = one.respond([prompt(f"[status {status}]")])
+        assert str(status) in answer.error
+        assert one.accounts.take()["failed"] == 1
+    assert len(server.requests) == 3
+
+
+def test_a_refusal_waits_for_what_is_in_flight_before_it_ends_the_run(student: Any, server: FakeServer) -> None:
+    server.hold = lambda request: "fine" in str(request.body) and all(other.status != 403 for other in server.requests)
+    bad, good = student().respond([prompt("[status 403]"), prompt("fine")])
+    assert "403" in bad.error
+    assert good.text == "FINE"
+
+
+def test_two_students_on_one_cache_pay_once(
+    student: Any, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims: list[bool] = []
+    claim = AnswerCache.claim
+
+    def watched(cache: AnswerCache, key: str) -> bool:
+        claims.append(claim(cache, key))
+        return claims[-1]
+
+    monkeypatch.setattr(AnswerCache, "claim", watched)
+    server.hold = lambda _: False not in claims  # no answer comes before the second has found that the first asks
+    first, second = (student(cache=AnswerCache(str(tmp_path / "answers.sqlite")), timeout=60) for _ in range(2))
+    for one in (first, second):
+        one.prefetch(prompt("same"))
+    assert first.respond([prompt("same")]) == second.respond([prompt("same")])
+    assert len(server.requests) == 1
+    assert claims[0]
+
+
+def test_old_answers_in_the_cache_are_cleaned(student: Any, server: FakeServer, tmp_path: Path) -> None:
+    cache = AnswerCache(str(tmp_path / "answers.sqlite"))
+    one = student(cache=cache)
+    asked = [prompt("half"), prompt("thought")]
+    keys = [answer_key(one.identity(), each, sampled=False) for each in asked]
+    cache.put(dict(zip(keys, [Response("nice \ud83d"), Response("<think>hm</think>yes")], strict=True)), "s")
+    assert [answer.text for answer in one.respond(asked)] == ["nice \ufffd", "yes"]
     assert server.requests == []
 
 
@@ -220,72 +277,6 @@ def test_a_ledger_that_fails_ends_the_run_and_loses_no_answer(
         one.respond([prompt("hello")])
     assert student(cache=cache).respond([prompt("hello")])[0].text == "HELLO"
     assert len(server.requests) == 1
-
-
-def completion(content: Any, finish: Any = "stop", **message: Any) -> dict[str, Any]:
-    return {"choices": [{"message": {"content": content} | message, "finish_reason": finish}]}
-
-
-@pytest.mark.parametrize(
-    ("body", "text", "truncated"),
-    [
-        (completion("hello"), "hello", False),
-        (completion("hel", "length"), "hel", True),
-        (completion([{"type": "text", "text": "a"}, {"type": "output_text", "text": "b"}]), "ab", False),
-        (completion([{"type": "thinking", "thinking": []}, {"type": "text", "text": "positive"}]), "positive", False),
-        (completion([{"type": "thinking", "thinking": []}]), "", True),
-        (completion("<think>2 + 2</think>\n4"), "4", False),
-        (completion("so it is</think>4"), "4", False),
-        (completion("<think>2 + 2"), "", True),
-        (completion(None, reasoning_content="2 + 2"), "", True),
-        (completion(None), "", False),
-        (completion("half \ud83d"), "half \ufffd", False),
-        (completion("\ud83d\ude00"), "\U0001f600", False),
-    ],
-)
-def test_what_is_an_answer(body: dict[str, Any], text: str, truncated: bool) -> None:
-    response = read_completion(body)
-    assert (response.text, response.truncated, response.error) == (text, truncated, None)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        5,
-        [],
-        {},
-        {"choices": {}},
-        {"choices": [5]},
-        {"choices": [{"message": 5, "finish_reason": "stop"}]},
-        completion("hello", None),
-        completion("hello", "tool_calls"),
-        completion("hello", {}),
-        completion(None, tool_calls=[{"id": "1"}]),
-        completion({"text": "hello"}),
-        completion(5),
-        completion([{"type": "image", "image": "x"}]),
-        completion("hello") | {"error": {"message": "overloaded"}},
-        {"choices": [{"message": {"content": "x"}, "finish_reason": "stop", "error": {"code": 502}}]},
-    ],
-)
-def test_what_is_not_surely_an_answer_is_a_failure(body: Any) -> None:
-    with pytest.raises(Failure):
-        read_completion(body)
-
-
-@pytest.mark.parametrize("count", [1e30, -1, "7", {"all": 3}, True, None, 10**12])
-def test_a_count_of_tokens_that_cannot_be_is_unknown(count: Any) -> None:
-    usage = {"usage": {"prompt_tokens": 5, "completion_tokens": count}}
-    response = read_completion(completion("hello") | usage)
-    assert (response.text, response.tokens, response.prompt_tokens) == ("hello", 0, 0)
-
-
-def test_thinking_stays_if_asked_for() -> None:
-    assert read_completion(completion("<think>a</think>b"), strip_thinking=False).text == "<think>a</think>b"
-
-
-def test_a_stop_text_that_is_left_in_is_cut_off() -> None:
-    assert read_completion(completion("yes\nand no. more"), [".", "\n"]).text == "yes"
 
 
 def test_the_key_is_sent_and_never_shown(
@@ -402,40 +393,3 @@ def test_a_missing_key_is_told_before_anything_is_loaded(monkeypatch: pytest.Mon
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
         EndpointStudent("gpt").check()
-
-
-@pytest.mark.parametrize("calls", [150, pytest.param(2000, marks=pytest.mark.long)])
-def test_a_fifth_of_the_answers_is_spoilt(student: Any, server: FakeServer, tmp_path: Path, calls: int) -> None:
-    """Every fault there is: what can be answered is, and what cannot is unknown."""
-    prompts = [prompt(f"number {i}") for i in range(calls)]
-    options = {"concurrency": 32, "retries": 8, "timeout": 3.0, "backoff": 0.1}
-    with FaultProxy(server.url, share=0.2, retry_after=0.1) as proxy:
-        one = student(base_url=proxy.url, cache=AnswerCache(str(tmp_path / "answers.sqlite")), **options)
-        answers = one.respond(prompts)
-        tries: dict[str, list[Forwarded]] = {}  # of each prompt, in order
-        for entry in proxy.log:
-            tries.setdefault(entry.messages[-1]["content"], []).append(entry)
-    # Garbage with status 200 is not tried again: it may have been paid for. Null content is an empty answer.
-    hopeless = {"malformed", "html", "no-choices"}
-    for asked, answer in zip(prompts, answers, strict=True):
-        text = asked.messages[0].content
-        *before, last = tries[text]
-        assert not {entry.fault for entry in before if not entry.abandoned} & {*hopeless, None, "null"}
-        if last.fault is None:
-            assert (answer.text, answer.error) == (text.upper(), None)
-        elif last.fault == "null":
-            assert (answer.text, answer.error) == ("", None)
-        else:
-            assert last.fault in hopeless
-            assert answer.error is not None
-    if calls >= 2000:
-        assert set(proxy.counts) == set(ALL)
-    failed = sum(answer.error is not None for answer in answers)
-    print(
-        f"\n{calls} calls: {sum(proxy.counts.values())} faults {dict(sorted(proxy.counts.items()))}, "
-        f"{len(proxy.log) - calls} retries, {failed} unknown"
-    )
-    assert one.accounts.take()["failed"] == failed > 0
-    server.requests.clear()
-    one.respond([p for p, a in zip(prompts, answers, strict=True) if a.error is None])
-    assert server.requests == []  # all are cached, nothing that failed is

@@ -57,7 +57,7 @@ def run(args: list[str]) -> int:
             if options.command == "verify":
                 return _verify(cache)
             return _prune(cache, options) if options.command == "prune" else _show(cache)
-    except WSTError as error:
+    except (WSTError, OSError) as error:  # OSError: a folder that this user may not look into
         if debugging():
             raise
         print(f"wst: error: {error}", file=sys.stderr)

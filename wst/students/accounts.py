@@ -210,6 +210,12 @@ class Accounts:
             if outcome == "answered":
                 self._seconds.append(seconds)
 
+    def ever_answered(self) -> bool:
+        """Return whether the ledger has an answered call, of this process or another."""
+        with self._ledger.use() as ledger:
+            statement = "SELECT 1 FROM calls WHERE student = ? AND outcome = 'answered' LIMIT 1"
+            return ledger.execute(statement, (self.student,)).fetchone() is not None
+
     def count(self, name: str, number: int = 1) -> None:
         """Count what is not a call: "cache_hits", "retries", "failed", "refused", "empty", "cut"."""
         with self._lock:

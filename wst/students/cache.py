@@ -6,10 +6,13 @@ had arrived. Answers are filed under hashes of what determines them; the file ho
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import re
 import sqlite3
+import threading
 import time
 import warnings
 from collections.abc import Collection, Iterable, Mapping
@@ -45,11 +48,9 @@ BEGIN UPDATE total SET bytes = bytes + new.size - old.size; END;
 CREATE TRIGGER answers_removed AFTER DELETE ON answers
 BEGIN UPDATE total SET bytes = bytes - old.size; END;
 """
-# Not INSERT OR REPLACE, which skips the trigger of the row that goes.
 _PUT = """
 INSERT INTO answers (key, student, response, checksum, size, created, used) VALUES (?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (key) DO UPDATE SET student = excluded.student, response = excluded.response,
-    checksum = excluded.checksum, size = excluded.size, created = excluded.created, used = excluded.used
+ON CONFLICT (key) DO NOTHING
 """
 _LAYOUT = Layout(
     "answer cache",
@@ -59,6 +60,17 @@ _LAYOUT = Layout(
     application=0x77737463,  # "wstc"
     version=1,
 )
+
+_claims: dict[tuple[int, Path], tuple[int, set[str]]] = {}  # by process and cache: its open file, and the claimed keys
+_claims_lock = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    global _claims_lock
+    _claims_lock = threading.Lock()  # a thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def answer_key(identity: Mapping[str, Any], prompt: Prompt, sampled: bool) -> str:
@@ -116,7 +128,7 @@ class AnswerCache:
         if not max_megabytes > 0:
             raise ConfigError(f"AnswerCache: max_megabytes must be above 0, got {max_megabytes}")
         self.path = (cache_dir() / "answers.sqlite" if path is None else Path(path).expanduser()).absolute()
-        if self.path.is_dir():
+        if os.path.isdir(self.path):  # unlike the method, false for what is out of reach
             raise ConfigError(
                 f"answer cache: path {str(self.path)!r} is a folder; name a file in it, such as answers.sqlite"
             )
@@ -168,7 +180,7 @@ class AnswerCache:
         return found
 
     def put(self, answers: Mapping[str, Response], student: str) -> None:
-        """Store answers. They are on disk when this returns; a key's later answer replaces the earlier one.
+        """Store answers. They are on disk when this returns. An answer that is there already is never replaced.
 
         Args:
             answers: The answers by key.
@@ -195,9 +207,49 @@ class AnswerCache:
                 recount(db)  # a wrong total must not cost answers
                 drop(db, least_used(db, limit, _EVICT_TO * limit, keep=set(answers)))
 
+    def claim(self, key: str) -> bool:
+        """Try to become the one that asks for an answer, so that no two runs pay for it.
+
+        The claim is a lock on one byte of the file ``….asking``, at a place that the key gives. It ends with `release`
+        or with the process, however that ends.
+
+        Returns:
+            False while another process, or another student in this one, has the claim.
+
+        Raises:
+            CacheError: If the file cannot be used.
+        """
+        with _claims_lock, self.database.errors():
+            owner = (os.getpid(), self.path)  # a child of a fork does not inherit locks
+            if owner not in _claims:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                # Never closed: closing any descriptor of the file would end all locks that the process has on it.
+                _claims[owner] = os.open(f"{self.path}.asking", os.O_RDWR | os.O_CREAT, 0o600), set()
+            file, claimed = _claims[owner]
+            if key in claimed:
+                return False
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(key))
+            except (BlockingIOError, PermissionError):  # which of the two depends on the system
+                return False
+            claimed.add(key)
+            return True
+
+    def release(self, key: str) -> None:
+        """End a claim."""
+        with _claims_lock, self.database.errors():
+            file, claimed = _claims[os.getpid(), self.path]
+            claimed.remove(key)
+            fcntl.lockf(file, fcntl.LOCK_UN, 1, _place(key))
+
     def close(self) -> None:
         """Close the file. Using the cache again opens it again."""
         self.database.close()
+
+
+def _place(key: str) -> int:
+    """Return the byte that a claim locks. Two keys with the same one would only wait for each other."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "big")
 
 
 def open_cache(cache: AnswerCache | bool) -> AnswerCache | None:

@@ -59,14 +59,8 @@ class Failure(Exception):
         free: bool = False,
     ) -> None:
         super().__init__(reason)
-        self.reason, self.kind, self.outcome, self.status, self.wait, self.free = (
-            reason,
-            kind,
-            outcome,
-            status,
-            wait,
-            free,
-        )
+        self.reason, self.kind, self.outcome = reason, kind, outcome
+        self.status, self.wait, self.free = status, wait, free
 
     @property
     def meaning(self) -> str:
@@ -94,11 +88,7 @@ class ChatClient:
 
         self._url = f"{base_url}/chat/completions"
         secret = key.read()
-        self._headers = {
-            "Content-Type": "application/json",
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-        }
+        self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if azure_api_version is not None:
             version = quote(azure_api_version, safe="")
             self._url = f"{base_url}/openai/deployments/{quote(model, safe='')}/chat/completions?api-version={version}"
@@ -198,13 +188,13 @@ def _checked(status: int, headers: Mapping[str, str], data: bytes) -> Any:  # no
         except (ValueError, RecursionError):
             fault = f"no JSON: {data[:2000].decode('utf-8', 'replace')}"
     succeeded = 200 <= status < 300
-    if succeeded and (fault or (isinstance(body, dict) and (body.get("choices") or not body.get("error")))):
+    message, codes = _error_in(body)
+    if succeeded:
         if fault:
             raise Failure(f"status {status} with {fault}")
-        return body
-    message, codes = _error_in(body)
-    if succeeded and not message and not codes:
-        raise Failure(f"status {status} with no chat completion: {_excerpt(data)}")
+        outer = body[0] if isinstance(body, list) and body else body
+        if not isinstance(outer, dict) or outer.get("choices") or not outer.get("error"):
+            return body
     told = next((int(code) for code in codes if code.isdecimal() and 400 <= int(code[:4]) < 600), 500)
     meant = told if succeeded else status
     reason = f"HTTP {status}: {message or _excerpt(data)}"

@@ -19,7 +19,7 @@ from wst.errors import CacheError, ConfigError, StudentStopped
 from wst.students.accounts import Accounts, Budget, Prices
 from wst.students.base import Student
 from wst.students.cache import AnswerCache, answer_key, open_cache
-from wst.students.completions import ChatClient, Failure, check_address, read_completion
+from wst.students.completions import ChatClient, Failure, check_address, read_completion, valid_text, without_thinking
 from wst.students.keys import ApiKey
 from wst.types import Prompt, Response
 
@@ -29,21 +29,24 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+_PATIENCE = 900.0  #: seconds to wait for another run's answer; then it is asked for all the same
 _OURS = {"model", "messages", "n", "stream", "max_tokens", "max_completion_tokens", "temperature", "top_p", "stop"}
 
 
 class EndpointStudent(Student):
     """A chat model behind an OpenAI-compatible endpoint.
 
-    Calls run in the background, up to ``concurrency`` at once. Failures that pass (408, 409, 425, 429, 5xx, time-outs,
-    dropped connections) are retried with exponential backoff and jitter, or after the server's Retry-After. A call that
-    fails for good is a `Response` with ``error`` set: it is never scored, never cached, and never counts as wrong. A
-    refusal, an empty answer and one cut off by the token limit are answers; what is not surely an answer is a failed
-    call. 401, a spent quota and a spent budget end the run; so do 403, 404 and redirects as long as no call has ever
-    succeeded. After that they fail their prompt alone.
+    Calls run in the background, up to ``concurrency`` at once. Whatever the endpoint sends ends as an answer or as a
+    failed call: a `Response` with ``error`` set, which is never scored, never cached, and never counts as wrong.
+    Failures that may pass (408, 409, 425, 429, 5xx, an error body under status 200, time-outs, dropped connections) are
+    tried again with exponential back-off and jitter, or when Retry-After says. A refused key (401), a spent quota and a
+    spent budget end the run; so do 403 and 404, unless a call has succeeded: then they concern this prompt alone.
+    A refusal, an empty answer and one cut off by the token limit are answers.
 
-    The key is read from the environment when the first call is made. It is stored nowhere else, and is redacted from
-    whatever the endpoint sends.
+    Two runs that share a cache do not pay for the same answer twice: the second waits for the first's.
+
+    The key is read from the environment when the student is set up. It is sent to ``base_url`` alone, and is taken out
+    of whatever the endpoint says.
 
     Args:
         model: Name of the model at the endpoint.
@@ -55,19 +58,20 @@ class EndpointStudent(Student):
         max_new_tokens: Length limit of an answer.
         token_limit_field: What the endpoint calls that limit.
         stop: Texts that end an answer.
+        strip_thinking: Whether to remove ``<think>`` sections from answers. Reasoning that comes apart from the text is
+            left out in any case.
         extra_body: Further fields of the request's body. It stands in saved configs: no place for a secret.
-        revision: Yours to change when the model behind the name has changed: what is cached under another one is not
-            used.
+        revision: Change it when the model behind the name has changed: answers cached under another one are not used.
         concurrency: Calls in flight at once.
         timeout: Seconds that one try may take in all.
         retries: Tries after the first.
         backoff: Seconds before the first retry, doubled for each one after, up to 60, and spread at random over half.
         requests_per_minute: Rate limit; None: none.
         tokens_per_minute: Rate limit over the tokens that a call may take at most; None: none.
-        prices: What a million tokens cost.
-        budget: What may be spent on a run.
-        strip_thinking: Whether to remove ``<think>`` sections from answers.
-        cache: Where answers are kept, so that none is paid for twice; true: in the user's cache folder; false: nowhere.
+        prices: Price of a million tokens.
+        budget: Limit on what a run may spend.
+        cache: Where answers are stored, so that none is paid for twice; true: in the user's cache folder; false:
+            nowhere.
 
     Raises:
         ConfigError: If a setting is impossible.
@@ -135,12 +139,13 @@ class EndpointStudent(Student):
         self.label = f"{model} at {urlsplit(base_url).netloc}"
         self.accounts = Accounts(self.label, prices, budget)
         self.rates = {"requests": requests_per_minute, "tokens": tokens_per_minute}
-        self.on_progress: Callable[[int, int], None] | None = None  #: told of answers that are there, and of all
+        self.on_progress: Callable[[int, int], None] | None = None  #: called with numbers received and expected
         self._request: dict[str, Any] = {"model": model, token_limit_field: max_new_tokens}
         for name, setting in (("temperature", temperature), ("top_p", top_p), ("stop", stop)):
             if setting is not None:
                 self._request[name] = setting
         self._stop = list(stop or [])
+        self._strip_thinking = strip_thinking
         self._extra_body = dict(extra_body or {})
         self._identity: dict[str, Any] = {
             "endpoint": self.base_url,
@@ -149,22 +154,20 @@ class EndpointStudent(Student):
             "request": self._request | {"extra_body": self._extra_body},
         }
         if not strip_thinking:
-            self._identity["strip_thinking"] = False  # the default is left out: answers cached before stay valid
-        self._strip_thinking = strip_thinking
+            self._identity["strip_thinking"] = False
         self._asked: dict[str, Future[Response]] = {}
-        self._succeeded = False  #: whether an answer has ever come, from the endpoint or from its cache
-        self._in_flight = 0
         self._stopped: StudentStopped | CacheError | None = None
-        self._warned: set[str] = set()
+        self._succeeded = False  # whether this process has had an answer from the endpoint
+        self._warned = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._jitter = random.Random()  # its own: a run's draws must not depend on how the network does
 
     def check(self) -> None:
-        """Make sure that there is a key, before any model is loaded.
+        """Check that there is a key, before any model is loaded.
 
         Raises:
-            ConfigError: If there is none.
+            ConfigError: If there is none, or it cannot be one.
         """
         self._key.read()
 
@@ -173,28 +176,32 @@ class EndpointStudent(Student):
         return self._identity
 
     def setup(self, device: torch.device) -> None:
-        """Start what makes the calls; does nothing when called again, unless the calls were stopped."""
+        """Start the background loop; does nothing when called again, unless the calls were stopped.
+
+        Raises:
+            ConfigError: If the key, or a variable for proxies or certificates, is unusable.
+        """
         if self._loop is not None and self._pid == os.getpid():
             if self._stopped is None:
                 return
             self.close()
-        self._key.read()
-        self._pid, self._asked, self._stopped, self._in_flight = os.getpid(), {}, None, 0
+        self._client = ChatClient(self.base_url, self._key, self.source, self.azure_api_version)
+        self._pid, self._asked, self._stopped = os.getpid(), {}, None
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="wst-endpoint", daemon=True).start()
         self._run(self._connect()).result()
 
     def prefetch(self, prompt: Prompt) -> None:
-        """Make the call now; `respond` will ask for its answer."""
+        """Make the call now; `respond` will return its answer."""
         self._ask(prompt)
 
     def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
         """Wait for the answers, of which some may be there already. Equal prompts are one call.
 
         Raises:
-            StudentStopped: If the endpoint refuses us, or the budget is spent. All answers that were on their way by
-                then are waited for, and kept.
-            CacheError: If an answer cannot be kept, or a call not be booked.
+            StudentStopped: If no call can succeed, or the budget is spent. All answers that were on their way by then
+                are waited for, and stored.
+            CacheError: If an answer cannot be stored, or a call cannot be booked.
         """
         keys, futures = zip(*(self._ask(prompt) for prompt in prompts), strict=True)
         waiting = set(futures)
@@ -205,12 +212,12 @@ class EndpointStudent(Student):
         for key in keys:
             self._asked.pop(key, None)
         if self._stopped is not None:
-            wait(self._asked.values())  # what was only prefetched is paid for too
+            wait(self._asked.values())  # prefetched answers are paid for too
             raise self._stopped
         return [future.result() for future in futures]
 
     def close(self) -> None:
-        """Drop what is under way, and close the connections; `setup` opens them again."""
+        """Cancel calls in flight and close the connections; `setup` opens them again."""
         loop, self._loop = self._loop, None
         self._asked = {}
         if loop is not None and self._pid == os.getpid():
@@ -223,7 +230,6 @@ class EndpointStudent(Student):
     async def _connect(self) -> None:
         from aiolimiter import AsyncLimiter
 
-        self._client = ChatClient(self.base_url, self._key, self.source, self.azure_api_version)
         self._slots = asyncio.Semaphore(self.concurrency)
         self._limiters: dict[str, AsyncLimiter] = {
             what: AsyncLimiter(rate, 60) for what, rate in self.rates.items() if rate is not None
@@ -251,22 +257,43 @@ class EndpointStudent(Student):
     async def _answer(self, key: str, prompt: Prompt) -> Response:
         """Return the cached answer, or call; what was paid for is on disk before anyone sees it."""
         try:
-            if self.cache is not None:
-                known = await asyncio.to_thread(self.cache.get, [key])
-                if key in known:
-                    self.accounts.count("cache_hits")
-                    self._succeeded = True
-                    return known[key]
-            async with self._slots:
-                response = await self._call(prompt)
-                # In the slot: no more answers can be lost in a crash than calls may be in flight.
-                if self.cache is not None and response.error is None:
-                    # Shielded: an answer that is there is kept, even if the student is closed now.
-                    await asyncio.shield(asyncio.to_thread(self.cache.put, {key: response}, self.label))
+            known = await self._cached(key)
+            if known is None:
+                async with self._slots:
+                    known = await self._claimed(key, prompt)
         except (StudentStopped, CacheError) as stop:
             self._stopped = self._stopped or stop
             return Response("", error=str(stop))
-        return response
+        return known
+
+    async def _cached(self, key: str) -> Response | None:
+        known = None if self.cache is None else (await asyncio.to_thread(self.cache.get, [key])).get(key)
+        if known is None:
+            return None
+        self.accounts.count("cache_hits")
+        # Earlier versions stored answers with reasoning and half characters in them.
+        text, thought = without_thinking(known.text) if self._strip_thinking else (known.text, False)
+        return replace(known, text=valid_text(text), truncated=known.truncated or (thought and not text.strip()))
+
+    async def _claimed(self, key: str, prompt: Prompt) -> Response:
+        """Call for an answer that no other run is asking for, or take the other's."""
+        if self.cache is None:
+            return await self._call(prompt)
+        deadline = time.monotonic() + _PATIENCE
+        while not (claimed := self.cache.claim(key)) and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        try:
+            known = await self._cached(key)  # another may have asked until now
+            if known is None:
+                known = await self._call(prompt)
+                # In the slot: no more answers can be lost in a crash than calls may be in flight.
+                if known.error is None:
+                    # Shielded: an answer that has arrived is stored, even if the student is closed now.
+                    await asyncio.shield(asyncio.to_thread(self.cache.put, {key: known}, self.label))
+            return known
+        finally:
+            if claimed:
+                self.cache.release(key)
 
     async def _call(self, prompt: Prompt) -> Response:
         """Call until there is an answer, or no hope of one.
@@ -279,35 +306,37 @@ class EndpointStudent(Student):
                 return await self._try(prompt)
             except Failure as error:
                 failure = error
-            if failure.kind != "passing" or attempt == self.retries:
+            if failure.kind != "passing" or attempt >= self.retries:
                 break
-            longest = min(60.0, self.backoff * 2.0**attempt)
+            longest = min(60.0, self.backoff * 2.0 ** min(attempt, 20))
             await asyncio.sleep(longest * self._jitter.uniform(0.5, 1.0) if failure.wait is None else failure.wait)
             self.accounts.count("retries")
         if failure.kind == "filtered":
             self.accounts.count("refused")
             return Response("", refused=True)
         reason = self._clean(failure.reason)
-        if failure.kind == "access":  # of this prompt, or of the endpoint? The calls in flight may tell
-            while self._in_flight and not self._succeeded:
-                await asyncio.sleep(0.02)
-        if failure.kind == "never" or (failure.kind == "access" and not self._succeeded):
-            # From None: the failure holds what the endpoint said, and the key may be in it.
+        if failure.kind == "never" or (failure.kind == "access" and not await self._ever_succeeded()):
             raise StudentStopped(
-                f"student {self.label}: {failure.meaning} ({reason}); {self._remedy(failure.status)}"
-            ) from None
+                f"student {self.label}: {failure.meaning} ({reason}); {self._remedy(failure.status)}, then resume"
+            )
         self.accounts.count("failed")
         return Response("", error=reason)
+
+    async def _ever_succeeded(self) -> bool:
+        """Whether a call has succeeded: in this process, one that is still in flight, or one in the ledger."""
+        while not self._succeeded and self.accounts.in_flight:
+            await asyncio.sleep(0.02)
+        return self._succeeded or self.accounts.ever_answered()
 
     async def _try(self, prompt: Prompt) -> Response:
         """Make one call.
 
         Raises:
-            Failure: If it brought no answer.
+            Failure: If it brings no answer.
         """
         messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
-        # Their tokenizer is not at hand. A token is at least a byte, and each turn adds a few of its own.
-        longest = sum(len(message.content.encode("utf-8", "replace")) + 8 for message in prompt.messages)
+        # The endpoint's tokenizer is not at hand. A token is at least a byte, and each turn adds a few of its own.
+        longest = sum(len(message.content.encode("utf-8", "surrogatepass")) + 8 for message in prompt.messages)
         for what, limiter in self._limiters.items():
             await limiter.acquire(min(longest + self.max_new_tokens, limiter.max_rate) if what == "tokens" else 1)
         bound = self.accounts.bound(longest, self.max_new_tokens)
@@ -315,23 +344,23 @@ class EndpointStudent(Student):
             await asyncio.sleep(0.02)
         start = time.perf_counter()
         outcome, tokens, cost = "unusable", (0, 0), bound
-        self._in_flight += 1
         try:
             async with asyncio.timeout(self.timeout):
                 body = await self._client.ask({"messages": messages} | self._request | self._extra_body)
             response = read_completion(body, self._stop, self._strip_thinking)
+            self._succeeded = True
             tokens = (response.prompt_tokens, response.tokens)
             outcome = "answered"
             cost = self.accounts.bound(*tokens) if any(tokens) else self._unknown_cost(bound)
-            self._succeeded = True
         except Failure as failure:
             outcome, cost = failure.outcome, 0.0 if failure.free else bound
             raise
         except TimeoutError:
             outcome = "timeout"
-            raise Failure(f"no answer within {self.timeout:g} s", "passing", "timeout") from None
+            raise Failure(f"no answer within {self.timeout:g} s", "passing") from None
+        except Exception as error:  # whatever the endpoint has made the HTTP client raise
+            raise Failure(f"{type(error).__name__}: {error}") from None
         finally:
-            self._in_flight -= 1
             try:
                 self.accounts.end(call, outcome, time.perf_counter() - start, tokens, cost)
             except CacheError as error:  # the answer is kept all the same; then the run ends
@@ -347,8 +376,8 @@ class EndpointStudent(Student):
         return self.accounts.begin(bound)
 
     def _unknown_cost(self, bound: float) -> float:
-        if self.accounts.prices is not None and "usage" not in self._warned:
-            self._warned.add("usage")
+        if self.accounts.prices is not None and not self._warned:
+            self._warned = True
             warnings.warn(
                 f"student {self.label}: the endpoint does not say how many tokens an answer took; each is booked at "
                 "the most that it can have cost",
@@ -357,14 +386,15 @@ class EndpointStudent(Student):
         return bound
 
     def _clean(self, reason: str) -> str:
-        """Return a short line of what the endpoint said, without the key."""
-        return " ".join(self._key.redact(reason[:20_000]).split())[:300]
+        """Return one short printable line of what the endpoint said, without the key."""
+        text = " ".join(self._key.redact(reason).split())[:300]
+        return "".join(char if char.isprintable() else "\ufffd" for char in text)
 
     def _remedy(self, status: int) -> str:
         if status in (401, 403):
             if self._key.variable is None:
-                return "name the environment variable with the key in api_key_env, then resume"
-            return f"check the key in {self._key.variable} and what it may use, then resume"
-        if status == 404:
-            return f"check model {self.source!r} and base_url {self.base_url}, then resume"
-        return "raise the account's limit, then resume"
+                return "name the environment variable with the key in api_key_env"
+            return f"check the key in {self._key.variable} and what it may use"
+        if status == 404 or 300 <= status < 400:
+            return f"check model {self.source!r} and base_url {self.base_url}"
+        return "raise the account's limit"

@@ -70,19 +70,20 @@ def check_header(variable: str, value: str) -> None:
     Raises:
         ConfigError: If there are blanks, line breaks, control characters or non-ASCII characters in it.
     """
-    if not re.fullmatch(r"[!-~]+", value):
-        what = (
-            "blanks or line breaks around it" if re.fullmatch(r"\s*[!-~]+\s*", value) else "more than one line or word"
-        )
-        if not value.isascii() or any(ord(char) < 32 and not char.isspace() for char in value):
-            what = "control or non-ASCII characters in it"
-        raise ConfigError(
-            f"EndpointStudent: the value of the environment variable {variable} has {what}; set it to the key alone"
-        )
+    if re.fullmatch(r"[!-~]+", value):
+        return
+    what = "more than one line or word"
+    if not value.isascii() or any(ord(char) < 32 and not char.isspace() for char in value):
+        what = "control or non-ASCII characters in it"
+    elif len(value.split()) == 1:
+        what = "blanks or line breaks around it"
+    raise ConfigError(
+        f"EndpointStudent: the value of the environment variable {variable} has {what}; set it to the key alone"
+    )
 
 
 def _escaped(key: str) -> re.Pattern[str]:
-    """Return a pattern of the key: each character may be escaped as in Python, JSON, URLs or HTML; also in base64."""
+    """Return a pattern of the key, with characters escaped as in Python, JSON, URLs or HTML, or all of it in base64."""
 
     def forms(char: str) -> str:
         code = ord(char)
@@ -96,9 +97,17 @@ def _escaped(key: str) -> re.Pattern[str]:
             found.append(re.escape(html.escape(char)))
         return f"(?:{'|'.join(found)})"
 
-    patterns = ["".join(map(forms, key))]
+    # In pieces, as a body may be cut off in the middle of the key.
+    patterns = ["".join(map(forms, piece)) for piece in _pieces(key, 8)]
     for before in range(3) if len(key) >= 8 else ():  # a group of base64 holds three bytes: three ways to begin
         coded = base64.b64encode(b"\0" * before + key.encode()).decode()
         certain = coded[-(-8 * before // 6) : 8 * (before + len(key)) // 6]  # without what neighbours share
-        patterns.append(re.escape(certain).replace(r"\+", "[+-]").replace("/", "[/_]"))
-    return re.compile("|".join(patterns))
+        for piece in _pieces(certain, 12):
+            patterns.append(re.escape(piece).replace(r"\+", "[+-]").replace("/", "[/_]"))
+    return re.compile(f"(?:{'|'.join(patterns)})+")
+
+
+def _pieces(text: str, length: int) -> list[str]:
+    """Return a text in pieces of a length, of which the last may be up to twice as long."""
+    count = max(1, len(text) // length)
+    return [text[i * length : (i + 1) * length if i + 1 < count else None] for i in range(count)]

@@ -71,18 +71,19 @@ class Database:
         Raises:
             CacheError: If the file cannot be used.
         """
-        with self._lock:
-            try:
-                yield self._connected()
-            except (
-                sqlite3.Error,
-                OSError,
-                UnicodeDecodeError,
-            ) as error:  # UnicodeDecodeError: damage in a name
-                if self._db is not None and _is_full(error):
-                    with suppress(sqlite3.Error):  # give back what the failed write has filled
-                        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                raise CacheError(f"{self.layout.name} {self.path}: {self._explain(error)}") from error
+        with self._lock, self.errors():
+            yield self._connected()
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn errors of SQLite and of the operating system into a `CacheError` that names the file."""
+        try:
+            yield
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:  # UnicodeDecodeError: damage in a name
+            if self._db is not None and _is_full(error):
+                with suppress(sqlite3.Error):  # give back what the failed write has filled
+                    self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            raise CacheError(f"{self.layout.name} {self.path}: {self._explain(error)}") from error
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
