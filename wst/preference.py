@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from wst.callbacks import USUAL_OF_PREFERENCE, missing
 from wst.distributed import check_strategy, collective_errors, gather
 from wst.errors import ConfigError, DataError
-from wst.evaluation.metrics import PairedRewards
+from wst.evaluation.metrics import PairedRewards, estimate_mean, is_binary
 from wst.modeling.chat import ChatEncoder, dialogue
 from wst.modeling.classifiers import load_classifier, score_rows
 from wst.modeling.spec import DType, FromSpec, ModelSpec, Quantization
@@ -159,7 +159,9 @@ class PreferenceModel(FromSpec, TrainedWeightsOnly):
 
     def results(self) -> dict[str, Any]:
         """Return the share of pairs that model and length rank correctly, with 95% intervals, and the model's gains."""
-        arms = {name: estimate.to_dict() for name, estimate in self.scores.compute().items() if name != "chance"}
+        # Each column by itself: "chance" is always a half, which must not cost the others Wilson's interval.
+        columns = {name: self.scores.column(name) for name in ARMS if name != "chance"}
+        arms = {name: estimate_mean(column, is_binary(column)).to_dict() for name, column in columns.items()}
         gains = {
             f"model_vs_{other}": self.scores.gain("model", other).to_dict()
             | {"p_value": self.scores.p_value("model", other)}
