@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from wst.callbacks import USUAL_OF_PREFERENCE, missing
 from wst.distributed import check_strategy, collective_errors, gather
 from wst.errors import ConfigError, DataError
-from wst.evaluation.metrics import PairedRewards, estimate_mean, is_binary
+from wst.evaluation.metrics import Estimate, PairedRewards, estimate_gain, estimate_mean, is_binary
 from wst.modeling.chat import ChatEncoder, dialogue
 from wst.modeling.classifiers import load_classifier, score_rows
 from wst.modeling.spec import DType, FromSpec, ModelSpec, Quantization
@@ -159,13 +159,16 @@ class PreferenceModel(FromSpec, TrainedWeightsOnly):
 
     def results(self) -> dict[str, Any]:
         """Return the share of pairs that model and length rank correctly, with 95% intervals, and the model's gains."""
-        # Each column by itself: "chance" is always a half, which must not cost the others Wilson's interval.
-        columns = {name: self.scores.column(name) for name in ARMS if name != "chance"}
-        arms = {name: estimate_mean(column, is_binary(column)).to_dict() for name, column in columns.items()}
+        model, length = self.scores.column("model"), self.scores.column("length")
+        accuracy = estimate_mean(model, is_binary(model))
+        over = {
+            "chance": Estimate(*(value - 0.5 for value in accuracy)),  # a gain over a constant has the same interval
+            "length": estimate_gain(model - length, is_binary(model) and is_binary(length)),
+        }
+        arms = {"model": accuracy.to_dict(), "length": estimate_mean(length, is_binary(length)).to_dict()}
         gains = {
-            f"model_vs_{other}": self.scores.gain("model", other).to_dict()
-            | {"p_value": self.scores.p_value("model", other)}
-            for other in ("chance", "length")
+            f"model_vs_{other}": gain.to_dict() | {"p_value": self.scores.p_value("model", other)}
+            for other, gain in over.items()
         }
         return {"n": self.scores.n, "accuracy": arms, "gain": gains}
 
