@@ -141,3 +141,14 @@ def test_trust_must_be_true_or_false(tmp_path: Path, tiny_model: str) -> None:
     done = wst(["test", "--config", "config.yaml", "--trust_checkpoint", "maybe"], tmp_path)
     assert done.code == 2
     assert "trust_checkpoint must be true or false, got 'maybe'" in done.err
+
+
+def test_a_test_without_a_logger_leaves_the_users_rows_alone(fitted: Path, tmp_path: Path) -> None:
+    for name in ("config.yaml", "rows.jsonl"):
+        (tmp_path / name).write_bytes((fitted / name).read_bytes())
+    before = (tmp_path / "rows.jsonl").read_bytes()
+    checkpoint = str(fitted / "runs/tiny/version_0/checkpoints/last.ckpt")
+    done = wst(["test", "--config", "config.yaml", "--ckpt_path", checkpoint, "--trainer.logger=false"], tmp_path)
+    assert done.code == 0, done.err
+    assert (tmp_path / "rows.jsonl").read_bytes() == before
+    assert (tmp_path / "test/rows.jsonl").is_file()

@@ -250,7 +250,7 @@ def test_leaks_are_not_logged_without_targets(tiny_model: str, tmp_path: Path) -
     assert not [name for name in trainer.callback_metrics if "leak" in name]
     runner(tmp_path).test(module, Queries(), verbose=False)
     assert {cell["leak"] for cell in cells(tmp_path).values()} == {None}
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "test/rows.jsonl").read_text().splitlines()]
     assert {row["leak"] for row in rows} == {None}
 
 
@@ -278,14 +278,14 @@ def test_a_test_tells_how_often_each_teacher_leaks(
     shown = capsys.readouterr().out
     assert "leak" in shown
     assert "25%" in shown
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "test/rows.jsonl").read_text().splitlines()]
     by_arm = [[row["leak"] for row in rows if row["arm"] == arm] for arm in TEST_NAMES]
     assert by_arm == [[None] * 4, [1, 0, 0, 0], [1] * 4]
 
 
 def cells(folder: Path) -> dict[str, Any]:
     """Return the figures of a test by arm."""
-    figures: dict[str, Any] = json.loads((folder / "results.json").read_text())["students"]["student"]["arms"]
+    figures: dict[str, Any] = json.loads((folder / "test/results.json").read_text())["students"]["student"]["arms"]
     return figures
 
 
@@ -386,7 +386,7 @@ def test_results_have_words_and_the_gain_by_length(
     module = telling(make(tiny_model, reward=Words()), "one two three", "one two three four five six seven")
     module.trained_steps = 1
     runner(tmp_path).test(module, Queries(), verbose=False)
-    assert module.results() == json.loads((tmp_path / "results.json").read_text())
+    assert module.results() == json.loads((tmp_path / "test/results.json").read_text())
     found = cells(tmp_path)
     # four queries in batches of three and one: 3, 7, 3 and 3 words
     assert [found[arm]["response_words"] for arm in TEST_NAMES] == [3.0, 4.0, 4.0]

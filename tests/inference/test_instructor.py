@@ -26,8 +26,8 @@ PROMPT = TeacherPrompt("Help with: {query}", system="Be brief.")
 def trained(tiny_model: str) -> Teacher:
     """A teacher whose adapter does something."""
     teacher = Teacher(tiny_model, prompt=PROMPT, dtype="float32", lora=LoRA(r=4, alpha=8), max_new_tokens=9)
+    torch.manual_seed(0)  # before the adapter is drawn
     teacher.load(torch.device("cpu"))
-    torch.manual_seed(0)
     with torch.no_grad():
         for name, weights in teacher.named_parameters():
             if "lora_B" in name and "default" in name:
@@ -229,9 +229,10 @@ def test_a_gate_lets_through_what_the_teacher_is_sure_of(folder: Path, trained: 
     change(folder, gate={"threshold": threshold, "rows": 9, "confidence": "mean_log_prob", **numbers})
     instructor = Instructor.from_pretrained(str(folder), "cpu")
     wanted = [z.text if confidence >= threshold else "" for z, confidence in zip(written, sure, strict=True)]
-    assert 0 < wanted.count("") < len(wanted)
+    shut = next(i for i, confidence in enumerate(sure) if confidence < threshold)
+    assert any(wanted)
+    assert written[shut].text
     assert instructor(QUERIES) == wanted
-    shut = wanted.index("")
     assert instructor.messages(QUERIES[shut])[-1] == {"role": "user", "content": QUERIES[shut]}
     change(folder, gate={"threshold": "low"})
     with pytest.raises(ModelError, match="gate"):

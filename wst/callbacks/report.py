@@ -24,9 +24,9 @@ from wst.types import rollout_row
 class TestReport(Callback):
     """Writes a test as a comparison of three arms: no instruction, untrained teacher, trained teacher.
 
-    The log folder gets the files of `wst compare`: ``rows.jsonl``, ``results.json`` (schema ``wst.results/2``; see
-    docs/compare.md) and ``report.html``. For a student that keeps accounts, ``accounts`` holds the calls of this test
-    and, by stage, of everything done in this log folder.
+    The log folder (without a logger, ``test`` in the trainer's root folder) gets the files of `wst compare`:
+    ``rows.jsonl``, ``results.json`` (schema ``wst.results/2``; see docs/compare.md) and ``report.html``. For a student
+    that keeps accounts, ``accounts`` holds the calls of this test and, by stage, of everything done in this log folder.
     """
 
     __test__ = False  # not a test class, whatever pytest makes of its name
@@ -39,7 +39,10 @@ class TestReport(Callback):
         }
         if trainer.is_global_zero:
             extra = {"accounts": accounts} if accounts else {}
-            show(write_comparison(cast(Any, pl_module).test_rows, extra, log_folder(trainer)))
+            folder = log_folder(trainer)
+            if not trainer.loggers:  # the folder is the user's own, and may hold a rows.jsonl of theirs
+                folder /= "test"
+            show(write_comparison(cast(Any, pl_module).test_rows, extra, folder))
 
 
 class PreferenceReport(Callback):
