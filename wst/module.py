@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Any, cast
 
 import torch
@@ -38,11 +37,6 @@ from wst.training.update import PolicyUpdate
 from wst.types import Instruction, Query, Rollout
 
 
-def _of_environment(name: str) -> Any:  # noqa: ANN401 - a property
-    """Return a property that stands for an attribute of the environment, so that an assignment takes effect."""
-    return property(attrgetter(f"environment.{name}"), lambda module, value: setattr(module.environment, name, value))
-
-
 class WeakToStrong(TrainingLifecycle):
     """Trains a teacher to instruct a frozen student.
 
@@ -56,15 +50,17 @@ class WeakToStrong(TrainingLifecycle):
         student_prompt: Builds the student's prompt from query and instruction; None for the default prompt.
         samples_per_query: Instructions sampled for each query, K.
         micro_batch_size: Rollouts in one backward pass; None for all of a step. It changes memory, not the gradient.
-        normalization: Whether the loss is divided by the sampled "tokens" or by the number of "sequences".
+        normalization: Whether the loss, summed over a step's rollouts, is divided by the number of their sampled
+            "tokens" or of "sequences" (rollouts).
         leak_penalty: Subtracted from the reward of an instruction that contains the gold answer (`Reward.leaks`);
             logged rewards are without it.
-        kl_coef: Weight of the KL to the reference teacher, subtracted from the reward. At 0 there is no reference pass.
+        kl_coef: Weight of the KL (nats a sequence) to the teacher before training, subtracted from the reward. At 0
+            there is no reference pass.
         entropy_coef: Weight of the entropy bonus.
         whiten_advantages: Whether to center and scale the advantages of a step.
         max_failed: Largest share of answers that may fail in a step; with more, the step makes no update.
-        max_skips: Number of steps in a row without an update, because answers failed or the loss was not finite, that
-            end the run.
+        max_skips: The run ends when this many steps in a row made no update, because answers failed or the loss was
+            not finite.
         gradient_clip: Largest norm of the gradient; None for no clipping.
         optimizer: Builds the optimizer from the trainable parameters.
         lr_scheduler: Builds the scheduler, which moves once a step; None for a constant rate.
@@ -73,10 +69,6 @@ class WeakToStrong(TrainingLifecycle):
     Raises:
         ConfigError: If a setting is out of range, or settings do not fit each other.
     """
-
-    student: Student = _of_environment("student")
-    reward: Reward = _of_environment("reward")
-    student_prompt: StudentPrompt = _of_environment("prompt")
 
     def __init__(
         self,
@@ -132,12 +124,6 @@ class WeakToStrong(TrainingLifecycle):
             raise ConfigError(f"max_failed is a share, from 0 to 1, got {self.max_failed}")
         check_counts("WeakToStrong", max_skips=self.max_skips)
 
-    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - any attribute
-        if name in ("student", "reward"):  # torch would register a module without asking the property
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
-
     # --------------------------------------------------------------- the method
 
     def training_step(self, queries: list[Query], batch_idx: int) -> dict[str, StepRecord]:
@@ -150,7 +136,7 @@ class WeakToStrong(TrainingLifecycle):
         with self.phase(own, "respond"):
             repeated = [query for query in queries for _ in range(self.samples_per_query)]
             own.rollouts = self.environment.respond(repeated, instructions, self._draws(len(queries)))
-        if self._too_many_failed(own):
+        if self._skip_if_failed(own):
             return {"record": StepRecord.joined(gather(own))}
         with self.phase(own, "score"):
             own.rewards, own.parts = self._scores(own.rollouts)
@@ -167,9 +153,10 @@ class WeakToStrong(TrainingLifecycle):
         return {"record": step}
 
     def advantages(self, step: StepRecord) -> Tensor:
-        """Compute the advantages [queries, samples] of a step: a = r - λ·leak - β·KL - b, whitened if asked for.
+        """Compute the advantages [queries, samples] of a step: a = r' - b(r') with r' = r - λ·leak - β·KL.
 
-        λ is ``leak_penalty``, β is ``kl_coef`` and b the baseline. Where the reward is unknown, the advantage is 0.
+        λ is ``leak_penalty``, β is ``kl_coef``, b the baseline. Where r is NaN the baseline returns 0, and `whiten`,
+        if asked for, leaves it 0.
         """
         penalty = self.leak_penalty * cast(Tensor, step.leaks).nan_to_num()
         if step.kl is not None:
@@ -187,7 +174,10 @@ class WeakToStrong(TrainingLifecycle):
         return self.teacher.sample(queries, samples, greedy, on_done=done)
 
     def _draws(self, queries: int) -> list[int]:
-        """Number each draw [queries * samples] of this step: a resumed step asks a sampled student for the same."""
+        """Number the answers [queries * samples] that this step draws from the student (`Prompt.sample`).
+
+        A step that is made again after a resume draws the same numbers, so a cache has its answers.
+        """
         first = 1 + self.trained_steps * self.samples_per_query
         return [first + k for _ in range(queries) for k in range(self.samples_per_query)]
 
@@ -195,8 +185,8 @@ class WeakToStrong(TrainingLifecycle):
         scores = self.environment.score(rollouts)
         return self._table(scores.total), {name: self._table(values) for name, values in scores.parts.items()}
 
-    def _too_many_failed(self, own: StepRecord) -> bool:
-        """Return whether so many answers of all ranks failed that the step makes no update.
+    def _skip_if_failed(self, own: StepRecord) -> bool:
+        """Skip the update if too many answers of all ranks failed; return whether it is skipped.
 
         Raises:
             StudentStopped: If that is so for the last of too many steps in a row.
@@ -224,12 +214,12 @@ class WeakToStrong(TrainingLifecycle):
             rollouts = self.environment.respond(queries, self.instruct(queries, greedy=True))
             scores = self.environment.score(rollouts)
             rewards, unaided = torch.tensor(scores.total), self.environment.unaided_rewards(queries)
-            figures = {"reward": rewards, "unaided": unaided, "gain": rewards - unaided}
-            figures["leak"] = torch.tensor(self.environment.leaks(rollouts))
-            figures |= {f"reward/{name}": torch.tensor(values) for name, values in scores.parts.items()}
-        all_ranks = gather((rollouts, figures))
-        for name in dict.fromkeys(name for _, figures in all_ranks for name in figures):
-            values = torch.cat([figures[name] for _, figures in all_ranks if name in figures])
+            own = {"reward": rewards, "unaided": unaided, "gain": rewards - unaided}
+            own["leak"] = torch.tensor(self.environment.leaks(rollouts))
+            own |= {f"reward/{name}": torch.tensor(values) for name, values in scores.parts.items()}
+        all_ranks = gather((rollouts, own))
+        for name in dict.fromkeys(name for _, tables in all_ranks for name in tables):
+            values = torch.cat([tables[name] for _, tables in all_ranks if name in tables])
             known = int((~values.isnan()).sum())
             if known:
                 self.log(f"val/{name}", nan_mean(values), batch_size=known, prog_bar=name == "reward", sync_dist=False)
@@ -246,7 +236,11 @@ class WeakToStrong(TrainingLifecycle):
             self.log("val/reward", math.nan)
 
     def predict_step(self, queries: list[Query], batch_idx: int) -> list[Rollout]:
-        """Write the greedy instruction for each query and let the student answer under it."""
+        """Write the greedy instruction for each query and let the student answer under it.
+
+        Returns:
+            The rollouts of all ranks, on every rank: a writer on rank 0 needs them all.
+        """
         with collective_errors():
             rollouts = self.environment.respond(queries, self.instruct(queries, greedy=True))
         return gather_rows(rollouts)
@@ -261,7 +255,7 @@ class WeakToStrong(TrainingLifecycle):
 
     def _calibrate(self, stage: str) -> None:
         """Calibrate the reward on queries of the training set, or without one, on those of the stage."""
-        if not self.reward.calibration_size:
+        if not self.reward.calibration_size:  # 0 once it is calibrated, and after a checkpoint that holds a calibration
             return
         data = cast(Any, self.trainer).datamodule
         queries: Sequence[Query] = []

@@ -42,6 +42,8 @@ class TeacherPrompt:
     Args:
         template: The user turn; ``{query}`` is replaced by the query.
         system: The system turn, or None.
+        examples: Pairs of a query and an instruction for it, shown as earlier turns of the chat. They tell a small
+            model the form of an instruction.
     """
 
     template: str = (
@@ -49,20 +51,28 @@ class TeacherPrompt:
         "Do not answer it yourself.\n\nRequest: {query}\n\nInstruction:"
     )
     system: str | None = None
+    examples: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the template.
+        """Check the settings.
 
         Raises:
-            ConfigError: If it has no ``{query}``.
+            ConfigError: If the template has no ``{query}``, or an example is not a pair of texts.
         """
         require_places("TeacherPrompt", "template", self.template, "query")
+        examples = tuple(tuple(pair) if isinstance(pair, list) else pair for pair in self.examples)
+        for number, pair in enumerate(examples, 1):
+            if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+                raise ConfigError(f"TeacherPrompt: example {number} must be a pair of texts: [query, instruction]")
+        object.__setattr__(self, "examples", examples)  # JSON brings lists
 
     def __call__(self, query: Query) -> Prompt:
         """Return the chat for a query. Earlier turns of a dialogue are put before the query as plain text."""
         turns = [f"{message.role}: {message.content}" for message in query.history]
-        user = Message("user", fill(self.template, query="\n\n".join([*turns, query.text])))
-        return Prompt(((Message("system", self.system), user)) if self.system is not None else (user,))
+        chat = [Message("system", self.system)] if self.system is not None else []
+        for text, instruction in self.examples:
+            chat += [Message("user", fill(self.template, query=text)), Message("assistant", instruction)]
+        return Prompt((*chat, Message("user", fill(self.template, query="\n\n".join([*turns, query.text])))))
 
 
 @dataclass(frozen=True)

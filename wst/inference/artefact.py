@@ -183,7 +183,7 @@ def _text(path: Path, base: Mapping[str, Any], name: str) -> str | None:
 
 
 def _built(path: Path, name: str, kind: Any, values: dict[str, Any]) -> Any:  # noqa: ANN401 - a prompt class
-    if not all(value is None or isinstance(value, str) for value in values.values()):
+    if not all(value is None or isinstance(value, str) or name == "examples" for name, value in values.items()):
         raise ModelError(f"{path}: {name} holds something that is not text; export the teacher again")
     try:
         return kind(**values)

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from operator import attrgetter
 from typing import Any, cast
 
 import numpy as np
@@ -17,10 +18,18 @@ from lightning.pytorch.utilities import rank_zero_warn
 from wst.distributed import check_strategy, collective_errors
 from wst.environment import Environment
 from wst.errors import ConfigError, WSTError
+from wst.prompts import StudentPrompt
+from wst.rewards.base import Reward
+from wst.students.base import Student
 from wst.teacher import Teacher
 from wst.training.checkpoint import TrainedWeightsOnly
 from wst.training.lightning_internals import is_fitting
 from wst.training.record import StepRecord
+
+
+def _of_environment(name: str) -> Any:  # noqa: ANN401 - a property
+    """Return a property that stands for an attribute of the environment, so that an assignment takes effect."""
+    return property(attrgetter(f"environment.{name}"), lambda module, value: setattr(module.environment, name, value))
 
 
 class TrainingLifecycle(TrainedWeightsOnly):
@@ -31,6 +40,9 @@ class TrainingLifecycle(TrainedWeightsOnly):
 
     teacher: Teacher
     environment: Environment
+    student: Student = _of_environment("student")
+    reward: Reward = _of_environment("reward")
+    student_prompt: StudentPrompt = _of_environment("prompt")
     make_optimizer: OptimizerCallable
     make_scheduler: LRSchedulerCallable | None
     max_skips: int
@@ -42,6 +54,12 @@ class TrainingLifecycle(TrainedWeightsOnly):
         self.trained_steps = 0  #: updates that made the weights what they are, over all resumes
         self.seed: int | None = None  #: of the run, from its first step on
         self._skips = 0  #: steps in a row without an update
+
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - any attribute
+        if name in ("student", "reward"):  # torch would register a module without asking the property
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     # ------------------------------------------------------------------- set-up
 
@@ -97,7 +115,8 @@ class TrainingLifecycle(TrainedWeightsOnly):
         Args:
             record: Its ``seconds`` are added to.
             name: Name of the phase.
-            communicates: Whether the ranks exchange something inside. Errors can then not be exchanged at the end.
+            communicates: Whether the ranks communicate inside. An error of one rank is then raised by the part that
+                communicates, and no exchange of errors follows at the end, in which another rank might wait for ever.
         """
         errors = nullcontext() if communicates else collective_errors()
         profiler = cast(Any, self.trainer).profiler

@@ -61,14 +61,14 @@ class StepRecord:
 
     @staticmethod
     def of_all_ranks(own: StepRecord) -> tuple[StepRecord, slice]:
-        """Return the record of all ranks, and which of its queries are this rank's; all ranks must call it."""
+        """Gather the record of all ranks, and say which of its queries are this rank's; all ranks must call it."""
         records = gather(own)
         first = sum(len(record.rewards) for record in records[: rank()])
         return StepRecord.joined(records), slice(first, first + len(own.rewards))
 
     @staticmethod
     def joined(records: Sequence[StepRecord]) -> StepRecord:
-        """Join the records that ranks have of the same step; a phase took as long as its slowest rank."""
+        """Join all ranks' records of a step, in rank order; a phase took as long as on its slowest rank."""
         parts = dict.fromkeys(name for record in records for name in record.parts)
         whole = StepRecord(
             rollouts=[rollout for record in records for rollout in record.rollouts],

@@ -34,6 +34,15 @@ def _is_text_or_none(value: object) -> bool:
     return value is None or _is_text(value)
 
 
+def _are_examples(value: object) -> bool:
+    """Whether it is a list of pairs of texts."""
+    return (
+        isinstance(value, list)
+        and len(value) <= 100
+        and all(isinstance(p, list) and all(map(_is_text, p)) for p in value)
+    )
+
+
 def _are_layers(value: object) -> bool:
     return _is_text(value) or (isinstance(value, list) and len(value) <= 1_000 and all(map(_is_text, value)))
 
@@ -53,6 +62,7 @@ HARMLESS: dict[str, Callable[[object], bool]] = {
     "teacher.max_new_tokens": _is_count,
     "teacher.max_prompt_tokens": _is_count,
     "teacher.prompt": lambda value: value is None,
+    "teacher.prompt.examples": _are_examples,
     "teacher.prompt.system": _is_text_or_none,
     "teacher.prompt.template": _is_text,
     "teacher.temperature": _is_temperature,

@@ -29,7 +29,8 @@ class PolicyUpdate:
     Args:
         teacher: The policy.
         micro_batch_size: Rollouts in one backward pass; None for all of a step. It changes memory, not the gradient.
-        normalization: Whether the loss is divided by the sampled "tokens" or by the number of "sequences".
+        normalization: Whether the loss, summed over all ranks' rollouts, is divided by the number of their sampled
+            "tokens" or of "sequences" (rollouts).
         entropy_coef: Weight of the entropy bonus.
         gradient_clip: Largest norm of the gradient; None for no clipping.
 
@@ -72,7 +73,7 @@ class PolicyUpdate:
             instructions: This rank's, [queries * samples].
             advantages: This rank's, [queries, samples].
             record: The step of all ranks.
-            log_probs: Of this rank's instructions, with gradient, where `kl` has computed them already.
+            log_probs: Of this rank's instructions, with gradient, from `kl`; None to compute them here.
 
         Returns:
             None, or why no step was made: which rollouts made loss or gradient NaN or infinite.
@@ -108,9 +109,11 @@ class PolicyUpdate:
         return None
 
     def kl(self, instructions: Sequence[Instruction], samples: int) -> tuple[Tensor, LogProbs | None]:
-        """Estimate the KL to the reference teacher, [queries, samples] in nats.
+        """Estimate the KL to the reference teacher: log pi(z) - log pi_ref(z) of each sampled instruction.
 
-        If all rows fit into one micro-batch, the policy's pass keeps its gradient and is returned for the update.
+        Returns:
+            [queries, samples] in nats; and the log-probabilities under the policy, with gradient, for the update.
+            They are None where the rows are more than one micro-batch, whose graphs would not fit into memory.
         """
         one_pass = len(list(self._micro_batches(instructions))) == 1
         rows, z = [torch.empty(0)], None
