@@ -17,7 +17,7 @@ from runs import write_config
 
 from wst import LocalStudent, Query, StudentPrompt, Teacher, TeacherPrompt
 from wst.cli.lightning import run
-from wst.data.jsonl import FieldMap, QueryFile
+from wst.data import FieldMap, QueryDataModule
 from wst.errors import DataError
 from wst.types import Instruction, Message
 
@@ -55,7 +55,7 @@ def test_five_thousand_rows_are_read_or_refused_in_one_line(tmp_path: Path, rows
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\n".join(rows) + b"\n")
     try:
-        queries = QueryFile(path, FieldMap(id="id" if with_id else None))
+        queries = QueryDataModule(train=str(path), fields=FieldMap(id="id" if with_id else None)).load("train")
     except DataError as error:
         message = str(error)
         assert message.isprintable()

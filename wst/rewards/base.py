@@ -94,8 +94,8 @@ class Reward(ABC):
     def leaks(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Return which instructions contain the gold answer: there the teacher solved the task itself.
 
-        By default an instruction leaks if `wst.rewards.words.gives_away` finds the target in it. Override this if the
-        reward reads answers differently.
+        By default an instruction leaks if `wst.rewards.words.gives_away` finds the target, or one of several acceptable
+        answers, in it. Override this if the reward reads answers differently.
 
         Args:
             rollouts: Any number of rollouts; their responses are ignored.
@@ -105,13 +105,13 @@ class Reward(ABC):
         """
         return [
             math.nan
-            if rollout.instruction is None or rollout.query.target is None
-            else float(self._leaks(rollout.instruction.text, rollout.query.target))
+            if rollout.instruction is None or not rollout.query.targets
+            else float(self._leaks(rollout.instruction.text, rollout.query.targets))
             for rollout in rollouts
         ]
 
-    def _leaks(self, instruction: str, target: str) -> bool:
-        return gives_away(instruction, target)
+    def _leaks(self, instruction: str, targets: tuple[str, ...]) -> bool:
+        return any(gives_away(instruction, target) for target in targets)
 
 
 #: A reward, or a plain function that serves as one.
