@@ -157,12 +157,17 @@ class FunctionReward(Reward):
 
     def identity(self) -> object:
         """Return the function's module and qualified name, or the settings of a callable object."""
-        qualname = getattr(self.function, "__qualname__", None)
-        return identity_of(self.function) if qualname is None else f"{self.function.__module__}.{qualname}"
+        return function_identity(self.function)
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Return what the function returns."""
         return self.function(rollouts)
+
+
+def function_identity(function: Callable[..., Any]) -> object:
+    """Return a function's module and qualified name, or the settings of a callable object."""
+    qualname = getattr(function, "__qualname__", None)
+    return identity_of(function) if qualname is None else f"{function.__module__}.{qualname}"
 
 
 def as_reward(reward: RewardLike) -> Reward:
