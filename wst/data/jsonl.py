@@ -119,7 +119,7 @@ def read_csv(path: str | Path, delimiter: str) -> Iterator[tuple[int, dict[str, 
     texts = (_decoded(path, line, content) for line, content in read_lines(path))
     reader = csv.reader(texts, delimiter=delimiter, strict=True)
     header: list[str] = []
-    start = 1
+    start, filled = 1, False
     try:
         for cells in reader:
             line, start = start, reader.line_num + 1
@@ -133,10 +133,11 @@ def read_csv(path: str | Path, delimiter: str) -> Iterator[tuple[int, dict[str, 
                     "hold the delimiter, or fix the row"
                 )
             elif cells:
+                filled = True
                 yield line, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise DataError(f"{_at(path, start)}: invalid CSV ({error}); fix the quotes of this row") from error
-    if start <= 2:
+    if not filled:
         raise DataError(f"{printable(path)} holds no rows; give a file with rows below its header")
 
 
