@@ -1,8 +1,10 @@
 """Several acceptable answers: any one is right, and each is a leak; and reward functions with TRL's signature."""
 
 import math
+from pathlib import Path
 from typing import Any
 
+import jsonargparse
 import pytest
 
 from wst import (
@@ -131,6 +133,16 @@ def test_a_reward_function_of_trl_gets_the_columns(function: Any) -> None:
     TRLReward(function, target="answer", chat=True).score([Rollout(query, None, Response("1"))])
     assert [turn["content"] for turn in SEEN["prompts"][0]] == ["Hi", "Ho", "And now?"]
     assert SEEN["completions"] == [[{"role": "assistant", "content": "1"}]]
+
+
+def test_a_reward_function_of_trl_in_a_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Reward, "reward")
+    options = ["--reward=wst.TRLReward", f"--reward.function={Path(__file__).stem}.accuracy", "--reward.target=answer"]
+    reward = parser.instantiate_classes(parser.parse_args(options)).reward
+    assert reward.score([rollout("5", "5 m", unit="m")]) == [1.0]
+    assert reward.identity() == ["test_several_answers.accuracy", "answer", False]
 
 
 def test_columns_that_a_function_lacks_are_named() -> None:

@@ -242,7 +242,9 @@ def _answers(row: Row, field: str) -> str | tuple[str, ...]:
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
-    """Return numpy's scalars and arrays, which frames hold, as Python's numbers and lists."""
+    """Return numpy's scalars and arrays, which frames hold, as Python's numbers and lists, and pandas' NA as None."""
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None
     if hasattr(value, "tolist"):
         value = value.tolist()
     return list(value) if isinstance(value, tuple) else value

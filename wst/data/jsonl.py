@@ -7,7 +7,6 @@ import gzip
 import json
 import math
 import re
-import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -115,7 +114,7 @@ def read_csv(path: str | Path, delimiter: str) -> Iterator[tuple[int, dict[str, 
         DataError: If the file cannot be read (`read_lines`), is not UTF-8, or a row is longer or shorter than the
             header.
     """
-    csv.field_size_limit(sys.maxsize)  # by default 128 KiB a cell
+    csv.field_size_limit(2**31 - 1)  # by default 128 KiB a cell
     texts = (_decoded(path, line, content) for line, content in read_lines(path))
     reader = csv.reader(texts, delimiter=delimiter, strict=True)
     header: list[str] = []

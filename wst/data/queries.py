@@ -42,7 +42,7 @@ class Queries(Sequence[Query]):
             try:
                 self._content += pickle.dumps((identity, query.text, query.target, history, dict(query.extra)), 5)
             except Exception as error:  # whatever an object of the user's raises
-                raise DataError(f"{place}: a field cannot be stored ({error}); leave it out") from error
+                raise DataError(f"{place}: a field cannot be stored ({type(error).__name__}); leave it out") from error
             self._ends.append(len(self._content))
             hashes.append(hash(query.id))
         self._rows: Sequence[int] = range(len(hashes))

@@ -98,7 +98,7 @@ def _parquet(path: str | Path) -> Iterator[dict[str, Any]]:
                     number += 1
                     yield values
     except (pyarrow.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
-        fault = f"row {number + 1} cannot be read ({_reason(error)})"
+        fault = f"row {number + 1} cannot be read ({reason(error)})"
         raise DataError(f"{printable(path)}: {fault}; copy the file again") from error
     if not number:
         raise DataError(f"{printable(path)} holds no rows; give a file with rows")
@@ -117,7 +117,9 @@ def records_of(data: Any, option: str) -> Iterator[Any]:  # noqa: ANN401
     """
     if hasattr(data, "iter_rows"):  # polars
         return data.iter_rows(named=True)
-    if hasattr(data, "iloc"):  # pandas, in parts: as dicts a frame takes many times the memory
+    if hasattr(data, "iloc") and hasattr(
+        data, "columns"
+    ):  # pandas, in parts: as dicts a frame takes many times the memory
         parts = (data.iloc[start : start + 1000] for start in range(0, len(data), 1000))
         return (record for part in parts for record in part.to_dict("records"))
     if labels := {key: feature for key, feature in (getattr(data, "features", None) or {}).items() if _names(feature)}:
@@ -181,16 +183,17 @@ def hub_rows(repo: str, split: str, *, needs: str, **options: Any) -> Iterator[R
     try:
         rows: Any = datasets.load_dataset(repo, split=split, **options, **folder)
     except Exception as error:  # the hub's client, its cache and the readers each raise their own
-        raise DataError(f"{repo} cannot be loaded from the hub ({_reason(error)}); {needs}") from error
+        raise DataError(f"{repo} cannot be loaded from the hub ({reason(error)}); {needs}") from error
     part = "/".join(str(value) for key, value in (options | folder).items() if key in ("name", "data_dir"))
     name = f"{repo}/{part}" if part else repo
     for number, values in enumerate(records_of(rows, name)):
         yield Row(f"{name} ({split}): row {number}", f"{name}:{split}:{number}", values)
 
 
-def _reason(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
+def reason(error: Exception) -> str:
+    """Return the first line of an error's message, as a terminal may print it."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+    return line if line.isprintable() else repr(line)
 
 
 def as_list(files: str | Sequence[str] | None, option: str = "files") -> list[str]:
