@@ -1,26 +1,39 @@
-"""The teaching file: it runs, and its gradient is the product's."""
+"""The examples run; the gradient of the teaching file is the product's."""
 
 import importlib.util
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
-from wst import LeaveOneOut, LoRA, Query, Teacher, TeacherPrompt
+from wst import LeaveOneOut, LoRA, Prompt, Query, Response, Student, Teacher, TeacherPrompt
 from wst.training.objective import denominator, policy_loss
+from wst.types import Message
 
-MINIMAL = Path(__file__).parent.parent / "examples" / "minimal.py"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+MINIMAL = EXAMPLES / "minimal.py"
 
 
-@pytest.fixture(scope="module")
-def minimal() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("minimal", MINIMAL)
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def minimal() -> ModuleType:
+    return load("minimal")
+
+
+@pytest.fixture(scope="module")
+def agents() -> ModuleType:
+    return load("agent_student")
 
 
 def test_it_is_short_and_imports_nothing_of_the_product() -> None:
@@ -101,3 +114,51 @@ def test_its_gradient_is_that_of_the_product(minimal: ModuleType, tiny_model: st
     assert max(float(gradient.abs().max()) for gradient in wanted) > 1e-3
     for one, other in zip(got, wanted, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+class Calculating(Student):
+    """Asks the calculator once, and then says what it said; writes down the sizes of its batches."""
+
+    deterministic = True
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
+        self.batches.append(len(prompts))
+        return [Response(self.answer(prompt.messages)) for prompt in prompts]
+
+    def answer(self, messages: Sequence[Message]) -> str:
+        if "calculator says: " in messages[-1].content:
+            return f"It is {messages[-1].content.rpartition(' ')[2]}."
+        product = re.search(r"\d+ \* \d+", messages[-1].content)
+        return f"I know. calculate({product[0]})" if product else "Hello."
+
+
+def test_an_agent_is_a_student(agents: ModuleType, tiny_model: str, tmp_path: Path) -> None:
+    model = Calculating()
+    module = agents.main(["--teacher", tiny_model, "--steps", "1"], model)
+    assert module.trained_steps == 1
+    assert model.batches[:2] == [20, 20]  # 4 queries with 4 hints each and with none, a round at a time
+    query = Query("q", "12 * 13 = ?", "156")
+    (rollout,) = module.environment.respond([query], [None])
+    assert rollout.response.text == "It is 156."
+    assert module.environment.score([rollout]).total == [1.0]
+
+
+def test_an_agent_stops_when_it_has_its_answer_or_no_rounds_left(agents: ModuleType) -> None:
+    model = Calculating()
+    agent = agents.CalculatorAgent(model, rounds=1)
+    prompts = [Prompt((Message("user", text),)) for text in ("Hi", "2 * 3?")]
+    assert [answer.text for answer in agent.respond(prompts)] == ["Hello.", "It is 6."]
+    assert model.batches == [2, 1]
+    (cut,) = agents.CalculatorAgent(model, rounds=0).respond(prompts[1:])
+    assert cut.text == "I know. calculate(2 * 3)"
+
+
+@pytest.mark.parametrize(
+    ("expression", "result"),
+    [("2 * (3 + -1)", "4"), ("1/0", "error"), ("__import__('os')", "error"), ("9**9**9", "error"), ("2 +", "error")],
+)
+def test_the_calculator_evaluates_nothing_else(agents: ModuleType, expression: str, result: str) -> None:
+    assert agents.calculate(expression).startswith(result)

@@ -17,7 +17,9 @@ from runs import write_config
 
 from wst import LocalStudent, Query, StudentPrompt, Teacher, TeacherPrompt
 from wst.cli.lightning import run
-from wst.data.jsonl import FieldMap, QueryFile
+from wst.data import FieldMap
+from wst.data.queries import Queries
+from wst.data.sources import file_rows
 from wst.errors import DataError
 from wst.types import Instruction, Message
 
@@ -49,23 +51,32 @@ def lines(draw: st.DrawFn) -> bytes:
     return raw.replace(b"\n", b" ")
 
 
+@pytest.mark.slow
 @settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(lines(), min_size=5, max_size=5), st.booleans())
-def test_five_thousand_rows_are_read_or_refused_in_one_line(tmp_path: Path, rows: list[bytes], with_id: bool) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b"\n".join(rows) + b"\n")
+@given(st.lists(lines(), min_size=5, max_size=5), st.booleans(), st.sampled_from(["jsonl", "jsonl", "json", "csv"]))
+def test_five_thousand_rows_are_read_or_refused_in_one_line(
+    tmp_path: Path, rows: list[bytes], with_id: bool, form: str
+) -> None:
+    path = tmp_path / f"rows.{form}"
+    contents = {
+        "json": b"[" + b",\n".join(rows) + b"]",
+        "csv": b"\n".join([b"text,label,id", *rows]).replace(b"{", b""),
+    }
+    path.write_bytes(contents.get(form, b"\n".join(rows) + b"\n"))
+    fields = FieldMap(id="id" if with_id else None)
     try:
-        queries = QueryFile(path, FieldMap(id="id" if with_id else None))
+        queries = Queries((row.place, fields.read(row)) for row in file_rows(path))
     except DataError as error:
         message = str(error)
         assert message.isprintable()
         assert len(message) < 1000
-        assert "rows.jsonl" in message
+        assert f"rows.{form}" in message
     else:
         assert len({query.id for query in queries}) == len(queries)
         for query in queries:
             assert query.text.strip()
-            assert query.target is None or query.target.strip()
+            assert query.targets
+            assert all(target.strip() for target in query.targets)
             # What was read can be written: no lone surrogate, no infinity, no nesting that a deeper call cannot encode.
             json.dumps([query.id, query.text, query.target, query.extra], ensure_ascii=False, allow_nan=False).encode()
 

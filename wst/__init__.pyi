@@ -18,6 +18,7 @@ from wst.preference import PreferenceModel as PreferenceModel
 from wst.prompts import StudentPrompt as StudentPrompt
 from wst.prompts import TeacherPrompt as TeacherPrompt
 from wst.rewards import ExactMatch as ExactMatch
+from wst.rewards import FunctionReward as FunctionReward
 from wst.rewards import Judge as Judge
 from wst.rewards import LabelMatch as LabelMatch
 from wst.rewards import LastNumber as LastNumber
@@ -27,8 +28,8 @@ from wst.rewards import Reward as Reward
 from wst.rewards import RewardModel as RewardModel
 from wst.rewards import Scores as Scores
 from wst.rewards import Standardized as Standardized
+from wst.rewards import TRLReward as TRLReward
 from wst.rewards import WeightedSum as WeightedSum
-from wst.rewards.function import FunctionReward as FunctionReward
 from wst.students import AnswerCache as AnswerCache
 from wst.students import Budget as Budget
 from wst.students import EndpointStudent as EndpointStudent

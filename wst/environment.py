@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from wst.distributed import collective_errors, gather, local_share
 from wst.errors import ConfigError
 from wst.prompts import StudentPrompt
-from wst.rewards.base import Reward, Scores, score
-from wst.rewards.function import FunctionReward
+from wst.rewards.base import Reward, Scores, as_reward, score
 from wst.students.base import Student, respond
 from wst.students.function import FunctionStudent
 from wst.types import Instruction, Query, Response, Rollout
@@ -68,7 +67,7 @@ class Environment:
     @reward.setter
     def reward(self, reward: Reward) -> None:
         _refuse_module("reward", reward)
-        self._reward = reward if isinstance(reward, Reward) else FunctionReward(reward)
+        self._reward = as_reward(reward)
         self._rewards = {}
 
     @property

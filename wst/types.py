@@ -5,7 +5,7 @@ All are plain frozen dataclasses without tensors or models; nothing here needs t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -37,16 +37,29 @@ class Query(_Text):
     Attributes:
         id: Stable identity within the data set; answers are cached under it.
         text: The query; in a dialogue, the last human turn.
-        target: The gold answer, if the data set has one, for rewards that compare with it.
+        target: The gold answer, if the data set has one, for rewards that compare with it; a tuple (or a list) if there
+            are several acceptable ones, any of which is right.
         history: Turns before the query, oldest first.
         extra: Further fields of the data row, for a user's own rewards.
     """
 
     id: str
     text: str
-    target: str | None = None
+    target: str | Sequence[str] | None = None
     history: tuple[Message, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Turn a list of acceptable answers into a tuple."""
+        if isinstance(self.target, list):
+            object.__setattr__(self, "target", tuple(self.target))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The acceptable answers, empty if there are none."""
+        if self.target is None or isinstance(self.target, str):
+            return () if self.target is None else (self.target,)
+        return tuple(self.target)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import gzip
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from wst.data import FieldMap, QueryDataModule, QueryLoader, datamodule
 from wst.data.datamodule import Split
-from wst.data.jsonl import QueryFile
+from wst.data.fields import Row
+from wst.data.sources import file_rows
 from wst.errors import ConfigError, DataError
 from wst.types import Query
 
@@ -124,12 +125,11 @@ def test_a_stage_without_data(tmp_path: Path, stage: str, words: str) -> None:
 def test_only_what_the_stage_needs_is_read_and_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
-    class Spy(QueryFile):
-        def __init__(self, path: str, fields: FieldMap, need_target: bool) -> None:
-            read.append(Path(path).stem)
-            super().__init__(path, fields, need_target)
+    def spy(path: str, *options: Any) -> Iterator[Row]:
+        read.append(Path(path).stem)
+        return file_rows(path, *options)
 
-    monkeypatch.setattr(datamodule, "QueryFile", Spy)
+    monkeypatch.setattr(datamodule, "file_rows", spy)
     files = {name: write(tmp_path / f"{name}.jsonl", range(5)) for name in ("train", "test")}
     data = keyed(**files, val_share=0.4)
     assert read == []

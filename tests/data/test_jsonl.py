@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
-from wst.data.jsonl import FieldMap, QueryFile, check_file, read_rows
+from wst.data.fields import FieldMap
+from wst.data.jsonl import check_file, read_rows
+from wst.data.queries import Queries
+from wst.data.sources import file_rows
 from wst.errors import ConfigError, DataError
 from wst.types import Query
 
@@ -28,10 +31,15 @@ def write(folder: Path, content: bytes, name: str = "rows.jsonl") -> Path:
     return path
 
 
+def read(path: str | Path, fields: FieldMap, need_target: bool = True) -> Queries:
+    rows = file_rows(path, name=Path(path).name)
+    return Queries((row.place, fields.read(row, need_target)) for row in rows)
+
+
 def fault(path: Path, fields: FieldMap | None = None) -> str:
     """The message of the one error there is, which must be a single line."""
     with pytest.raises(DataError) as caught:
-        QueryFile(path, fields or FieldMap())
+        read(path, fields or FieldMap())
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     assert "; " in message, "no remedy"
@@ -40,20 +48,29 @@ def fault(path: Path, fields: FieldMap | None = None) -> str:
 
 def test_rows_become_queries(tmp_path: Path) -> None:
     path = write(tmp_path, lines({"id": 7, "text": "Größe\u2028?", "label": "x", "topic": "t", "n": [1]}))
-    assert list(QueryFile(path, FieldMap())) == [
+    assert list(read(path, FieldMap())) == [
         Query("rows.jsonl:1", "Größe\u2028?", "x", extra={"id": 7, "topic": "t", "n": [1]})
     ]
-    assert list(QueryFile(path, FieldMap(query="topic", target=None, id="id"))) == [
+    assert list(read(path, FieldMap(query="topic", target=None, id="id"))) == [
         Query("7", "t", None, extra={"text": "Größe\u2028?", "label": "x", "n": [1]})
     ]
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(7, "7"), (51.0, "51"), (-0.0, "0"), (-0.5, "-0.5"), (1e22, "1" + 22 * "0"), (2**70, str(2**70)), ("x", "x")],
+    [
+        (7, "7"),
+        (51.0, "51"),
+        (-0.0, "0"),
+        (-0.5, "-0.5"),
+        (1e22, "1" + 22 * "0"),
+        (2**70, str(2**70)),
+        (True, "true"),
+        ("51.0", "51.0"),
+    ],
 )
-def test_targets_may_be_numbers(tmp_path: Path, value: object, text: str) -> None:
-    assert QueryFile(write(tmp_path, lines({"text": "a", "label": value})), FieldMap())[0].target == text
+def test_targets_may_be_numbers_and_booleans(tmp_path: Path, value: object, text: str) -> None:
+    assert read(write(tmp_path, lines({"text": "a", "label": value})), FieldMap())[0].target == text
 
 
 def test_blank_lines_and_byte_order_mark_are_skipped_and_lines_still_counted(tmp_path: Path) -> None:
@@ -68,8 +85,8 @@ def test_a_line_separator_within_a_text_ends_no_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.jsonl"])
 def test_gzip_is_told_by_content(tmp_path: Path, name: str) -> None:
-    packed = QueryFile(write(tmp_path, gzip.compress(lines(GOOD, GOOD)), name), FieldMap())
-    plain = QueryFile(write(tmp_path, lines(GOOD, GOOD), name), FieldMap())
+    packed = read(write(tmp_path, gzip.compress(lines(GOOD, GOOD)), name), FieldMap())
+    plain = read(write(tmp_path, lines(GOOD, GOOD), name), FieldMap())
     assert list(packed) == list(plain)
     assert [query.id for query in packed] == [f"{name}:1", f"{name}:2"]
 
@@ -80,7 +97,7 @@ def test_a_pipe_can_be_read(tmp_path: Path) -> None:
     os.mkfifo(path)
     writer = threading.Thread(target=path.write_bytes, args=(gzip.compress(lines(GOOD)),), daemon=True)
     writer.start()
-    assert len(QueryFile(path, FieldMap())) == 1
+    assert len(read(path, FieldMap())) == 1
     writer.join()
 
 
@@ -105,7 +122,9 @@ def test_a_pipe_can_be_read(tmp_path: Path) -> None:
         pytest.param('{"text": " \\n", "label": "x"}', ["'text'", "empty"], id="blank query"),
         pytest.param('{"text": 5, "label": "x"}', ["'text'", "a number", "not text"], id="number as query"),
         pytest.param('{"text": ["a"], "label": "x"}', ["'text'", "a list"], id="list as query"),
-        pytest.param('{"text": "a", "label": true}', ["'label'", "true or false"], id="bool as target"),
+        pytest.param('{"text": "a", "label": []}', ["'label'", "empty list"], id="no answer"),
+        pytest.param('{"text": "a", "label": ["x", [1]]}', ["'label'", "a list"], id="list among answers"),
+        pytest.param('{"text": "a", "label": ["x", " "]}', ["'label'", "empty"], id="blank answer"),
         pytest.param('{"text": "a", "label": {"b": 1}}', ["'label'", "an object"], id="object as target"),
         pytest.param('{"text": "a", "label": ""}', ["'label'", "empty", "fields.target"], id="empty target"),
         pytest.param('{"text": "a", "label": " "}', ["'label'", "empty"], id="blank target"),
@@ -127,7 +146,7 @@ def test_a_bad_row_is_named(tmp_path: Path, bad: str, words: list[str]) -> None:
 
 def test_a_whole_surrogate_pair_is_text(tmp_path: Path) -> None:
     path = write(tmp_path, lines('{"text": "\\ud83d\\ude00", "label": "x"}'))
-    assert QueryFile(path, FieldMap())[0].text == "😀"
+    assert read(path, FieldMap())[0].text == "😀"
 
 
 def test_columns_are_counted_without_the_byte_order_mark(tmp_path: Path) -> None:
@@ -179,7 +198,7 @@ def test_an_id_given_twice(tmp_path: Path, first: object, second: object) -> Non
     rows = [{"text": "a", "label": "x", "key": key} for key in (first, "other", second)]
     path = write(tmp_path, lines(rows[0], rows[1], "", rows[2]))
     message = fault(path, FieldMap(id="key"))
-    assert message.startswith(f"{path}:4: id {str(first)!r} was already given on line 1")
+    assert message.startswith(f"{path}:4: id {str(first)!r} was already given to {path}:1; ")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +214,7 @@ def test_a_bad_id(tmp_path: Path, row: dict[str, Any], words: str) -> None:
 
 def test_the_target_may_be_left_out_where_it_is_not_needed(tmp_path: Path) -> None:
     path = write(tmp_path, lines({"text": "a"}, *({"text": "a", "label": label} for label in (None, "", 1))))
-    queries = QueryFile(path, FieldMap(), need_target=False)
+    queries = read(path, FieldMap(), need_target=False)
     assert [query.target for query in queries] == [None, None, None, "1"]
     assert all("label" not in query.extra for query in queries)
 
@@ -215,19 +234,19 @@ def test_field_names_must_be_text(option: str, name: object) -> None:
 
 def test_brackets_within_text_are_no_nesting(tmp_path: Path) -> None:
     text = 200 * '["\\' + 200 * "{"
-    assert QueryFile(write(tmp_path, lines({"text": text, "label": "x"})), FieldMap())[0].text == text
+    assert read(write(tmp_path, lines({"text": text, "label": "x"})), FieldMap())[0].text == text
 
 
 def test_a_row_of_ten_megabytes_is_read(tmp_path: Path) -> None:
-    assert len(QueryFile(write(tmp_path, lines({"text": 10**7 * "a", "label": "x"})), FieldMap())[0].text) == 10**7
+    assert len(read(write(tmp_path, lines({"text": 10**7 * "a", "label": "x"})), FieldMap())[0].text) == 10**7
 
 
 def test_relative_paths_start_at_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, lines(GOOD))
     monkeypatch.chdir(tmp_path)
-    assert len(QueryFile("rows.jsonl", FieldMap())) == 1
+    assert len(read("rows.jsonl", FieldMap())) == 1
     with pytest.raises(DataError, match=r"^other\.jsonl does not exist"):
-        QueryFile("other.jsonl", FieldMap())
+        read("other.jsonl", FieldMap())
 
 
 @pytest.mark.parametrize("fields", [FieldMap(), FieldMap(id="id")])
@@ -235,7 +254,7 @@ def test_rows_take_little_more_memory_than_the_file(tmp_path: Path, fields: Fiel
     rows = [{"text": f"{i}: " + 40 * "ab", "label": "x", "id": f"q{i}"} for i in range(20_000)]
     path = write(tmp_path, b"\n\n".join(json.dumps(row).encode() for row in rows))
     tracemalloc.start()
-    queries = QueryFile(path, fields)
+    queries = read(path, fields)
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held < 1.25 * path.stat().st_size + 20 * len(rows)
@@ -251,6 +270,6 @@ def test_rows_take_little_more_memory_than_the_file(tmp_path: Path, fields: Fiel
 
 def test_a_file_that_changes_after_it_was_read_does_not_matter(tmp_path: Path) -> None:
     path = write(tmp_path, lines(GOOD, GOOD))
-    queries = QueryFile(path, FieldMap())
+    queries = read(path, FieldMap())
     path.write_bytes(lines({"text": "other", "label": "y"}))
     assert [query.text for query in queries] == ["a", "a"]

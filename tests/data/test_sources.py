@@ -12,7 +12,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from wst.data.jsonl import Row
+from wst.data.fields import Row
 from wst.data.sources import as_list, file_rows, hub_rows, split_files
 from wst.errors import DataError
 

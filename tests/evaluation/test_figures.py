@@ -150,6 +150,7 @@ def test_rows_that_are_none_are_named(tmp_path: Path) -> None:
         ({"id": ["q"]}, "id must be a text"),
         ({"response": None}, "response must be a text"),
         ({"instruction": 3}, "instruction must be a text or null"),
+        ({"target": ["a", 3]}, "target must be a text or null"),
         ({"leak": "much"}, "leak must be a number or null"),
         ({"reward": float("nan")}, "reward must be a number or null"),
         ({"reward/part": 10**400}, "reward/part must be a number or null"),
@@ -158,6 +159,8 @@ def test_rows_that_are_none_are_named(tmp_path: Path) -> None:
         path.write_text(json.dumps(row | change) + "\n")
         with pytest.raises(DataError, match=f"line 1: {message}"):
             read_rows(path)
+    path.write_text(json.dumps(row | {"target": ["a", "b"]}) + "\n")
+    assert read_rows(path)[0]["target"] == ["a", "b"]
     path.write_text("[" * 200_000 + "\n")
     with pytest.raises(DataError, match="line 1: not JSON"):
         read_rows(path)

@@ -18,7 +18,7 @@ _BATCH = 256
 
 
 def wrong_golds(reward: Reward, queries: list[Query], field: str | None = None) -> list[Query]:
-    """Give the queries whose gold answer, given as the response, does not score 1.0.
+    """Return the queries of which a gold answer, given as the response, does not score 1.0.
 
     Args:
         reward: A reward that compares with `Query.target`; it is set up.
@@ -27,11 +27,14 @@ def wrong_golds(reward: Reward, queries: list[Query], field: str | None = None) 
     """
     wrong = []
     for start in range(0, len(queries), _BATCH):
-        batch = queries[start : start + _BATCH]
-        answers = [query.target or "" if field is None else str(query.extra[field]) for query in batch]
-        rollouts = [Rollout(query, None, Response(answer)) for query, answer in zip(batch, answers, strict=True)]
+        rollouts = [
+            Rollout(query, None, Response(answer))
+            for query in queries[start : start + _BATCH]
+            for answer in (query.targets if field is None else [str(query.extra[field])])
+        ]
         rewards = score(reward, rollouts).total
-        wrong += [query for query, value in zip(batch, rewards, strict=True) if value != 1.0]
+        missed = [r.query for r, value in zip(rollouts, rewards, strict=True) if value != 1.0]
+        wrong += list({query.id: query for query in missed}.values())
     return wrong
 
 
@@ -70,7 +73,7 @@ def run(args: list[str]) -> int:
         reward.setup(torch.device("cpu"))
         try:
             for split in ("train", "val", "test"):
-                queries = [q for q in data.queries(split) if q.target is not None]
+                queries = [q for q in data.queries(split) if q.targets]
                 if not queries:
                     print(f"{split}: no rows with a gold answer")
                     continue

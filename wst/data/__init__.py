@@ -2,9 +2,9 @@
 
 from wst.data.benchmark import Benchmark
 from wst.data.datamodule import QueryDataModule
+from wst.data.fields import FieldMap
 from wst.data.gsm8k import GSM8K
 from wst.data.hh_rlhf import HHRLHF
-from wst.data.jsonl import FieldMap
 from wst.data.loader import QueryLoader
 from wst.data.math import MATH
 

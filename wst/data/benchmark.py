@@ -11,8 +11,8 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 
 from wst.data.datamodule import QueryDataModule, Split
-from wst.data.jsonl import FieldMap, Row, check_file
-from wst.data.sources import as_list, file_rows, split_files
+from wst.data.fields import FieldMap, Row
+from wst.data.sources import file_rows, find_files, split_files
 from wst.errors import ConfigError, DataError
 from wst.types import Query
 
@@ -25,7 +25,7 @@ class Benchmark(QueryDataModule, ABC):
 
     Args:
         source: Folder with the files of the hub's repository; None: the hub.
-        train: File or files to train on (.jsonl, .jsonl.gz, .parquet) instead of the source's.
+        train: File or files to train on, of any format of `QueryDataModule`, instead of the source's.
         test: File or files to test on, instead of the source's.
         val_share: Share of the training rows to validate on.
         options: The other options of `QueryDataModule`, except its own files, fields and test share.
@@ -52,6 +52,11 @@ class Benchmark(QueryDataModule, ABC):
             test=None,
             predict=None,
             fields=FieldMap(),
+            records=None,
+            hub=None,
+            hub_config=None,
+            hub_revision=None,
+            loader=None,
             val_share=val_share,
             test_share=0.0,
             **options,
@@ -59,10 +64,9 @@ class Benchmark(QueryDataModule, ABC):
         if source is not None and not Path(source).is_dir():
             raise ConfigError(f"{type(self).__name__}: source {source!r} is no folder; name one, or null for the hub")
         self.source = source
-        self.named_files: dict[str, list[str]] = {"train": as_list(train), "test": as_list(test)}
-        for split, files in self.named_files.items():
-            for file in files:
-                check_file(file, option=split)
+        self.named_files = {
+            split: find_files(files, option=split) for split, files in (("train", train), ("test", test))
+        }
         #: For each split that was loaded: rows in, rows dropped by reason, queries kept.
         self.counts: dict[str, dict[str, int]] = {}
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import torch
 from lightning.pytorch import LightningDataModule
 
-from wst.data.jsonl import FieldMap, QueryFile, check_file
+from wst.data.fields import FieldMap, Row, kind
 from wst.data.loader import Batches, QueryLoader
+from wst.data.queries import Queries
+from wst.data.sources import as_list, file_rows, find_files, hub_rows, records_of
 from wst.distributed import collective_errors
-from wst.errors import ConfigError
+from wst.errors import ConfigError, DataError
 from wst.training.lightning_internals import count_epoch_start, skip_finished_epoch
 from wst.types import Query
 
@@ -33,19 +36,27 @@ _OPTIONS: dict[Split, str] = {
 
 
 class QueryDataModule(LightningDataModule):
-    """Read queries from JSON Lines files (.jsonl, .jsonl.gz) and hand them out in batches, ``list[Query]``.
+    """Read queries from files, the hub or objects in memory, and hand them out in batches, ``list[Query]``.
 
-    The paths are checked when the module is created; a file is read once, when a stage first needs it. Relative paths
-    are relative to the current directory.
+    Files are .csv, .tsv, .json, .parquet, and else JSON Lines, each also gzipped. The paths are checked when the module
+    is created; a file is read once, when a stage first needs it. Relative paths are relative to the current directory.
+    Objects in memory are given to `from_records`.
 
-    For another kind of data set, subclass it and override `load`; splits, limits, order and batches stay as they are.
+    For another kind of data set give a ``loader``, or subclass this and override `load`; splits, limits, order and
+    batches stay as they are.
 
     Args:
-        train: File to train on.
+        train: File to train on, or several, or a glob pattern; with ``hub``, the name of a split instead.
         val: File to validate on; without one, `fit` runs without validation unless `val_share` is given.
         test: File to test on.
         predict: File to write instructions for; its rows may lack the target. Default: the test queries.
         fields: Which fields of a row make up the query.
+        records: Dotted path of the records in the object of a .json file, such as ``examples``.
+        hub: Data set on the hub, or a local folder with its files, which ``train``, ``val``, ... name the splits of.
+        hub_config: Configuration of the data set on the hub, or subfolder.
+        hub_revision: Its version: a branch, a tag or a commit.
+        loader: Function that returns the records (or queries) of a split, given its name (train, val, test, predict);
+            None if there are none. See `from_records` for their kinds.
         val_share: Share of the training rows to validate on instead of `val`, rounded to whole rows.
         test_share: Share of the training rows to test on instead of `test`, rounded to whole rows.
         split_seed: Seed for choosing the rows of the shares and limits. The choice depends on this seed and the
@@ -66,11 +77,16 @@ class QueryDataModule(LightningDataModule):
 
     def __init__(
         self,
-        train: str | None = None,
-        val: str | None = None,
-        test: str | None = None,
-        predict: str | None = None,
+        train: str | list[str] | None = None,
+        val: str | list[str] | None = None,
+        test: str | list[str] | None = None,
+        predict: str | list[str] | None = None,
         fields: FieldMap = FieldMap(),  # noqa: B008 - frozen
+        records: str | None = None,
+        hub: str | None = None,
+        hub_config: str | None = None,
+        hub_revision: str | None = None,
+        loader: Callable[[str], Any] | None = None,
         val_share: float = 0.0,
         test_share: float = 0.0,
         split_seed: int = 0,
@@ -84,8 +100,13 @@ class QueryDataModule(LightningDataModule):
         resume_changed: bool = False,
     ) -> None:
         super().__init__()
-        self.files: dict[Split, str | None] = {"train": train, "val": val, "test": test, "predict": predict}
+        named: dict[Split, str | list[str] | None] = {"train": train, "val": val, "test": test, "predict": predict}
+        self.files = {split: as_list(files, option=split) for split, files in named.items()}
         self.fields = fields
+        self.records = records
+        self.hub_name = hub
+        self.hub_options = {"name": hub_config, "revision": hub_revision}
+        self.loader = loader
         self.shares: dict[Split, float] = {"test": test_share, "val": val_share}
         self.split_seed = split_seed
         self.batch_size = batch_size
@@ -111,19 +132,63 @@ class QueryDataModule(LightningDataModule):
         for split, share in self.shares.items():
             if not 0 <= share < 1:
                 raise ConfigError(f"{split}_share must be at least 0 and below 1, got {share}")
-            if share and self.files[split] is not None:
+            if share and self.files[split]:
                 raise ConfigError(f"{split} and {split}_share are both given; keep one of them")
-            # A subclass may have training queries without a file.
-            if share and self.files["train"] is None and type(self).load is QueryDataModule.load:
+            # A loader or a subclass may have training queries without a file.
+            if share and not (self.files["train"] or self.loader) and type(self).load is QueryDataModule.load:
                 raise ConfigError(f"{split}_share is given without train; name the file to split in train")
         if not sum(self.shares.values()) < 1:
             raise ConfigError(
                 f"val_share {self.shares['val']} and test_share {self.shares['test']} leave nothing to train on; "
                 "lower them so that their sum is below 1"
             )
-        for split, path in self.files.items():
-            if path is not None:
-                check_file(path, option=split)
+        if self.loader is not None and not callable(self.loader):
+            raise ConfigError(f"loader must be a function of the split's name, got {self.loader!r:.60}")
+        given: list[str] = [option for option, value in self.files.items() if value]
+        if self.loader is not None and (given or self.hub_name):
+            raise ConfigError(f"loader and {(given or ['hub'])[0]} are both given; keep one of them")
+        if self.hub_name is None and any(self.hub_options.values()):
+            raise ConfigError("hub_config and hub_revision are given without hub; name the data set in hub")
+        if self.hub_name is None:
+            self.files = {split: find_files(files, option=split) for split, files in self.files.items()}
+
+    @classmethod
+    def from_records(
+        cls,
+        train: Any = None,  # noqa: ANN401 - libraries need not be installed to be named
+        *,
+        val: Any = None,  # noqa: ANN401
+        test: Any = None,  # noqa: ANN401
+        predict: Any = None,  # noqa: ANN401
+        **options: Any,  # noqa: ANN401
+    ) -> Self:
+        """Return a data module of objects in memory.
+
+        Each may be a list of dicts or queries, a dict of columns, a frame of pandas or polars, or a
+        ``datasets.Dataset``.
+
+        Args:
+            train: Records to train on.
+            val: Records to validate on.
+            test: Records to test on.
+            predict: Records to write instructions for; they may lack the target.
+            options: The other options of the class, such as ``fields`` and ``val_share``.
+
+        Raises:
+            ConfigError: If an object is of another kind, or an option is impossible.
+
+        Example:
+            >>> rows = [{"text": "2 + 3 = ?", "label": 5}, {"text": "1 + 1 = ?", "label": 2.0}]
+            >>> [query.target for query in QueryDataModule.from_records(rows).queries("train")]
+            ['5', '2']
+        """
+        given = {"train": train, "val": val, "test": test, "predict": predict}
+        for split, data in given.items():
+            if data is not None:
+                records_of(data, split)
+            if data is not None and options.get(f"{split}_share"):
+                raise ConfigError(f"{split} and {split}_share are both given; keep one of them")
+        return cls(loader=given.get, **options)
 
     def load(self, split: Split) -> Sequence[Query]:
         """Read a whole split in its own order; called at most once per split.
@@ -139,8 +204,31 @@ class QueryDataModule(LightningDataModule):
         Raises:
             DataError: If the file cannot be read as asked.
         """
-        path = self.files[split]
-        return [] if path is None else QueryFile(path, self.fields, need_target=split != "predict")
+        if self.loader is not None:
+            data = self.loader(split)
+            return [] if data is None else Queries(self._placed(data, split))
+        rows = (row for name in self.files[split] for row in self._rows(name, split))
+        return Queries((row.place, self.fields.read(row, split != "predict")) for row in rows)
+
+    def _rows(self, name: str, split: Split) -> Iterator[Row]:
+        """Iterate over the rows of a file, or of a split on the hub."""
+        if self.hub_name is not None:
+            options = {option: value for option, value in self.hub_options.items() if value is not None}
+            remedy = f"check hub, hub_config and {split}, or download its files and name their folder in hub"
+            return hub_rows(self.hub_name, name, needs=remedy, **options)
+        names = [Path(file).name for file in self.files[split]]
+        return file_rows(name, self.records, Path(name).name if len(set(names)) == len(names) else None)
+
+    def _placed(self, data: Any, split: Split) -> Iterator[tuple[str, Query]]:  # noqa: ANN401
+        """Yield the queries of objects in memory, each after its place."""
+        for number, record in enumerate(records_of(data, split)):
+            place = f"{split}: row {number}"
+            if isinstance(record, Query):
+                yield place, record
+            elif isinstance(record, Mapping):
+                yield place, self.fields.read(Row(place, f"{split}:{number}", record), split != "predict")
+            else:
+                raise DataError(f"{place} is {kind(record)}, not a dict or a wst.Query; fix it, or remove it")
 
     def queries(self, split: Split) -> Sequence[Query]:
         """Return a split as the loaders see it, after shares and limits.
@@ -267,7 +355,7 @@ class QueryDataModule(LightningDataModule):
 def _select(queries: Sequence[Query], indices: list[int]) -> Sequence[Query]:
     """Return the queries at the given indices, in the order of the data."""
     indices = sorted(indices)
-    return queries.select(indices) if isinstance(queries, QueryFile) else [queries[index] for index in indices]
+    return queries.select(indices) if isinstance(queries, Queries) else [queries[index] for index in indices]
 
 
 def _check_integer(option: str, value: int, minimum: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from wst.data.benchmark import Benchmark
-from wst.data.jsonl import Row
+from wst.data.fields import Row
 from wst.data.sources import hub_rows
 from wst.errors import DataError
 from wst.rewards.math.extract import after_hashes

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from wst.data.benchmark import Benchmark
-from wst.data.jsonl import Row
+from wst.data.fields import Row
 from wst.data.sources import hub_rows
 from wst.errors import ConfigError, DataError
 from wst.types import Message, Query, Role

@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import chain
 
 from wst.data.benchmark import Benchmark
-from wst.data.jsonl import Row
+from wst.data.fields import Row
 from wst.data.sources import hub_rows
 from wst.errors import DataError
 from wst.rewards.math.extract import boxed_answer

@@ -1,47 +1,146 @@
-"""Rows of a public data set: from the hub, or from files of the same format."""
+"""Rows of a data set: from files, from the hub, or from objects in memory."""
 
 from __future__ import annotations
 
+import glob
+import gzip
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wst.data.jsonl import Row, check_file, read_rows
-from wst.errors import DataError
+from wst.data.fields import Row, kind
+from wst.data.jsonl import check_file, printable, read_csv, read_json, read_rows, records_in
+from wst.errors import ConfigError, DataError
 
 _PATTERNS = ("{split}.jsonl", "{split}.jsonl.gz", "{split}.parquet", "{split}-*.parquet")
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_OTHER_FORMATS = (".xlsx", ".xls", ".ods", ".xml", ".yaml", ".yml", ".arrow", ".feather", ".zip", ".zst", ".xz", ".bz2")
 
 
-def file_rows(path: str | Path) -> Iterator[Row]:
-    """Read a JSON Lines file (plain or gzip) or a parquet file.
+def find_files(files: str | Sequence[str] | None, option: str) -> list[str]:
+    """Return the files that paths and glob patterns name, those of a pattern in alphabetical order.
+
+    Args:
+        files: Paths or patterns, relative to the current directory.
+        option: The option that named them, for messages.
+
+    Raises:
+        DataError: If one does not exist, or is of a format that cannot be read.
+    """
+    found: list[str] = []
+    for name in as_list(files, option):
+        matches = (
+            sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) and not Path(name).exists() else [name]
+        )
+        if not matches:
+            raise DataError(f"{option}: no file matches {printable(name)}; check the pattern")
+        for match in matches:
+            check_file(match, option=option)
+            if _format(match) in _OTHER_FORMATS:
+                raise DataError(
+                    f"{option}: {printable(match)} cannot be read; convert it to .csv, .tsv, .json, .jsonl or .parquet"
+                )
+        found += matches
+    return found
+
+
+def file_rows(path: str | Path, records: str | None = None, name: str | None = None) -> Iterator[Row]:
+    """Read a file whose name ends in .csv, .tsv, .json or .parquet, or else JSON Lines; each may be gzipped.
+
+    Args:
+        path: The file.
+        records: Dotted path of the records in the object of a .json file.
+        name: What the ids of the rows begin with; default: the last two parts of the absolute path.
 
     Raises:
         DataError: If it cannot be read; the message names file and row.
     """
-    path = Path(path)
     check_file(path)
     # From the absolute path, so that a row's id does not depend on the current directory. Links are not resolved: the
     # hub's cache links to files whose names say nothing.
-    name = "/".join(Path(os.path.abspath(path)).parts[-2:])
-    if path.suffix != ".parquet":
-        for line, values in read_rows(path):
-            yield Row(f"{path}:{line}", f"{name}:{line}", values)
-        return
+    name = name or "/".join(Path(os.path.abspath(path)).parts[-2:])
+    place = printable(path)
+    match _format(path):
+        case ".parquet":
+            for number, values in enumerate(_parquet(path), start=1):
+                yield Row(f"{place}: row {number}", f"{name}:{number}", values)
+        case ".json":
+            for number, record in read_json(path, records):
+                yield Row(f"{place}: row {number}", f"{name}:{number}", record)
+        case ".csv" | ".tsv" as ending:
+            for line, cells in read_csv(path, _DELIMITERS[ending]):
+                yield Row(f"{place}:{line}", f"{name}:{line}", cells, typed=False)
+        case _:
+            for line, row in read_rows(path):
+                yield Row(f"{place}:{line}", f"{name}:{line}", row)
+
+
+def _format(path: str | Path) -> str:
+    """Return the ending of a file's name that tells its format."""
+    return Path(str(path).lower().removesuffix(".gz")).suffix
+
+
+def _parquet(path: str | Path) -> Iterator[dict[str, Any]]:
     import pyarrow
     from pyarrow import parquet
 
     number = 0
     try:
-        with parquet.ParquetFile(path) as file:
+        source = (
+            pyarrow.BufferReader(gzip.decompress(Path(path).read_bytes()))
+            if str(path).lower().endswith(".gz")
+            else path
+        )
+        with parquet.ParquetFile(source) as file:
             for batch in file.iter_batches(batch_size=1000):  # an error lies at most this far behind the row it names
                 for values in batch.to_pylist():
                     number += 1
-                    yield Row(f"{path}: row {number}", f"{name}:{number}", values)
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: row {number + 1} cannot be read ({_reason(error)}); copy the file again") from error
+                    yield values
+    except (pyarrow.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+        fault = f"row {number + 1} cannot be read ({reason(error)})"
+        raise DataError(f"{printable(path)}: {fault}; copy the file again") from error
     if not number:
-        raise DataError(f"{path} holds no rows; give a file with rows")
+        raise DataError(f"{printable(path)} holds no rows; give a file with rows")
+
+
+def records_of(data: Any, option: str) -> Iterator[Any]:  # noqa: ANN401
+    """Iterate over the records of an object in memory.
+
+    Args:
+        data: Records (dicts or queries), a dict of columns or of records, a frame of pandas or polars, or a
+            ``datasets.Dataset``, whose class labels are given by name.
+        option: What an error calls it.
+
+    Raises:
+        ConfigError: If it is none of these.
+    """
+    if hasattr(data, "iter_rows"):  # polars
+        return data.iter_rows(named=True)
+    if hasattr(data, "iloc") and hasattr(
+        data, "columns"
+    ):  # pandas, in parts: as dicts a frame takes many times the memory
+        parts = (data.iloc[start : start + 1000] for start in range(0, len(data), 1000))
+        return (record for part in parts for record in part.to_dict("records"))
+    if labels := {key: feature for key, feature in (getattr(data, "features", None) or {}).items() if _names(feature)}:
+        return ({**row, **{key: labels[key].int2str(row[key]) for key in labels if _known(row[key])}} for row in data)
+    if isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
+        return iter(data)
+    try:
+        return records_in(data)
+    except ValueError:
+        raise ConfigError(
+            f"{option} must be a list of dicts, a frame, or a datasets.Dataset, got {kind(data)}; of a dict of data "
+            "sets give each by itself"
+        ) from None
+
+
+def _names(feature: object) -> bool:
+    return type(feature).__name__ == "ClassLabel"
+
+
+def _known(label: int | None) -> bool:
+    return label is not None and label >= 0
 
 
 def split_files(folder: str | Path, split: str, part: str = "") -> list[Path]:
@@ -69,7 +168,7 @@ def hub_rows(repo: str, split: str, *, needs: str, **options: Any) -> Iterator[R
     """Read a split of a data set on the hub, through the cache of ``datasets``.
 
     Args:
-        repo: Id of the data set.
+        repo: Id of the data set, or a local folder with its files.
         split: The split.
         needs: The remedy if the hub cannot be reached: which file to put where.
         options: Further arguments of ``datasets.load_dataset``, such as ``name``, ``data_dir`` and ``revision``.
@@ -80,21 +179,37 @@ def hub_rows(repo: str, split: str, *, needs: str, **options: Any) -> Iterator[R
     import datasets
 
     datasets.disable_progress_bars()
+    folder = {"data_dir": options.pop("name")} if Path(repo, str(options.get("name"))).is_dir() else {}
     try:
-        rows: Any = datasets.load_dataset(repo, split=split, **options)
+        rows: Any = datasets.load_dataset(repo, split=split, **options, **folder)
     except Exception as error:  # the hub's client, its cache and the readers each raise their own
-        raise DataError(f"{repo} cannot be loaded from the hub ({_reason(error)}); {needs}") from error
-    part = "/".join(str(value) for key, value in options.items() if key in ("name", "data_dir"))
+        raise DataError(f"{repo} cannot be loaded from the hub ({reason(error)}); {needs}") from error
+    part = "/".join(str(value) for key, value in (options | folder).items() if key in ("name", "data_dir"))
     name = f"{repo}/{part}" if part else repo
-    for number, values in enumerate(rows):
+    for number, values in enumerate(records_of(rows, name)):
         yield Row(f"{name} ({split}): row {number}", f"{name}:{split}:{number}", values)
 
 
-def _reason(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
+def reason(error: Exception) -> str:
+    """Return the first line of an error's message, as a terminal may print it."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+    return line if line.isprintable() else repr(line)
 
 
-def as_list(files: str | Sequence[str] | None) -> list[str]:
-    """Return one name, several or none as a list."""
-    return [] if files is None else [files] if isinstance(files, str) else list(files)
+def as_list(files: str | Sequence[str] | None, option: str = "files") -> list[str]:
+    """Return one path, several or none as a list.
+
+    Args:
+        files: The paths.
+        option: The option that named them, for the message.
+
+    Raises:
+        ConfigError: If one is no path.
+    """
+    names = [] if files is None else [files] if isinstance(files, str | Path) else files
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str | Path) for name in names):
+        raise ConfigError(
+            f"{option} must be a path or a list of paths, got {kind(files)}; give objects in memory to "
+            "QueryDataModule.from_records"
+        )
+    return [str(name) for name in names]

@@ -132,7 +132,8 @@ def _fault(row: Row) -> str | None:
     for key, value in row.items():
         if key in _TEXTS and not isinstance(value, str):
             return f"{key} must be a text, got {value!r:.40}"
-        if key in ("instruction", "target", "error") and not isinstance(value, str | None):
+        several = key == "target" and isinstance(value, list) and all(isinstance(answer, str) for answer in value)
+        if key in ("instruction", "target", "error") and not several and not isinstance(value, str | None):
             return f"{key} must be a text or null, got {value!r:.40}"
         number = (
             isinstance(value, int | float)

@@ -8,6 +8,7 @@ from wst.rewards.judge import Judge
 from wst.rewards.math.reward import MathAnswer
 from wst.rewards.standard import Standardized
 from wst.rewards.text import ExactMatch, LabelMatch, LastNumber, Length
+from wst.rewards.trl import TRLReward
 
 if TYPE_CHECKING:
     from wst.rewards.model import RewardModel
@@ -24,6 +25,7 @@ __all__ = [
     "RewardModel",
     "Scores",
     "Standardized",
+    "TRLReward",
     "WeightedSum",
 ]
 

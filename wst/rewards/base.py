@@ -94,8 +94,8 @@ class Reward(ABC):
     def leaks(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Return which instructions contain the gold answer: there the teacher solved the task itself.
 
-        By default an instruction leaks if `wst.rewards.words.gives_away` finds the target in it. Override this if the
-        reward reads answers differently.
+        By default an instruction leaks if `wst.rewards.words.gives_away` finds the target, or one of several acceptable
+        answers, in it. Override this if the reward reads answers differently.
 
         Args:
             rollouts: Any number of rollouts; their responses are ignored.
@@ -105,13 +105,13 @@ class Reward(ABC):
         """
         return [
             math.nan
-            if rollout.instruction is None or rollout.query.target is None
-            else float(self._leaks(rollout.instruction.text, rollout.query.target))
+            if rollout.instruction is None or not rollout.query.targets
+            else float(self._leaks(rollout.instruction.text, rollout.query.targets))
             for rollout in rollouts
         ]
 
-    def _leaks(self, instruction: str, target: str) -> bool:
-        return gives_away(instruction, target)
+    def _leaks(self, instruction: str, targets: tuple[str, ...]) -> bool:
+        return any(gives_away(instruction, target) for target in targets)
 
 
 #: A reward, or a plain function that serves as one.
@@ -157,12 +157,17 @@ class FunctionReward(Reward):
 
     def identity(self) -> object:
         """Return the function's module and qualified name, or the settings of a callable object."""
-        qualname = getattr(self.function, "__qualname__", None)
-        return identity_of(self.function) if qualname is None else f"{self.function.__module__}.{qualname}"
+        return function_identity(self.function)
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Return what the function returns."""
         return self.function(rollouts)
+
+
+def function_identity(function: Callable[..., Any]) -> object:
+    """Return a function's module and qualified name, or the settings of a callable object."""
+    qualname = getattr(function, "__qualname__", None)
+    return identity_of(function) if qualname is None else f"{function.__module__}.{qualname}"
 
 
 def as_reward(reward: RewardLike) -> Reward:

@@ -173,13 +173,13 @@ class Judge(Reward):
         return tuple(self._question(rollout.query, response_a=a, response_b=b) for a, b in orders)
 
     def _question(self, query: Query, **responses: str) -> Prompt:
-        if query.target is None and "{target}" in self.rubric:
+        if not query.targets and "{target}" in self.rubric:
             raise DataError(
                 f"query {query.id!r}: it has no target, but the rubric of Judge contains {{target}}; map a target "
                 "field of the data, or remove {target} from the rubric"
             )
         history = "".join(f"{message.role}: {neutralize(message.content)}\n\n" for message in query.history)
-        texts = {"query": query.text, "target": query.target or "", **responses}
+        texts = {"query": query.text, "target": " or ".join(query.targets), **responses}
         texts = {name: neutralize(text) for name, text in texts.items()}
         # The mark is the same in both orders, so that the two prompts differ in nothing but the order.
         held = "\0".join(sorted(responses.values())).encode("utf-8", "surrogatepass")

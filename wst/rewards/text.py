@@ -54,11 +54,15 @@ def normalize(text: str, *, lowercase: bool = True, punctuation: bool = True, ar
 
 
 class _TargetReward(Reward):
-    """1.0 if the response matches the target, else 0.0. Subclasses read both."""
+    """1.0 if the response matches the target, or one of several acceptable ones, else 0.0. Subclasses read both."""
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Return 1.0 or 0.0 per rollout."""
-        return [float(self._matches(r.response.text, target_of(self, r), r.query.id)) for r in rollouts]
+        return [
+            # A list, not a generator: every target is checked, whichever matches.
+            float(any([self._matches(r.response.text, target, r.query.id) for target in targets_of(self, r)]))
+            for r in rollouts
+        ]
 
     @abstractmethod
     def _matches(self, text: str, target: str, query: str) -> bool: ...
@@ -155,13 +159,16 @@ class LabelMatch(_TargetReward):
             return set(found) == {(wanted, True)}
         return bool(found) and found[0 if self.which == "first" else -1] == (wanted, True)
 
-    def _leaks(self, instruction: str, target: str) -> bool:
-        """Return whether the instruction names the target alone, or denies all other labels."""
+    def _leaks(self, instruction: str, targets: tuple[str, ...]) -> bool:
+        """Return whether the instruction names acceptable labels alone, or denies all others."""
         found = self._labels.find(instruction, leaks=True)
         named = {label for label, affirmed in found if affirmed}
-        others = self._labels.labels - {fold(target)}
+        wanted = set(map(fold, targets))
+        others = self._labels.labels - wanted
         # An instruction that names several labels states the task, not the answer.
-        return named == {fold(target)} or (not named and bool(others) and {label for label, _ in found} == others)
+        return (bool(named) and named <= wanted) or (
+            not named and bool(others) and {label for label, _ in found} == others
+        )
 
 
 class LastNumber(_TargetReward):
@@ -200,9 +207,10 @@ class LastNumber(_TargetReward):
             )
         return self._equal(last_number(text), wanted)
 
-    def _leaks(self, instruction: str, target: str) -> bool:
+    def _leaks(self, instruction: str, targets: tuple[str, ...]) -> bool:
         """Return whether the instruction mentions the number, in whatever form; see `wst.rewards.numbers.numbers`."""
-        return any(self._equal(number, last_number(target)) for number in numbers(instruction))
+        mentioned = numbers(instruction)
+        return any(self._equal(number, last_number(target)) for target in targets for number in mentioned)
 
     def _equal(self, number: Decimal | None, wanted: Decimal | None) -> bool:
         if number is None or wanted is None or not (number.is_finite() and wanted.is_finite()):
@@ -251,15 +259,15 @@ class Length(Reward):
         return count_words(text) if self.unit == "words" else len(text)
 
 
-def target_of(reward: Reward, rollout: Rollout) -> str:
-    """Return the gold answer of a rollout's query.
+def targets_of(reward: Reward, rollout: Rollout) -> tuple[str, ...]:
+    """Return the acceptable answers of a rollout's query.
 
     Raises:
         DataError: If the query has none.
     """
-    if rollout.query.target is None:
+    if not rollout.query.targets:
         raise DataError(
             f"query {rollout.query.id!r}: it has no target, which {type(reward).__name__} needs; "
             "map a target field of the data, or use a reward that needs none"
         )
-    return rollout.query.target
+    return rollout.query.targets

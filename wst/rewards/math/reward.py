@@ -19,7 +19,7 @@ from wst.rewards.math.extract import final_answer, gold_answer
 from wst.rewards.math.normalize import plain
 from wst.rewards.math.verdict import holds
 from wst.rewards.math.workers import Outcome, Workers
-from wst.rewards.text import target_of
+from wst.rewards.text import targets_of
 from wst.rewards.words import gives_away
 from wst.settings import check_choice, check_counts
 from wst.types import Rollout
@@ -34,7 +34,7 @@ _REMEMBERED = 10_000
 
 
 class MathAnswer(Reward):
-    r"""1.0 if the final answer of the response equals the target in value, else 0.0.
+    r"""1.0 if the final answer of the response equals the target, or one of several, in value, else 0.0.
 
     Where the final answer stands, in responses and targets alike:
 
@@ -142,14 +142,22 @@ class MathAnswer(Reward):
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Return 1.0 or 0.0 per rollout, or NaN if an answer could not be verified and ``unverified`` is "nan"."""
-        pairs = [(_final(rollout.response.text), self._gold(rollout)) for rollout in rollouts]
+        pairs = [
+            [(_final(rollout.response.text), self._gold(rollout, target)) for target in targets_of(self, rollout)]
+            for rollout in rollouts
+        ]
+        flat = [(pair, rollout) for group, rollout in zip(pairs, rollouts, strict=True) for pair in group]
         with self._lock:
-            verdicts = self._verify(pairs, rollouts)
+            verdicts = self._verify([pair for pair, _ in flat], [rollout for _, rollout in flat])
         unverified = math.nan if self.unverified == "nan" else 0.0
-        return [unverified if verdicts[pair] is None else float(bool(verdicts[pair])) for pair in pairs]
+        rewards = []
+        for group in pairs:
+            found = {verdicts[pair] for pair in group}
+            rewards.append(1.0 if True in found else unverified if None in found else 0.0)
+        return rewards
 
-    def _gold(self, rollout: Rollout) -> str:
-        gold = _final(target_of(self, rollout), target=True)
+    def _gold(self, rollout: Rollout, target: str) -> str:
+        gold = _final(target, target=True)
         if not gold.text or len(gold.text) > _LONGEST:
             raise _unreadable(rollout, f"it holds no answer of 1 to {_LONGEST} characters", "correct the target")
         return gold.text
@@ -201,18 +209,21 @@ class MathAnswer(Reward):
             self._pool = Workers("MathAnswer", "wst.rewards.math.verdict:work", self.workers, self.memory_mb)
         return self._pool
 
-    def _leaks(self, instruction: str, target: str) -> bool:
+    def _leaks(self, instruction: str, targets: tuple[str, ...]) -> bool:
         r"""Tell whether the instruction contains the gold answer.
 
         A number, or a fraction, leaks if any number, box or formula of the instruction has its value; markers of lists
         and counts of steps are ignored (`wst.rewards.numbers.numbers`). A choice leaks if it is the only one named. All
         else leaks as whole words, or as a formula, in the same form (`wst.rewards.words.gives_away`).
         """
-        gold = _final(target, target=True).text
-        held, words = holds(instruction, gold), plain(gold)
-        if held or (held is not None and not any(map(str.isalpha, words))):  # digits alone are not looked for as words
-            return bool(held)
-        return gives_away(instruction, gold) or gives_away(instruction, words)
+        return any(_gives_away(instruction, _final(target, target=True).text) for target in targets)
+
+
+def _gives_away(instruction: str, gold: str) -> bool:
+    held, words = holds(instruction, gold), plain(gold)
+    if held or (held is not None and not any(map(str.isalpha, words))):  # digits alone are not looked for as words
+        return bool(held)
+    return gives_away(instruction, gold) or gives_away(instruction, words)
 
 
 @dataclass(frozen=True, slots=True)
