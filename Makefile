@@ -13,7 +13,9 @@ export TOKENIZERS_PARALLELISM := false
 
 demo: $(VENV)/.installed
 	$(BIN)/wst fit --config $(DEMO) --seed_everything $(SEED) --trainer.logger.init_args.save_dir $(RUN)
-	$(BIN)/wst test --config $(DEMO) --trainer.logger.init_args.save_dir $(RUN) --ckpt_path best
+	run=$$(ls -td $(RUN)/quickstart/version_*/ | head -n 1) && \
+	  $(BIN)/wst compare --config lightning_configs/compare/quickstart.yaml --output $${run}compare --run $$run \
+	    --trained "{trained teacher: $${run}teacher/best}"
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest

@@ -123,6 +123,18 @@ def test_an_overlay_on_a_benchmark(config: str, overlay: str, capsys: pytest.Cap
     assert model["micro_batch_size"] == wanted.get("micro_batch_size", 8)
 
 
+def test_the_overlay_that_allows_leaks_on_the_quickstart(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = ROOT / "lightning_configs"
+    configs = [f"--config={folder / 'quickstart.yaml'}", f"--config={folder / 'overlays' / 'leaks_allowed.yaml'}"]
+    with pytest.raises(SystemExit) as left:
+        run(["fit", *configs, "--print_config"])
+    assert left.value.code == 0
+    settings = yaml.safe_load(capsys.readouterr().out)
+    prompt = settings["model"]["init_args"]["teacher"]["init_args"]["prompt"]
+    assert (prompt["system"], prompt["examples"]) == (None, [])
+    assert settings["model"]["init_args"]["leak_penalty"] == 0
+
+
 def test_the_endpoint_overlay_on_the_quickstart(tmp_path: Path, tiny_model: str) -> None:
     os.symlink(ROOT / "data", tmp_path / "data")
     overlay = ROOT / "lightning_configs" / "overlays" / "endpoint.yaml"
@@ -154,7 +166,6 @@ def test_a_comparison(config: Path, tmp_path: Path, tiny_model: str) -> None:
         yaml.safe_dump(
             {
                 "students": dict.fromkeys(wanted["students"], tiny),
-                "asked": dict.fromkeys(wanted["asked"], tiny),
                 "teacher": teacher,
                 "trained": {},
                 "run": None,
