@@ -12,7 +12,6 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from wst.evaluation.curve import training_curve
-from wst.evaluation.rows import TEST_ARMS
 
 
 def newest(folder: Path) -> Path:
@@ -22,22 +21,24 @@ def newest(folder: Path) -> Path:
 
 
 def draw(run: Path, picture: Path) -> None:
-    """Draw training and validation reward, and the test arms if ``results.json`` is there."""
+    """Draw training and validation reward, and the arms of the comparison or test, if there is one."""
     curve = training_curve(run)
     figure, axes = plt.subplots(figsize=(7.2, 3.4), dpi=130)
     axes.plot(*zip(*curve["train"], strict=True), "o-", color="#3b6fb6", lw=1.4, ms=4, label="training batch")
     if curve.get("val"):
         axes.plot(*zip(*curve["val"], strict=True), "s", color="#d1662b", ms=8, label="validation, greedy")
-    results = run / "results.json"
-    if results.is_file():
+    results = next((file for file in (run / "compare" / "results.json", run / "results.json") if file.is_file()), None)
+    if results is not None:
         (student,) = json.loads(results.read_text(encoding="utf-8"))["students"].values()
-        styles = {"none": ("#888888", ":"), "untrained": ("#888888", "--"), "trained": ("#2a8f5b", "-")}
-        for name, (arm, kind) in TEST_ARMS.items():
-            color, style = styles[kind]
-            axes.axhline(student["arms"][arm]["mean"], color=color, ls=style, lw=1.2, label=f"test, {name}")
+        lines = {"no instruction": ("#888888", ":"), "untrained teacher": ("#888888", "--")}
+        lines |= {student["best_fixed"]: ("#7a5aa6", "-."), "trained teacher": ("#2a8f5b", "-")}
+        for arm, (color, style) in lines.items():
+            if arm is not None:
+                name = "best fixed sentence" if arm == student["best_fixed"] else arm
+                axes.axhline(student["arms"][arm]["mean"], color=color, ls=style, lw=1.2, label=f"test, {name}")
     axes.set(xlabel="step", ylabel="reward", ylim=(-0.02, 1.05))
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    axes.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     figure.tight_layout()
     figure.savefig(picture)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,7 +95,7 @@ def score_once(environment: Environment, rollouts: Sequence[Rollout], known: dic
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read a ``rows.jsonl``.
+    """Read a ``rows.jsonl``, plain or gzipped (``.gz``).
 
     Raises:
         DataError: If the file cannot be read, a line is not a JSON object, or a key is missing.
@@ -101,8 +103,9 @@ def read_rows(path: Path) -> list[Row]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; give the rows.jsonl of `wst compare` or `wst test`")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(
             f"{path}: cannot be read, or is not UTF-8 ({error}); give the rows.jsonl of `wst compare` or `wst test`"
         ) from error

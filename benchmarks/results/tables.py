@@ -1,0 +1,52 @@
+"""Print the tables of docs/results.md from the published rows, without a model.
+
+    python benchmarks/results/tables.py              # every rows file here, as Markdown
+    python benchmarks/results/tables.py demo_seed0   # one of them
+
+The files are the `rows.jsonl` that `wst compare` wrote, gzipped; `wst compare --from FILE` makes its report of one.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from wst.evaluation.figures import figures
+from wst.evaluation.rows import read_rows
+
+FOLDER = Path(__file__).parent
+HEAD = "| instructor | reward | 95% interval | gain over no instruction | p (Holm) | helped | harmed | leak | words |"
+
+
+def table(path: Path) -> str:
+    """Return the Markdown table of a rows file; rewards are means over its queries."""
+    (student,) = figures(read_rows(path), {})["students"].values()
+    lines = [HEAD, "|---|" + "---:|" * 8]
+    for arm, cell in student["arms"].items():
+        gain = cell["vs_unaided"] or {}
+        shown = [
+            f"{arm} (best fixed)" if arm == student["best_fixed"] else arm,
+            f"{cell['mean']:.3f}",
+            _range(cell["ci95"]),
+            f"{gain['mean']:+.3f} ({_range(gain['ci95'])})" if gain else "",
+            f"{gain['p_holm']:.4f}" if gain else "",
+            *("" if cell[key] is None else f"{cell[key]:.1%}" for key in ("help", "harm", "leak")),
+            f"{cell['response_words']:.1f}",
+        ]
+        lines.append("| " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _range(interval: list[Any]) -> str:
+    return " … ".join("?" if bound is None else f"{bound:.3f}" for bound in interval)
+
+
+def files(names: list[str]) -> list[Path]:
+    """Return the rows files of these names, or all of them."""
+    return [FOLDER / f"{name}.jsonl.gz" for name in names] or sorted(FOLDER.glob("*.jsonl.gz"))
+
+
+if __name__ == "__main__":
+    for file in files(sys.argv[1:]):
+        print(f"{file.name.removesuffix('.jsonl.gz')}\n\n{table(file)}")
