@@ -1,13 +1,14 @@
-"""Modules under the names that they had before, so that class paths in configs and checkpoints go on being found."""
+"""Modules and classes under the names that they had before, so that configs and checkpoints find them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 MOVED = {
     "wst.baselines": "wst.training.baselines",
@@ -18,6 +19,8 @@ MOVED = {
     "wst.rollout": "wst.types",
     "wst.schedule": "wst.training.schedules",
 }
+#: Classes that left a module which is still there, with their new module.
+MOVED_CLASSES = {"wst.files.AtomicCheckpointIO": "wst.training.checkpoint"}
 
 
 class _Finder(MetaPathFinder, Loader):
@@ -39,3 +42,15 @@ def install() -> None:
     """Make the old names importable."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
+
+
+def attributes_of(module: str) -> Callable[[str], Any]:
+    """Return the ``__getattr__`` of a module that classes of `MOVED_CLASSES` have left."""
+
+    def find(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
+        home = MOVED_CLASSES.get(f"{module}.{name}")
+        if home is None:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return getattr(import_module(home), name)
+
+    return find

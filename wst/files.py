@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from wst._moved import attributes_of
 from wst.errors import ConfigError
 
 _AT_FDCWD = -100  #: linux/fcntl.h: relative names begin at the current folder
@@ -153,9 +154,4 @@ def cache_dir() -> Path:
         ) from None
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
-    if name == "AtomicCheckpointIO":  # the class path that configs of earlier versions name
-        from wst.training.checkpoint import AtomicCheckpointIO
-
-        return AtomicCheckpointIO
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = attributes_of(__name__)
