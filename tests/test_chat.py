@@ -1,5 +1,6 @@
 """Chat templates and tokenizers that are unlike others: the prompt holds the text, or there is one line."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -91,9 +92,15 @@ def test_a_prompts_text_is_cut_at_its_end_to_fit(
     assert (tokenizer.decode(ids), was_cut) == (expected, cut)
 
 
+@cache
+def load_once(folder: str) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    return tokenizer
+
+
 @given(text=st.text(max_size=60), limit=st.integers(1, 80))
 def test_no_text_is_too_strange_to_be_cut(tiny_model: str, text: str, limit: int) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer = load_once(tiny_model)
 
     def encode(words: str) -> list[int]:
         return list(tokenizer(f"[{words}]")["input_ids"])

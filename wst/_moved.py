@@ -39,7 +39,7 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Make the old names importable."""
+    """Install the finder of moved modules."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
 

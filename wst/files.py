@@ -1,4 +1,4 @@
-"""Whole-file writes, and the folders of the user's machine that the project keeps things in."""
+"""Atomic file and folder writes, and the cache folder."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let ``fill`` write a folder's content, then exchange the folder for the old one."""
+    """Write a folder's content with ``fill``, then replace the old folder by it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     restore_folder(path)
     scratch = _scratch(path)
@@ -62,7 +62,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step, so that a kill leaves both; return False where the system cannot do so."""
+    """Swap two paths atomically, so that a kill leaves both; return False where the system cannot do so."""
     libc = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(one), os.fsencode(other)
     if hasattr(libc, "renameat2"):  # Linux
@@ -128,7 +128,7 @@ def storage_fault(path: str | Path, error: BaseException) -> str:
 
 
 def follow_umask(folder: Path) -> None:
-    """Give a new folder's files the permissions that the umask asks for; safetensors makes them private."""
+    """Set the permissions of a new folder's files according to the umask; safetensors makes them private."""
     probe = folder / ".umask"
     probe.touch()
     mode = probe.stat().st_mode & 0o777

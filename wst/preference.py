@@ -219,7 +219,7 @@ class PreferenceModel(FromSpec, TrainedWeightsOnly):
         return missing(self.trainer, USUAL_OF_PREFERENCE)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - as Lightning has it
-        """Make the optimizer of the trainable parameters, and the scheduler."""
+        """Build the optimizer of the trainable parameters, and the scheduler."""
         optimizer = self.make_optimizer(self.trainable())
         if self.make_scheduler is None:
             return optimizer

@@ -1,4 +1,4 @@
-"""``wst distil FOLDER --config FILE``: is an instruction for each query needed, or does one sentence do as well?"""
+"""``wst distil FOLDER --config FILE``: find out whether one fixed sentence does as well as the teacher."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def run_race(
 
 
 def verdict(comparison: Comparison, finished: Race) -> str:
-    """Say in words whether the teacher is better than the sentence that won the race, on the test queries."""
+    """Return sentences on whether the teacher beats the winning sentence on the test queries."""
     spent = (
         f"{len(finished.standings)} sentences raced for {finished.calls} student calls; the winner: {finished.winner!r}"
     )

@@ -16,7 +16,7 @@ _OWN = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", 
 
 
 def keep_freed_blocks() -> bool:
-    """Let glibc keep what the main thread frees for the rest of this process, however large the block.
+    """Make glibc keep the memory that the main thread frees, whatever the block's size, until the process ends.
 
     It gives large ones back to the system at once and has them faulted in again, page by page, with each pass of a
     model on a CPU. Kept, the process stays as large as it was at its largest.

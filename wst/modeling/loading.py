@@ -171,7 +171,7 @@ def _end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 
 def _contiguous(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Make the lm_head's input contiguous, lest torch copy the weights once for each row, as it does for a slice.
+    """Make the lm_head's input contiguous; for a slice, torch would copy the weights once for each row.
 
     Compares all strides, also those of the only row there is, which `Tensor.contiguous` ignores.
     """

@@ -62,7 +62,7 @@ class Student(ABC):
 
 
 def respond(student: Student, prompts: Sequence[Prompt]) -> list[Response]:
-    """Ask the student, and check what it returns.
+    """Call the student and check the responses.
 
     Raises:
         ContractError: If it returns the wrong count, or something else than responses.

@@ -192,7 +192,7 @@ class EndpointStudent(Student):
         self._run(self._connect()).result()
 
     def prefetch(self, prompt: Prompt) -> None:
-        """Make the call now; `respond` will return its answer."""
+        """Start the call; `respond` will return its answer."""
         self._ask(prompt)
 
     def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
@@ -332,7 +332,7 @@ class EndpointStudent(Student):
         """Make one call.
 
         Raises:
-            Failure: If it brings no answer.
+            Failure: If it returns no answer.
         """
         messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
         # The endpoint's tokenizer is not at hand. A token is at least a byte, and each turn adds a few of its own.

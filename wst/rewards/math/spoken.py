@@ -22,7 +22,7 @@ _RUN = re.compile(
 
 
 def spoken_number(text: str) -> str:
-    r"""Write the number that a text begins with in digits.
+    r"""Replace the number in words that a text begins with by digits.
 
     Example:
         >>> spoken_number("twenty-five percent"), spoken_number("5 thousand"), spoken_number("two and a half")
@@ -61,5 +61,5 @@ def spoken_number(text: str) -> str:
 
 
 def digits_for_words(text: str) -> str:
-    """Write all numbers of a text in digits, except articles such as "one of them"."""
+    """Replace all numbers in words by digits, except articles such as "one of them"."""
     return re.sub(rf"(?<![a-z]){_RUN.pattern}(?!\s+of\b)", lambda match: spoken_number(match[0]), text, flags=re.I)
