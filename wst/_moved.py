@@ -1,9 +1,9 @@
-"""Modules and classes under the names that they had before, so that configs and checkpoints find them."""
+"""Imports on demand, and the former names of modules and classes, which configs and checkpoints may hold."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -19,8 +19,8 @@ MOVED = {
     "wst.rollout": "wst.types",
     "wst.schedule": "wst.training.schedules",
 }
-#: Classes that left a module which is still there, with their new module.
-MOVED_CLASSES = {"wst.files.AtomicCheckpointIO": "wst.training.checkpoint"}
+#: Classes that left a module that still exists, with their new modules.
+MOVED_CLASSES = {"wst.files": {"AtomicCheckpointIO": "wst.training.checkpoint"}}
 
 
 class _Finder(MetaPathFinder, Loader):
@@ -44,13 +44,17 @@ def install() -> None:
         sys.meta_path.append(_Finder())
 
 
-def attributes_of(module: str) -> Callable[[str], Any]:
-    """Return the ``__getattr__`` of a module that classes of `MOVED_CLASSES` have left."""
+def lazy_attributes(module: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a module's ``__getattr__`` that imports names on first access.
 
-    def find(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
-        home = MOVED_CLASSES.get(f"{module}.{name}")
-        if home is None:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        return getattr(import_module(home), name)
+    Args:
+        module: Name of the module.
+        homes: The module that defines each name.
+    """
+
+    def find(name: str) -> Any:  # noqa: ANN401 - any object
+        if name in homes:
+            return getattr(import_module(homes[name]), name)
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
     return find

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from wst._moved import attributes_of
+from wst._moved import MOVED_CLASSES, lazy_attributes
 from wst.errors import ConfigError
 
 _AT_FDCWD = -100  #: linux/fcntl.h: relative names begin at the current folder
@@ -154,4 +154,4 @@ def cache_dir() -> Path:
         ) from None
 
 
-__getattr__ = attributes_of(__name__)
+__getattr__ = lazy_attributes(__name__, MOVED_CLASSES[__name__])

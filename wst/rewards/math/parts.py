@@ -51,10 +51,15 @@ def split_outside(text: str, separator: re.Pattern[str]) -> list[str]:
     return [*pieces, text[start:]] if depth == 0 else [text]
 
 
-def items_of(text: str) -> list[str]:
-    """Split at commas, except thousands separators: ``1,000, 2,000`` has two items, ``x = 1,000`` one."""
+def items_of(text: str, bracketed: bool = False) -> list[str]:
+    """Split at commas, except thousands separators: ``1,000, 2,000`` has two items, ``x = 1,000`` one.
+
+    Args:
+        text: A list.
+        bracketed: The text stands in brackets, where ``1,234`` is two numbers.
+    """
     joined = THOUSANDS.sub(lambda match: match[1].replace(",", ""), text)
-    if ", " in text or "," not in joined:
+    if ", " in text or ("," not in joined and not bracketed):
         text = joined
     return [piece.strip() for piece in split_outside(text, _SEPARATOR) if piece.strip()]
 
@@ -105,8 +110,13 @@ def parse_compound(text: str) -> Compound | None:
             return _interval(match[1])
         if re.search(r"\\mid(?![A-Za-z])|\||:", text):
             return None
-        return Compound("set", tuple(_expand_signs(_items(text[2:-2]))))
-    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _wraps(text, 1) and len(items := _items(text[1:-1])) > 1:
+        return Compound("set", tuple(_expand_signs(items_of(text[2:-2], bracketed=True))))
+    if (
+        text[:1] in ("(", "[")
+        and text[-1:] in (")", "]")
+        and _wraps(text, 1)
+        and len(items := items_of(text[1:-1], bracketed=True)) > 1
+    ):
         return Compound("tuple", tuple(items), text[0] + text[-1])
     return Compound("list", tuple(both)) if len(both := list(_expand_signs([text]))) > 1 else None
 
@@ -121,13 +131,6 @@ def _labelled(text: str) -> Compound | None:
     if len(pairs) < 2 or len(pairs) < len(found):
         return None
     return Compound("labelled", tuple(value for _, value in sorted(pairs.items())), "()")
-
-
-def _items(text: str) -> list[str]:
-    """Split the content of brackets, where ``1,234`` is two numbers unless other commas are followed by a space."""
-    if ", " in text:
-        return items_of(text)
-    return [piece.strip() for piece in split_outside(text, _SEPARATOR) if piece.strip()]
 
 
 def _expand_signs(items: Sequence[str]) -> Iterator[str]:
