@@ -149,14 +149,16 @@ def test_retry_after_is_honoured(student: Any, server: FakeServer) -> None:
     assert answered.arrived - refused.finished >= 0.4 - 0.01
 
 
-@pytest.mark.parametrize(("status", "word"), [(401, "key"), (403, "access"), (404, "model")])
-def test_a_refused_key_or_model_ends_the_run(student: Any, server: FakeServer, status: int, word: str) -> None:
-    one = student()
+@pytest.mark.parametrize(("status", "word", "calls"), [(401, "key", 1), (403, "access", 2), (404, "model", 2)])
+def test_a_refused_key_or_model_ends_the_run(
+    student: Any, server: FakeServer, status: int, word: str, calls: int
+) -> None:
+    one = student(concurrency=1)
     server.status = status
     with pytest.raises(StudentStopped, match=word) as stop:
-        one.respond([prompt("hello")])
+        one.respond([prompt("hello"), prompt("hello", sample=1), prompt("again"), prompt("and again")])
     assert "\n" not in str(stop.value)
-    assert len(server.requests) == 1
+    assert len({str(request.body["messages"]) for request in server.requests}) == calls
 
 
 @pytest.mark.parametrize(("status", "code"), [(429, "insufficient_quota"), (402, None)])
@@ -213,6 +215,17 @@ def test_a_refusal_waits_for_what_is_in_flight_before_it_ends_the_run(student: A
     assert good.text == "FINE"
 
 
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_first_prompt_that_is_refused_does_not_end_the_run(student: Any, server: FakeServer, status: int) -> None:
+    one = student(concurrency=1)
+    (bad,) = one.respond([prompt(f"[status {status}]")])
+    assert str(status) in bad.error
+    assert [answer.error is None for answer in one.respond([prompt("fine"), prompt(f"[status {status}] too")])] == [
+        True,
+        False,
+    ]
+
+
 def test_two_students_on_one_cache_pay_once(
     student: Any, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,7 +258,7 @@ def test_old_answers_in_the_cache_are_cleaned(student: Any, server: FakeServer, 
 
 def test_a_stopped_student_is_set_up_anew(student: Any, server: FakeServer) -> None:
     one = student()
-    server.status = 403
+    server.status = 401
     with pytest.raises(StudentStopped):
         one.respond([prompt("hello")])
     server.status = None

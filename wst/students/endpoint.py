@@ -21,7 +21,7 @@ from wst.students.base import Student
 from wst.students.cache import AnswerCache, answer_key, open_cache
 from wst.students.completions import ChatClient, Failure, check_address, read_completion, valid_text, without_thinking
 from wst.students.keys import ApiKey
-from wst.types import Prompt, Response
+from wst.types import Message, Prompt, Response
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,8 @@ class EndpointStudent(Student):
     failed call: a `Response` with ``error`` set, which is never scored, never cached, and never counts as wrong.
     Failures that may pass (408, 409, 425, 429, 5xx, an error body under status 200, time-outs, dropped connections) are
     tried again with exponential back-off and jitter, or when Retry-After says. A refused key (401), a spent quota and a
-    spent budget end the run; so do 403 and 404, unless a call has succeeded: then they concern this prompt alone.
+    spent budget end the run; so do 403 and 404 for two different prompts, if no call has ever succeeded. Otherwise they
+    concern their prompt alone, as a 403 does whose body says that the content was moderated.
     A refusal, an empty answer and one cut off by the token limit are answers.
 
     Two runs that share a cache do not pay for the same answer twice: the second waits for the first's.
@@ -118,11 +119,8 @@ class EndpointStudent(Student):
                 raise ConfigError(f"EndpointStudent: {option} must be above 0 seconds, got {number}")
         if any(not text for text in stop or []):
             raise ConfigError("EndpointStudent: stop holds an empty text, which would end every answer; take it out")
-        if fixed := sorted(_OURS & set(extra_body or {})):
-            raise ConfigError(
-                f"EndpointStudent: extra_body holds {', '.join(fixed)}, which the student itself sends, or which would "
-                "change what a call costs; take it out"
-            )
+        if fixed := ", ".join(sorted(_OURS & set(extra_body or {}))):
+            raise ConfigError(f"EndpointStudent: extra_body must not hold {fixed}; take it out")
         if temperature is not None and temperature < 0:
             raise ConfigError(f"EndpointStudent: temperature must not be below 0, got {temperature}")
         self.source = model
@@ -130,9 +128,7 @@ class EndpointStudent(Student):
         self._key = ApiKey(api_key_env, self.base_url)
         self.azure_api_version = azure_api_version
         self.concurrency = concurrency
-        self.timeout = timeout
-        self.retries = retries
-        self.backoff = backoff
+        self.timeout, self.retries, self.backoff = timeout, retries, backoff
         self.max_new_tokens = max_new_tokens
         self.deterministic = temperature == 0
         self.cache = open_cache(cache)
@@ -158,6 +154,7 @@ class EndpointStudent(Student):
         self._asked: dict[str, Future[Response]] = {}
         self._stopped: StudentStopped | CacheError | None = None
         self._succeeded = False  # whether this process has had an answer from the endpoint
+        self._denied: set[tuple[Message, ...]] = set()  # prompts that were refused access
         self._warned = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
@@ -186,7 +183,7 @@ class EndpointStudent(Student):
                 return
             self.close()
         self._client = ChatClient(self.base_url, self._key, self.source, self.azure_api_version)
-        self._pid, self._asked, self._stopped = os.getpid(), {}, None
+        self._pid, self._asked, self._stopped, self._denied = os.getpid(), {}, None, set()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="wst-endpoint", daemon=True).start()
         self._run(self._connect()).result()
@@ -315,18 +312,19 @@ class EndpointStudent(Student):
             self.accounts.count("refused")
             return Response("", refused=True)
         reason = self._clean(failure.reason)
-        if failure.kind == "never" or (failure.kind == "access" and not await self._ever_succeeded()):
+        if failure.kind == "never" or (failure.kind == "access" and await self._is_denied(prompt)):
             raise StudentStopped(
                 f"student {self.label}: {failure.meaning} ({reason}); {self._remedy(failure.status)}, then resume"
             )
         self.accounts.count("failed")
         return Response("", error=reason)
 
-    async def _ever_succeeded(self) -> bool:
-        """Whether a call has succeeded: in this process, one that is still in flight, or one in the ledger."""
+    async def _is_denied(self, prompt: Prompt) -> bool:
+        """Return whether a second prompt is refused access, and no call has succeeded, in the ledger either."""
+        self._denied.add(prompt.messages)
         while not self._succeeded and self.accounts.in_flight:
             await asyncio.sleep(0.02)
-        return self._succeeded or self.accounts.ever_answered()
+        return len(self._denied) > 1 and not (self._succeeded or self.accounts.ever_answered())
 
     async def _try(self, prompt: Prompt) -> Response:
         """Make one call.
