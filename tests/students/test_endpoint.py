@@ -388,7 +388,7 @@ def test_progress_is_told(student: Any, server: FakeServer) -> None:
         ({"api_key_env": "sk-proj-123"}, "api_key_env"),
         ({"api_key_env": "gsk_abc123"}, "api_key_env"),
         ({"stop": [""]}, "stop"),
-        ({"extra_body": {"n": 4}}, "extra_body holds n"),
+        ({"extra_body": {"n": 4}}, "extra_body must not hold n"),
         ({"concurrency": 0}, "concurrency"),
         ({"timeout": 0}, "timeout"),
         ({"temperature": -1}, "temperature"),

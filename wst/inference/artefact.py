@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,6 +185,8 @@ def _text(path: Path, base: Mapping[str, Any], name: str) -> str | None:
 def _built(path: Path, name: str, kind: Any, values: dict[str, Any]) -> Any:  # noqa: ANN401 - a prompt class
     if not all(value is None or isinstance(value, str) for value in values.values()):
         raise ModelError(f"{path}: {name} holds something that is not text; export the teacher again")
+    if unknown := values.keys() - {entry.name for entry in fields(kind)}:
+        raise ModelError(f"{path}: {name} has an unknown field {min(unknown)!r:.60}; upgrade wst, or export it again")
     try:
         return kind(**values)
     except (TypeError, ConfigError) as error:

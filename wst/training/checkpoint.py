@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -138,7 +137,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         del weights_only
         try:
             return super().load_checkpoint(path, map_location, weights_only=True)
-        except pickle.UnpicklingError as error:
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # whatever a damaged archive or pickle makes torch raise
             raise ModelError(
-                f"checkpoint {str(path)!r} does not load with weights_only; give one that `wst fit` wrote"
+                f"checkpoint {str(path)!r} does not load with weights_only ({type(error).__name__}); give one that "
+                "`wst fit` wrote"
             ) from error

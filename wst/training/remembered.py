@@ -106,7 +106,8 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:  # 
     if len(path) > _DEEPEST:
         raise ConfigError(f"the settings are nested more than {_DEEPEST} levels deep; give those of a run")
     for key, inner in value.items():
-        part = f"{key!r}" if "." in key else key  # a dot in a key must not reach into another part
+        # A dot in a key must not reach into another part, nor a control character the terminal.
+        part = f"{key!r}" if "." in key or not key.isprintable() else key
         yield from _leaves(inner, path if key == "init_args" else (*path, part))
 
 
