@@ -82,6 +82,13 @@ def test_only_the_tail_of_a_response_is_read(math_answer: MathAnswer) -> None:
         ("Choose (C).", r"\text{(C)}", 1.0),
         ("Choose among (A), (B) and (C).", r"\text{(C)}", 0.0),
         ("Use the point (3, \\frac{\\pi}{2}).", r"\left( 3, \frac{\pi}{2} \right)", 1.0),
+        ("The roots are 2 and 1.", "1,2", 1.0),
+        ("Add 1 and 2.", "1,2", 0.0),
+        ("Choose between 1 and 2.", "1,2", 0.0),
+        (r"So $2 \le x < 5$.", "[2,5)", 1.0),
+        (r"2 \le x < 5", "[2,5)", 1.0),
+        (r"Solve $2 \le x \le 5$.", "[2,5)", 0.0),
+        ("(3, 4)", "(4, 3)", 0.0),
         ("1e999999999999999999 and " + "7" * 100_000, "7", 0.0),
     ],
 )

@@ -205,8 +205,9 @@ class MathAnswer(Reward):
         r"""Return whether the instruction contains the gold answer.
 
         A number, or a fraction, leaks if any number, box or formula of the instruction has its value; markers of lists
-        and counts of steps are ignored (`wst.rewards.numbers.numbers`). A choice leaks if it is the only one named. All
-        else leaks as whole words, or as a formula, in the same form (`wst.rewards.words.gives_away`).
+        and counts of steps are ignored (`wst.rewards.numbers.numbers`). A choice leaks if it is the only one named. A
+        list, tuple or interval leaks as a formula or sentence of its own, in any notation. All else leaks as whole
+        words, or as a formula, in the same form (`wst.rewards.words.gives_away`).
         """
         gold = _final(target, target=True).text
         held, words = contains_answer(instruction, gold), plain(gold)

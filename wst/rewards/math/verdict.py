@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 from wst.rewards.math.compare import parse_formula, same_answer, sides
 from wst.rewards.math.extract import after_hashes, last_boxed
@@ -14,6 +15,9 @@ from wst.rewards.math.parts import parse_compound
 from wst.rewards.math.prose import FORMULA, find_answer
 from wst.rewards.math.units import magnitude_of
 from wst.rewards.text import numbers
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+_LONGEST_SENTENCE = 300  #: characters of a sentence that may state a compound answer and nothing else
 
 
 def is_correct(text: str, stated: bool, gold: str) -> bool | None:
@@ -60,7 +64,22 @@ def contains_answer(text: str, gold: str) -> bool | None:
         found += [number.value for number in map(read_number, FRACTION.findall(tidy(text))) if number]
         found += [Fraction(n) for n in numbers(text) if n.is_finite() and abs(n.adjusted()) < 1000]
         return value.value in found
-    return compact(gold) in [compact(tidy(said)) for said in spoken] or None
+    said = [compact(tidy(one)) for one in spoken]
+    if (wanted := _elements(gold)) is not None:
+        said += [compact(tidy(one)) for one in _SENTENCE.split(text) if len(one) <= _LONGEST_SENTENCE]
+        return any(_elements(one) == wanted for one in said) or None
+    return compact(gold) in said or None
+
+
+def _elements(text: str) -> tuple[Any, ...] | None:
+    """Return the kind, brackets and elements of a compound answer, comparable without sympy; None for others."""
+    whole = parse_compound(text)
+    if whole is None:
+        return None
+    parts = [number.value if (number := read_number(part)) else compact(part) for part in whole.parts]
+    if whole.kind in ("list", "set", "union"):  # without order
+        return "list", "", frozenset(parts)
+    return whole.kind, whole.form, tuple(parts)
 
 
 @lru_cache(maxsize=1000)
