@@ -1,11 +1,26 @@
-"""Options that several commands share."""
+"""Parsers and options that several commands share."""
 
 from __future__ import annotations
 
 import argparse
+from typing import NoReturn
+
+from wst.errors import ConfigError
 
 
-def teacher_parser(command: str, description: str, rest: bool = False) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print before it exits.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(f"{message}; see `{self.prog} --help`")
+
+
+def teacher_parser(command: str, description: str, rest: bool = False) -> Parser:
     """Return a parser of a command that loads a trained teacher.
 
     Args:
@@ -14,7 +29,7 @@ def teacher_parser(command: str, description: str, rest: bool = False) -> argpar
         rest: Whether the command also takes the options of ``wst fit``; the teacher is then a folder. Otherwise it may
             be a hub id, and texts are written for in batches.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"wst {command}",
         description=description,
         epilog="All other options, --config first of all, are those of `wst fit`." if rest else None,
