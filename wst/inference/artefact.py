@@ -15,7 +15,6 @@ Beside the adapter (or the whole model), the tokenizer and the model card it hol
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wst.errors import ConfigError, ModelError
-from wst.files import write_whole
+from wst.files import sha256_of, write_whole
 from wst.prompts import StudentPrompt, TeacherPrompt
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ class Artefact:
                 "temperature": self.temperature,
             },
             "student_prompt": asdict(self.student_prompt),
-            "files": {path.name: _sha256(path) for path in sorted(self.folder.glob(_WEIGHTS))},
+            "files": {path.name: sha256_of(path) for path in sorted(self.folder.glob(_WEIGHTS))},
             **self.about,
             "gate": self.gate,
         }
@@ -124,7 +123,7 @@ class Artefact:
                 raise ModelError(
                     f"{path}: the file {name!r:.100} that it names is missing; copy the whole folder again"
                 )
-            if _sha256(file) != digest:
+            if sha256_of(file) != digest:
                 raise ModelError(f"{file}: its SHA-256 is not the one in {FILE}; copy the whole folder again")
         if strays := {file.name for file in folder.glob(_WEIGHTS)} - set(content["files"]):
             raise ModelError(f"{folder}: {FILE} does not name {sorted(strays)[0]!r:.100}; copy the whole folder again")
@@ -191,8 +190,3 @@ def _built(path: Path, name: str, kind: Any, values: dict[str, Any]) -> Any:  # 
         return kind(**values)
     except (TypeError, ConfigError) as error:
         raise ModelError(f"{path}: {name} cannot be used ({error}); export the teacher again") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

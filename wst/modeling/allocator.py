@@ -1,8 +1,9 @@
-"""What the C library does with memory that was freed."""
+"""What happens to memory that was freed."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 
@@ -13,6 +14,13 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _SETTINGS = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, 2**30))
 #: The same by environment variables; whoever sets one of them is left alone.
 _OWN = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
+
+
+def release_memory() -> None:
+    """Free what is unreachable, and give the GPU's unused blocks back."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def keep_freed_blocks() -> bool:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from wst.errors import CacheError, ConfigError, StudentStopped
+from wst.settings import check_counts
 from wst.students.accounts import Accounts, Budget, Prices
-from wst.students.base import Student
+from wst.students.base import Student, check_decoding
 from wst.students.cache import AnswerCache, answer_key, open_cache
 from wst.students.completions import ChatClient, Failure, check_address, read_completion, valid_text, without_thinking
 from wst.students.keys import ApiKey
@@ -105,24 +106,16 @@ class EndpointStudent(Student):
         cache: AnswerCache | bool = True,
     ) -> None:
         check_address(base_url)
-        for option, value, least in (
-            ("max_new_tokens", max_new_tokens, 1),
-            ("concurrency", concurrency, 1),
-            ("retries", retries, 0),
-            ("requests_per_minute", requests_per_minute, 1),
-            ("tokens_per_minute", tokens_per_minute, 1),
-        ):
-            if value is not None and value < least:
-                raise ConfigError(f"EndpointStudent: {option} must be at least {least}, got {value}")
+        rates = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
+        check_counts("EndpointStudent", max_new_tokens=max_new_tokens, concurrency=concurrency, **rates)
+        check_decoding("EndpointStudent", temperature, stop)
+        if retries < 0:
+            raise ConfigError(f"EndpointStudent: retries must be at least 0, got {retries}")
         for option, number in (("timeout", timeout), ("backoff", backoff)):
             if not number > 0:
                 raise ConfigError(f"EndpointStudent: {option} must be above 0 seconds, got {number}")
-        if any(not text for text in stop or []):
-            raise ConfigError("EndpointStudent: stop holds an empty text, which would end every answer; take it out")
         if fixed := ", ".join(sorted(_OURS & set(extra_body or {}))):
             raise ConfigError(f"EndpointStudent: extra_body must not hold {fixed}; take it out")
-        if temperature is not None and temperature < 0:
-            raise ConfigError(f"EndpointStudent: temperature must not be below 0, got {temperature}")
         self.source = model
         self.base_url = base_url.rstrip("/")
         self._key = ApiKey(api_key_env, self.base_url)
