@@ -203,7 +203,7 @@ def test_rows(tmp_path: Path, name: str, count: int) -> None:
 HYPER = {
     "_class_path": "wst.WeakToStrong",
     "samples_per_query": 4,
-    "teacher": {"class_path": "wst.Teacher", "init_args": {"model": "m", "lora": {"r": 4}, "prompt": {"system": None}}},
+    "teacher": {"class_path": "wst.Teacher", "init_args": {"model": "m", "lora": {"r": 4}, "temperature": 0.5}},
     "student": {
         "class_path": "wst.EndpointStudent",
         "init_args": {"base_url": "http://127.0.0.1:9", "api_key_env": "K"},

@@ -16,6 +16,7 @@ Beside the adapter (or the whole model), the tokenizer and the model card it hol
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -132,8 +133,9 @@ class Artefact:
             if type(teacher.get(limit)) is not int or teacher[limit] < 1:
                 raise ModelError(f"{path}: teacher.{limit} must be an integer of at least 1; export the teacher again")
         temperature = teacher.get("temperature")
-        if not isinstance(temperature, int | float) or isinstance(temperature, bool) or not temperature > 0:
-            raise ModelError(f"{path}: teacher.temperature must be above 0; export the teacher again")
+        # Compared before it is converted: JSON's integers may be too large for a float.
+        if type(temperature) not in (int, float) or not 0 < temperature <= sys.float_info.max:
+            raise ModelError(f"{path}: teacher.temperature must be a number above 0; export the teacher again")
         options = teacher.get("chat_template_options")
         if options is not None and not isinstance(options, dict):
             raise ModelError(f"{path}: teacher.chat_template_options must be an object or null; export it again")

@@ -8,7 +8,7 @@ dicts here, as ``weights_only`` loads them; nothing is imported or built.
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -23,7 +23,7 @@ def _is_count(value: object) -> bool:
 
 
 def _is_temperature(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 def _is_text(value: object) -> bool:
