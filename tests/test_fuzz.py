@@ -91,7 +91,7 @@ ODD += ["wst.Teacher", "../../etc/passwd", "{query}", "a: b: c", 10**12, "\u202e
 
 
 def places(config: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Give the paths to everything in a config."""
+    """Return the paths to everything in a config."""
     inside = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
     found = [path] if path else []
     for key, value in inside:
@@ -100,7 +100,7 @@ def places(config: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def mutated(config: dict[str, Any], chance: random.Random) -> dict[str, Any]:
-    """Give a config in which one to three things are other than they should be."""
+    """Return a copy of a config with one to three things changed."""
     config = copy.deepcopy(config)
     for _ in range(chance.randint(1, 3)):
         *path, last = chance.choice(places(config))

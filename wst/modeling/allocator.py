@@ -17,7 +17,7 @@ _OWN = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", 
 
 
 def release_memory() -> None:
-    """Free what is unreachable, and give the GPU's unused blocks back."""
+    """Collect garbage and return unused GPU blocks to the driver."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
