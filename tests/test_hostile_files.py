@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lightning import Trainer
-from test_fuzz import lines
+from strategies import lines, places
 
 from wst import LoRA, StudentPrompt, Teacher
 from wst.cli.early import check_configs, check_options
@@ -95,12 +95,6 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=5,
 )
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the paths to everything in nested dicts and lists."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [(*path, key) for key, _ in inside] + [found for key, one in inside for found in places(one, (*path, key))]
 
 
 def changed(value: Any, place: tuple[Any, ...], new: Any) -> Any:
