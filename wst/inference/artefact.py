@@ -134,7 +134,7 @@ class Artefact:
                 raise ModelError(f"{path}: teacher.{limit} must be an integer of at least 1; export the teacher again")
         temperature = teacher.get("temperature")
         # Compared before it is converted: JSON's integers may be too large for a float.
-        if type(temperature) not in (int, float) or not 0 < temperature <= sys.float_info.max:
+        if not isinstance(temperature, int | float) or not 0 < temperature <= sys.float_info.max or temperature is True:
             raise ModelError(f"{path}: teacher.temperature must be a number above 0; export the teacher again")
         options = teacher.get("chat_template_options")
         if options is not None and not isinstance(options, dict):
