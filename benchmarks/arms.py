@@ -41,12 +41,12 @@ class Vowels(wst.Reward):
     """Share of vowels in the answer: something that differs between rollouts and costs nothing."""
 
     def score(self, rollouts: Any) -> list[float]:  # noqa: ANN401
-        """Give each rollout its share."""
+        """Return each rollout's share."""
         return [sum(c in "aeiou" for c in r.response.text) / max(1, len(r.response.text)) for r in rollouts]
 
 
 def quiet_trainer(steps: int, callback: Callback) -> Trainer:
-    """Give a trainer that makes steps, and nothing besides."""
+    """Return a trainer that makes steps and nothing else."""
     return Trainer(
         max_steps=steps,
         devices=1,
@@ -96,7 +96,7 @@ class Bench:
         )
 
     def teacher(self) -> wst.Teacher:
-        """Give a new teacher."""
+        """Return a new teacher."""
         return wst.Teacher(
             TEACHER, self.teacher_prompt, dtype="bfloat16", max_new_tokens=self.options.instruction_tokens
         )

@@ -17,7 +17,7 @@ from pathlib import Path
 from wst.rewards import MathAnswer
 from wst.rewards.math import normalize
 from wst.rewards.math.extract import final_answer, gold_answer
-from wst.rewards.math.verdict import judged
+from wst.rewards.math.verdict import is_correct
 from wst.types import Query, Response, Rollout
 
 
@@ -32,7 +32,7 @@ def here(response: str, target: str) -> bool | None:
     """Return the verdict without a worker process; None if there is none within these limits."""
     text, stated = final_answer(response[-20_000:])
     try:
-        return judged(text if stated else text[-2_000:], stated, gold_answer(target) or target)
+        return is_correct(text if stated else text[-2_000:], stated, gold_answer(target) or target)
     except Exception:
         return None
 

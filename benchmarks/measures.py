@@ -55,7 +55,7 @@ def sampling_by_multinomial() -> Iterator[None]:
 
 @contextmanager
 def slices(student: wst.LocalStudent) -> Iterator[None]:
-    """Give the head the last tokens' states as a slice."""
+    """Pass the last tokens' states to the lm_head as a slice."""
     head = student._loaded[0].get_output_embeddings()
     hooks = dict(head._forward_pre_hooks)
     head._forward_pre_hooks.clear()

@@ -54,7 +54,7 @@ def step(sizes: dict[str, int]) -> dict[str, float]:
 
 
 def start(count: int) -> dict[str, float]:
-    """Give the seconds until the first batch of so many rows is there, and the memory that they take."""
+    """Return the seconds until the first batch of so many rows, and the memory that the rows take."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         with path.open("w") as file:

@@ -36,7 +36,7 @@ Rows = list[dict[str, float]]
 
 
 def arguments() -> argparse.ArgumentParser:
-    """Give the options."""
+    """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--beta", type=float, default=0.05, help="weight of the KL; 0: no reference pass")
     parser.add_argument("--queries", type=int, default=8)
@@ -80,7 +80,7 @@ def peak_of_process() -> float:
 
 
 def profiled(options: argparse.Namespace, student: str) -> str:
-    """Give the operations that the third of three steps of ours was spent in, as rows of seconds and shares."""
+    """Return the operations of the third of three steps, as rows of seconds and shares."""
     cuda = torch.cuda.is_available()
     kinds = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if cuda else [])]
     recorder, steps = torch.profiler.profile(activities=kinds), 3

@@ -23,7 +23,7 @@ CHATML = (
 
 
 def write_tiny_model(folder: Path, *, chat_template: str | None, pad_token: str | None, eos_token: str) -> str:
-    """Write a Llama with 83,000 weights in float32 that reads bytes, and give its path.
+    """Write a Llama with 83,000 weights in float32 that reads bytes, and return its path.
 
     Its sizes are the smallest that bitsandbytes can pack. It ends a text with a probability of about 5% a token.
     Its settings are traps: sampling defaults that change what is generated, and dropout.
@@ -110,5 +110,5 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, tiny_model: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Give each test an answer cache of its own; converted models are shared."""
+    """Use an empty answer cache for each test; converted models are shared."""
     monkeypatch.setattr("wst.students.cache.cache_dir", lambda: tmp_path / "answers")

@@ -113,7 +113,7 @@ def torn(folder: Path) -> list[str]:
 def crash(
     root: Path, model: str, kills: int, processes: int, seed: int, each: int = 4, url: str | None = None
 ) -> list[str]:
-    """Kill runs so many times in all, each at most ``each`` times, and give all faults found."""
+    """Kill runs so many times in all, each at most ``each`` times, and return all faults found."""
     chance = random.Random(seed)
     unbroken = root / "unbroken"
     unbroken.mkdir()

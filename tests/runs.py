@@ -178,7 +178,7 @@ def start_several(args: list[str], folder: Path, processes: int) -> list[BasePro
 
 
 def ended(processes: list[BaseProcess], folder: Path, timeout: float = 240) -> Outcome:
-    """Wait for the end of all of them, and give what process 0 left.
+    """Wait for all of them to end, and return the outcome of rank 0.
 
     Raises:
         AssertionError: If one does not end.

@@ -50,7 +50,7 @@ threading.Event().wait()
 
 @contextlib.contextmanager
 def _process(code: str, arguments: list[str], address: str, timeout: float, threads: int = 1) -> Iterator[str]:
-    """Run Python code that serves, and give its root URL once it answers.
+    """Run Python code that serves, and return its root URL once it answers.
 
     Args:
         code: The program.

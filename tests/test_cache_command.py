@@ -2,13 +2,13 @@
 
 import os
 import re
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from caches import query
 
 from wst.cli import cache as cache_command
 from wst.errors import CacheError
@@ -19,17 +19,8 @@ from wst.types import Response
 DAY = 86400
 
 
-def execute(path: Path, statement: str, *values: Any) -> list[Any]:
-    db = sqlite3.connect(path)
-    try:
-        with db:
-            return db.execute(statement, values).fetchall()
-    finally:
-        db.close()
-
-
 def keys(path: Path) -> list[str]:
-    return [key for (key,) in execute(path, "SELECT key FROM answers ORDER BY used, id")]
+    return [key for (key,) in query(path, "SELECT key FROM answers ORDER BY used, id")]
 
 
 @pytest.fixture
@@ -41,7 +32,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cache = AnswerCache()
     cache.put({f"k{i:02}": Response("x" * 10_000) for i in range(40)}, "gpt [bold] at https://host/v1")
     cache.put({f"k{i:02}": Response("y" * 20_000) for i in range(40, 50)}, "tiny")
-    execute(path, f"UPDATE answers SET used = used - {DAY} * (50 - id) - 60, created = created - {DAY} * 50")
+    query(path, f"UPDATE answers SET used = used - {DAY} * (50 - id) - 60, created = created - {DAY} * 50")
     cache.close()
     return path
 
@@ -101,7 +92,7 @@ def test_show(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_show_of_an_empty_cache(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    execute(path, "DELETE FROM answers")
+    query(path, "DELETE FROM answers")
     assert "0 answers" in succeed(capsys, "show")
 
 
@@ -117,7 +108,7 @@ def test_verify_of_a_sound_cache(path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_verify_finds_damaged_answers(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    execute(path, "UPDATE answers SET response = ? WHERE id IN (3, 5)", b"{}")
+    query(path, "UPDATE answers SET response = ? WHERE id IN (3, 5)", b"{}")
     out = succeed(capsys, "verify", code=1)
     assert "50 answers checked, 2 damaged; file structure: sound" in out
     assert "counts as missing" in out
@@ -125,7 +116,7 @@ def test_verify_finds_damaged_answers(path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_verify_finds_a_wrong_total_and_prune_mends_it(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    execute(path, "UPDATE total SET bytes = 5")
+    query(path, "UPDATE total SET bytes = 5")
     assert "`wst cache prune` corrects the record" in succeed(capsys, "verify", code=1)
     succeed(capsys, "prune", "--older-than", "1000")
     succeed(capsys, "verify")
@@ -141,8 +132,8 @@ def test_verify_finds_a_damaged_file_and_leaves_it(damage: str, path: Path, caps
     elif damage == "truncated":
         path.write_bytes(content[: len(content) // 2])
     else:
-        execute(path, "DROP TRIGGER answers_added")
-        execute(path, "DROP TABLE total")
+        query(path, "DROP TRIGGER answers_added")
+        query(path, "DROP TABLE total")
     content = path.read_bytes()
     out = succeed(capsys, "verify", code=1)
     assert "file structure: damaged" in out
@@ -185,7 +176,7 @@ def test_prune(options: list[str], left: list[int], path: Path, capsys: pytest.C
     freed = before - path.stat().st_size
     assert freed >= 0.8e6 * float(found[2])
     assert AnswerCache().get(["k49"]).keys() == ({"k49"} if 49 in left else set())
-    assert execute(path, "SELECT bytes = (SELECT COALESCE(SUM(size), 0) FROM answers) FROM total") == [(1,)]
+    assert query(path, "SELECT bytes = (SELECT COALESCE(SUM(size), 0) FROM answers) FROM total") == [(1,)]
 
 
 def test_prune_while_a_run_has_the_file_open(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,7 +219,7 @@ def test_mistakes_are_one_line(args: list[str], said: str, path: Path, capsys: p
 def test_a_file_of_another_version_is_a_mistake(
     command: list[str], path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    execute(path, "PRAGMA user_version = 7")
+    query(path, "PRAGMA user_version = 7")
     content = path.read_bytes()
     assert "has format 7, this wst reads format 1" in fail(capsys, *command)
     assert path.read_bytes() == content

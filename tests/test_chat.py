@@ -1,9 +1,12 @@
 """Chat templates and tokenizers that are unlike others: the prompt holds the text, or there is one line."""
 
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -28,6 +31,84 @@ CHAT = [Message("system", "Brief."), Message("user", "Hi"), Message("assistant",
 def tokenizer(tiny_model: str) -> PreTrainedTokenizerBase:
     loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(tiny_model)
     return loaded
+
+
+def test_a_chat_is_encoded_up_to_where_the_model_goes_on(tokenizer: PreTrainedTokenizerBase) -> None:
+    ids = encode_chat(tokenizer, CHAT)
+    assert tokenizer.decode(ids) == (
+        "<|im_start|>system\nBrief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\nHello.<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert ids.count(2) == 5  # special tokens are single tokens
+
+
+REFUSING = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+IGNORING = "{% for m in messages if m.role != 'system' %}{{ m.role }}: {{ m.content }}|{% endfor %}"
+
+
+@pytest.mark.parametrize("template", [REFUSING + IGNORING, IGNORING], ids=["refuses", "ignores"])
+def test_a_system_text_goes_to_the_first_turn_where_the_template_knows_no_system_turn(
+    tokenizer: PreTrainedTokenizerBase, template: str
+) -> None:
+    tokenizer.chat_template = template
+    text = "user: Brief.\n\nHi|assistant: Hello.|user: Bye|"
+    assert tokenizer.decode(encode_chat(tokenizer, CHAT)) == text
+    assert tokenizer.decode(encode_chat(tokenizer, CHAT)) == text
+    assert tokenizer.decode(encode_chat(tokenizer, CHAT[:1])) == "user: Brief.|"
+    assert tokenizer.decode(encode_chat(tokenizer, CHAT[1:2])) == "user: Hi|"
+
+
+def test_without_a_template_the_turns_are_joined_by_blank_lines(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = None
+    assert tokenizer.decode(encode_chat(tokenizer, CHAT)) == "Brief.\n\nHi\n\nHello.\n\nBye\n\n"
+
+
+def test_options_reach_the_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = "{{ messages[0].content }}{% if think %} (think){% endif %}"
+    assert tokenizer.decode(encode_chat(tokenizer, CHAT[1:2], {"think": True})) == "Hi (think)"
+    assert tokenizer.decode(encode_chat(tokenizer, CHAT[1:2])) == "Hi"
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "expected", "cut"),
+    [
+        ("0123456789", 14, "<<0123456789>>", False),
+        ("0123456789", 13, "<<012345678>>", True),
+        ("0123456789", 5, "<<0>>", True),
+        ("0123456789", 4, "<<>>", True),
+        ("0123456789", 3, "<>>", True),
+        ("0123456789", 1, ">", True),
+        ("", 4, "<<>>", False),
+        ("", 2, ">>", True),
+    ],
+)
+def test_a_prompts_text_is_cut_at_its_end_to_fit(
+    tokenizer: PreTrainedTokenizerBase, text: str, limit: int, expected: str, cut: bool
+) -> None:
+    def encode(words: str) -> list[int]:
+        return list(tokenizer(f"<<{words}>>")["input_ids"])
+
+    ids, was_cut = encode_truncated(tokenizer, encode, text, limit)
+    assert (tokenizer.decode(ids), was_cut) == (expected, cut)
+
+
+@cache
+def load_once(folder: str) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    return tokenizer
+
+
+@given(text=st.text(max_size=60), limit=st.integers(1, 80))
+def test_no_text_is_too_strange_to_be_cut(tiny_model: str, text: str, limit: int) -> None:
+    tokenizer = load_once(tiny_model)
+
+    def encode(words: str) -> list[int]:
+        return list(tokenizer(f"[{words}]")["input_ids"])
+
+    ids, cut = encode_truncated(tokenizer, encode, text, limit)
+    assert 0 < len(ids) <= limit
+    assert cut is (len(encode(text)) > limit)
+    assert tokenizer.decode(ids).endswith("]")
 
 
 def test_a_template_that_reads_parts_is_given_parts(tokenizer: PreTrainedTokenizerBase) -> None:

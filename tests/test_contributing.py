@@ -1,5 +1,7 @@
-"""CONTRIBUTING.md: its snippets run, and its rooms exist."""
+"""CONTRIBUTING.md: its snippets run, its rooms exist, and imports keep to their order."""
 
+import ast
+import graphlib
 import importlib
 import json
 import re
@@ -26,6 +28,40 @@ def test_each_snippet_is_short() -> None:
 def test_the_rooms_exist() -> None:
     assert len(ROOMS) > 10
     assert [room for room in ROOMS if not (TESTS.parent / room).exists()] == []
+
+
+def imports() -> dict[str, set[str]]:
+    """Return the modules of the package that each of its modules imports, at any time."""
+    files = {path.relative_to(TESTS.parent): path for path in (TESTS.parent / "wst").rglob("*.py")}
+    names = {".".join(file.with_suffix("").parts).removesuffix(".__init__"): path for file, path in files.items()}
+    found: dict[str, set[str]] = {}
+    for name, path in names.items():
+        imported = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                whole = {f"{node.module}.{alias.name}" for alias in node.names}
+                imported |= {full if full in names else str(node.module) for full in whole}
+        found[name] = imported & names.keys() - {"wst"}
+    return found
+
+
+def test_there_is_no_circle_of_imports() -> None:
+    assert len(list(graphlib.TopologicalSorter(imports()).static_order())) > 100
+
+
+def test_no_room_imports_one_below_it_in_the_list() -> None:
+    rooms = ["_moved", *(re.sub(r"wst/|/$|\.py", "", room) for room in ROOMS), "__main__"]
+    place = {room: i for i, room in enumerate(rooms)}
+    graph = {user: used for user, used in imports().items() if user != "wst"}
+    upward = [
+        (user, name)
+        for user, used in graph.items()
+        for name in used
+        if place[name.split(".")[1]] > place[user.split(".")[1]]
+    ]
+    assert upward == []
 
 
 @pytest.mark.slow

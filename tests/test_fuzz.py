@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lightning import Trainer
 from runs import write_config
+from strategies import lines, places
 
 from wst import LocalStudent, Query, StudentPrompt, Teacher, TeacherPrompt
 from wst.cli.lightning import run
@@ -24,31 +25,6 @@ from wst.errors import DataError
 from wst.types import Instruction, Message
 
 # --- data rows
-
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=6,
-)
-names = st.sampled_from(["text", "label", "id"]) | st.text(max_size=6)
-objects = st.fixed_dictionaries(
-    {}, optional={"text": st.text() | values, "label": st.text() | values, "id": st.text() | st.integers() | values}
-) | st.dictionaries(names, values, max_size=5)
-sound = st.fixed_dictionaries({"text": st.text(min_size=1), "label": st.text(min_size=1)})
-
-
-@st.composite
-def lines(draw: st.DrawFn) -> bytes:
-    """A line of a JSON Lines file: mostly an object, sometimes damaged."""
-    line = json.dumps(draw(sound | objects | values), ensure_ascii=draw(st.booleans()))
-    raw = line.encode("utf-8", "surrogatepass")
-    match draw(st.integers(0, 9)):
-        case 0:
-            cut = draw(st.integers(0, len(raw)))
-            raw = raw[:cut] + draw(st.binary(max_size=4)) + raw[cut:]
-        case 1:
-            raw = raw[: draw(st.integers(0, len(raw)))]
-    return raw.replace(b"\n", b" ")
 
 
 @pytest.mark.slow
@@ -101,17 +77,8 @@ ODD: list[Any] = [
 ODD += ["wst.Teacher", "../../etc/passwd", "{query}", "a: b: c", 10**12, "\u202e", "cuda", {"class_path": "os.system"}]
 
 
-def places(config: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Give the paths to everything in a config."""
-    inside = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
-    found = [path] if path else []
-    for key, value in inside:
-        found += places(value, (*path, key))
-    return found
-
-
 def mutated(config: dict[str, Any], chance: random.Random) -> dict[str, Any]:
-    """Give a config in which one to three things are other than they should be."""
+    """Return a copy of a config with one to three things changed."""
     config = copy.deepcopy(config)
     for _ in range(chance.randint(1, 3)):
         *path, last = chance.choice(places(config))

@@ -13,7 +13,8 @@ from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from runs import write_config, wst
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toys import Lowercase, Parrot, SixQueries, quiet_trainer, small_module
+from toys import Lowercase, Parrot, SixQueries, small_module
+from trainers import quiet_trainer
 
 from wst import (
     Budget,
@@ -137,7 +138,7 @@ class Broken(Noted):
 
 
 def run(folder: Path, steps: int = 1, logger: TensorBoardLogger | bool = False) -> Trainer:
-    return quiet_trainer(folder, steps, logger=logger, log_every_n_steps=1, num_sanity_val_steps=0)
+    return quiet_trainer(folder, max_steps=steps, logger=logger, log_every_n_steps=1, num_sanity_val_steps=0)
 
 
 def endpoint(server: FakeServer, **options: Any) -> EndpointStudent:

@@ -1,108 +1,32 @@
-"""The whole step, with a tiny teacher: what moves, what must not, and what a checkpoint holds."""
+"""The whole step, with a tiny teacher: what moves and what must not."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from peft.utils import get_peft_model_state_dict
-from torch import Tensor
-from toys import FailingParrot, Lowercase, MoodyParrot, Network, OneTooMany, Parrot, Silent
-from trainers import quiet_trainer
+from modules import CPU, adapter, data, fit, make, one_step
+from toys import FailingParrot, Lowercase, MoodyParrot, OneTooMany, Parrot, Silent
+from trainers import records
 
 from wst import (
     GroupMean,
     LocalStudent,
-    LoRA,
-    MovingAverage,
     Prompt,
-    Query,
-    QueryDataModule,
-    Response,
-    StudentPrompt,
     Teacher,
-    TeacherPrompt,
     Unaided,
-    WeakToStrong,
     WeightedSum,
 )
 from wst.callbacks.rewards import step_figures
-from wst.errors import ConfigError, ContractError, ModelError, StudentStopped
-from wst.training.record import StepRecord
-
-CPU = torch.device("cpu")
-
-
-def make(tiny_model: str, student: Any = None, reward: Any = None, **settings: Any) -> WeakToStrong:
-    teacher_settings = {"dtype": "float32", "max_new_tokens": 8, "lora": LoRA(r=4, alpha=8)}
-    teacher_settings |= settings.pop("teacher", {})
-    defaults: dict[str, Any] = {
-        "student_prompt": StudentPrompt(),
-        "samples_per_query": 4,
-        "optimizer": lambda params: torch.optim.AdamW(params, lr=1e-2),
-    }
-    return WeakToStrong(
-        Teacher(tiny_model, TeacherPrompt("{query}"), **teacher_settings),
-        student or Parrot(),
-        reward or Lowercase(),
-        **(defaults | settings),
-    )
-
-
-def data(tmp_path: Path, rows: int = 12, **settings: Any) -> QueryDataModule:
-    lines = [f'{{"id": "q{i}", "text": "query {i}", "label": "yes"}}\n' for i in range(rows)]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(lines))
-    defaults: dict[str, Any] = {"train": str(path), "test": str(path), "batch_size": 4}
-    return QueryDataModule(**(defaults | settings))
-
-
-def fit(module: WeakToStrong, datamodule: QueryDataModule, folder: Path, steps: int = 2, **settings: Any) -> Trainer:
-    torch.manual_seed(0)
-    trainer = quiet_trainer(folder, max_steps=steps, **settings)
-    trainer.fit(module, datamodule)
-    return trainer
-
-
-def adapter(module: WeakToStrong) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in get_peft_model_state_dict(module.teacher.policy).items()}
-
-
-def one_step(module: WeakToStrong, queries: int = 4) -> StepRecord:
-    """Make one step outside a trainer's loop, and give its record."""
-    records: list[StepRecord] = []
-    original = module.training_step
-
-    def keep(batch: list[Query], batch_idx: int) -> dict[str, StepRecord]:
-        output = original(batch, batch_idx)
-        records.append(output["record"])
-        return output
-
-    module.training_step = keep  # type: ignore[method-assign]
-    loader = torch.utils.data.DataLoader(
-        [Query(f"q{i}", f"query {i}") for i in range(queries)], queries, collate_fn=list
-    )
-    torch.manual_seed(0)
-    quiet_trainer(max_steps=1).fit(module, loader)
-    return records[0]
+from wst.errors import ContractError, StudentStopped
 
 
 def test_the_reward_rises(tiny_model: str, tmp_path: Path) -> None:
     module = make(tiny_model)
-    rewards: list[float] = []
-    original = module.training_step
-
-    def keep(batch: list[Query], batch_idx: int) -> dict[str, StepRecord]:
-        output = original(batch, batch_idx)
-        rewards.append(float(output["record"].rewards.mean()))
-        return output
-
-    module.training_step = keep  # type: ignore[method-assign]
+    kept = records(module)
     fit(module, data(tmp_path, 8, batch_size=8), tmp_path, steps=40)
+    rewards = [float(record.rewards.mean()) for record in kept]
     first, last = sum(rewards[:5]) / 5, sum(rewards[-5:]) / 5
     # 32 rewards a step with a spread below 0.2: a rise of 0.2 is more than 10 standard errors of the difference
     assert last > first + 0.2
@@ -221,23 +145,13 @@ def test_kl_starts_at_zero_and_is_taken_off_the_reward(tiny_model: str, tmp_path
     record = one_step(module)
     assert record.kl is not None
     torch.testing.assert_close(record.kl, torch.zeros(4, 4), atol=1e-5, rtol=0)  # a new adapter changes nothing
-    kls: list[Tensor] = []
-    rewards: list[Tensor] = []
-    advantages: list[Tensor] = []
-    original = module.training_step
-
-    def keep(batch: list[Query], batch_idx: int) -> dict[str, StepRecord]:
-        output = original(batch, batch_idx)
-        kls.append(output["record"].kl)
-        rewards.append(output["record"].rewards)
-        advantages.append(output["record"].advantages)
-        return output
-
-    module.training_step = keep  # type: ignore[method-assign]
+    kept = records(module)
     fit(module, data(tmp_path), tmp_path, steps=3)
-    assert kls[-1].abs().max() > 1e-3
-    total = rewards[-1] - 0.5 * kls[-1]
-    torch.testing.assert_close(advantages[-1], total - total.mean(dim=1, keepdim=True), atol=1e-6, rtol=1e-5)
+    last = kept[-1]
+    assert last.kl is not None
+    assert last.kl.abs().max() > 1e-3
+    total = last.rewards - 0.5 * last.kl
+    torch.testing.assert_close(last.advantages, total - total.mean(dim=1, keepdim=True), atol=1e-6, rtol=1e-5)
 
 
 def test_whitened_advantages(tiny_model: str) -> None:
@@ -280,132 +194,6 @@ def test_unaided_answers_are_asked_for_once_if_the_student_is_deterministic(
     # Under an empty instruction the messages are the same; such a prompt has the number of its draw.
     unaided = [prompt for prompt in parrot.asked if len(prompt.messages) == 1 and prompt.sample == 0]
     assert len(unaided) == 4 * times
-
-
-def test_moving_average_goes_into_the_checkpoint(tiny_model: str, tmp_path: Path) -> None:
-    module = make(tiny_model, baseline=MovingAverage(0.5))
-    trainer = fit(module, data(tmp_path), tmp_path)
-    trainer.save_checkpoint(tmp_path / "x.ckpt")
-    state = torch.load(tmp_path / "x.ckpt", weights_only=True)["state_dict"]
-    assert torch.equal(state["baseline.mean"], module.baseline.mean)  # type: ignore[arg-type]
-    assert not module.baseline.mean.isnan()  # type: ignore[operator, union-attr]
-
-
-def test_checkpoint_holds_the_adapter_and_little_else(tiny_model: str, tmp_path: Path) -> None:
-    module = make(tiny_model, teacher={"lora": LoRA(r=16)})
-    trainer = fit(module, data(tmp_path), tmp_path)
-    trainer.save_checkpoint(tmp_path / "x.ckpt")
-    size = sum(value.numel() * value.element_size() for value in adapter(module).values())
-    # adapter and AdamW's two moments are three times the adapter; some kilobytes are names
-    assert (tmp_path / "x.ckpt").stat().st_size < 3 * size + 100_000
-    state = torch.load(tmp_path / "x.ckpt", weights_only=True)
-    assert all("lora" in name for name in state["state_dict"])
-
-
-def test_objects_from_python_survive_a_checkpoint(tiny_model: str, tmp_path: Path) -> None:
-    module = make(tiny_model)
-    saver = ModelCheckpoint(tmp_path / "c", every_n_train_steps=1, save_top_k=0, save_last=True)
-    fit(module, data(tmp_path), tmp_path, callbacks=[saver], enable_checkpointing=True)
-    path = tmp_path / "c" / "last.ckpt"
-    again = make(tiny_model)
-    tester = quiet_trainer(tmp_path)
-    tester.test(again, data(tmp_path), ckpt_path=str(path), verbose=False)
-    assert all(torch.equal(value, adapter(module)[name]) for name, value in adapter(again).items())
-    results = again.results()
-    assert results["n"] == 12
-    assert set(results["arms"]) == {"no instruction", "untrained teacher", "trained teacher"}
-    loaded = torch.load(path, weights_only=True)["hyper_parameters"]
-    assert loaded["samples_per_query"] == 4
-    assert "student" not in loaded
-
-
-def test_a_checkpoint_of_another_teacher_is_refused(tiny_model: str, tmp_path: Path) -> None:
-    trainer = fit(make(tiny_model), data(tmp_path), tmp_path)
-    trainer.save_checkpoint(tmp_path / "x.ckpt")
-    for lora in (LoRA(r=8), LoRA(r=4, target_modules=["q_proj"])):
-        tester = quiet_trainer()
-        with pytest.raises(ModelError, match="of another teacher"):
-            tester.test(make(tiny_model, teacher={"lora": lora}), data(tmp_path), ckpt_path=str(tmp_path / "x.ckpt"))
-
-
-def test_testing_what_was_not_trained_is_refused(tiny_model: str, tmp_path: Path) -> None:
-    tester = quiet_trainer()
-    with pytest.raises(ConfigError, match="no trained teacher"):
-        tester.test(make(tiny_model), data(tmp_path))
-
-
-def test_full_finetuning_tests_against_the_untouched_weights(tiny_model: str, tmp_path: Path) -> None:
-    module = make(tiny_model, teacher={"lora": None}, optimizer=lambda params: torch.optim.SGD(params, lr=0.5))
-    fit(module, data(tmp_path), tmp_path, steps=3)
-    queries = [Query("a", "something new")]
-    fresh = make(tiny_model, teacher={"lora": None})
-    fresh.teacher.load(CPU)
-    with module.teacher.untrained():
-        untrained = module.teacher.sample(queries, greedy=True)
-    assert untrained == fresh.teacher.sample(queries, greedy=True)
-    assert not any("_frozen_copy" in name for name in module.state_dict())
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"samples_per_query": 1}, "LeaveOneOut needs at least 2"),
-        ({"micro_batch_size": 0}, "micro_batch_size"),
-        ({"kl_coef": -1.0}, "kl_coef"),
-        ({"entropy_coef": math.nan}, "entropy_coef"),
-        ({"gradient_clip": 0.0}, "gradient_clip"),
-        ({"normalization": "rows"}, "normalization"),
-        ({"student": Network()}, "torch.nn.Module"),
-        ({"reward": Network()}, "torch.nn.Module"),
-    ],
-)
-def test_impossible_settings(tiny_model: str, settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words) as caught:
-        make(tiny_model, **settings)
-    assert "\n" not in str(caught.value)
-
-
-def test_an_assigned_student_and_reward_take_effect_everywhere(tiny_model: str) -> None:
-    old, new = Parrot(), Parrot()
-    module = make(tiny_model, old, OneTooMany(), baseline=Unaided())
-    module.student, module.reward, module.student_prompt = new, Lowercase(), StudentPrompt(placement="before")
-    record = one_step(module)
-    assert not old.asked
-    assert len(new.asked) == 16 + 4  # under an instruction, and unaided
-    assert new.asked[0].messages[-1].content.endswith("query 0")
-    assert record.unaided is not None
-    assert not record.rewards.isnan().any()
-    assert (module.student, module.reward) == (module.environment.student, module.environment.reward)
-    with pytest.raises(ConfigError, match="is a torch"):
-        module.student = Network()  # type: ignore[assignment]
-
-
-def test_an_assigned_reward_scores_the_unaided_answers_anew(tiny_model: str) -> None:
-    module, queries = make(tiny_model), [Query("a", "abc")]
-    assert module.environment.unaided_rewards(queries).tolist() == [1.0]
-    module.reward = Silent()
-    assert module.environment.unaided_rewards(queries).isnan().all()
-    module.student, module.reward = Shouting(), Lowercase()
-    assert module.environment.unaided_rewards(queries).tolist() == [0.0]
-
-
-class Shouting(Parrot):
-    """Answers in capitals."""
-
-    def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
-        return [Response(response.text.upper()) for response in super().respond(prompts)]
-
-
-def test_missing_model_is_found_before_any_is_loaded(
-    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr("wst.modeling.loading.load_causal_lm", refuse)
-    student = LocalStudent("nobody/no-such-model")
-    with pytest.raises(ModelError, match="nobody/no-such-model"):
-        fit(make(tiny_model, student), data(tmp_path), tmp_path)
 
 
 def test_figures_of_a_step(tiny_model: str) -> None:

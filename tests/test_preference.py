@@ -1,8 +1,6 @@
-"""A preference model: its loss, what moves, what a checkpoint and an export hold, and runs of the command line."""
+"""A preference model: its loss, what moves, and what a checkpoint and an export hold."""
 
-import gzip
 import json
-import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,115 +9,29 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from runs import write_config, wst
+from preferences import (
+    SOME,
+    STEPS,
+    Pairs,
+    exported_margins,
+    fit,
+    load,
+    make,
+    margins,
+    pair,
+    scrambled,
+    trained_weights,
+    trainer,
+    weights,
+)
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from wst import LoRA, Message, PreferenceExport, PreferenceModel, Query, QueryDataModule, Response, RewardModel, Rollout
-from wst.data.datamodule import Split
-from wst.errors import ConfigError, DataError, ModelError
-
-CPU = torch.device("cpu")
-RUN = Path("runs/tiny/version_0")
-SOME = LoRA(r=4, target_modules=["q_proj", "down_proj"])
-STEPS = 24
+from wst import LoRA, Message, PreferenceExport, PreferenceModel, Query
+from wst.errors import DataError, ModelError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-
-
-def pair(number: int) -> Query:
-    """A pair that "yes" and "no" tell apart; the preferred answer is longer in a quarter, as long in another."""
-    leads = (("", ""), ("", "a "), ("", "well, "), ("so ", "well, "))[number % 4]
-    chosen, rejected = f"{leads[0]}{number} yes yes", f"{leads[1]}{number} no no"
-    history = (Message("user", "hello"), Message("assistant", "hi")) if number % 3 == 0 else ()
-    return Query(f"p{number}", f"query {number}", history=history, extra={"chosen": chosen, "rejected": rejected})
-
-
-class Pairs(QueryDataModule):
-    """Pairs from 0 up to train on, and others from 100 up to validate and to test on."""
-
-    def __init__(self, train: int = 32, held_out: int = 16, **settings: Any) -> None:
-        super().__init__(**{"batch_size": 8} | settings)
-        self.rows: dict[str, range] = {"train": range(train), "val": range(100, 100 + held_out)}
-
-    def load(self, split: Split) -> list[Query]:
-        return [pair(number) for number in self.rows.get("train" if split == "train" else "val", ())]
-
-
-def make(model: str, **settings: Any) -> PreferenceModel:
-    defaults: dict[str, Any] = {
-        "lora": LoRA(r=8, alpha=16),
-        "dtype": "float32",
-        "optimizer": lambda params: torch.optim.AdamW(params, lr=1e-2),
-    }
-    return PreferenceModel(model, **(defaults | settings))
-
-
-def trainer(folder: Path, steps: int = 2, **settings: Any) -> Trainer:
-    defaults: dict[str, Any] = {"enable_checkpointing": False, "limit_val_batches": 0}
-    return Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=folder,
-        **(defaults | settings),
-    )
-
-
-def fit(module: PreferenceModel, folder: Path, steps: int = 2, **settings: Any) -> PreferenceModel:
-    torch.manual_seed(0)
-    trainer(folder, steps, **settings).fit(module, Pairs())
-    return module
-
-
-def load(module: PreferenceModel) -> PreferenceModel:
-    """Load the network, without a run."""
-    module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    module.configure_model()
-    return module
-
-
-def weights(module: PreferenceModel) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in module.named_parameters()}
-
-
-def trained_weights(module: PreferenceModel) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in module.named_parameters() if value.requires_grad}
-
-
-def scrambled(module: PreferenceModel) -> PreferenceModel:
-    """Let every trained weight say something: a new adapter's says nothing yet."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(5)
-        for value in module.trainable():
-            value.add_(0.05 * torch.randn_like(value))
-    return module
-
-
-def margins(module: PreferenceModel, queries: list[Query]) -> Tensor:
-    with torch.no_grad():
-        return module.margins(queries)
-
-
-def exported_margins(folder: Path, queries: list[Query]) -> Tensor:
-    """What `wst.RewardModel` makes of the pairs with an exported folder."""
-    reward = RewardModel(str(folder), dtype="float32")
-    reward.setup(CPU)
-    sides = [
-        reward.score([Rollout(query, None, Response(query.extra[side])) for query in queries])
-        for side in ("chosen", "rejected")
-    ]
-    return torch.tensor(sides[0]) - torch.tensor(sides[1])
-
-
-# ------------------------------------------------------------------------------------------------------- the method
 
 
 def test_the_loss_is_that_of_bradley_and_terry(tiny_model: str, tmp_path: Path) -> None:
@@ -180,9 +92,6 @@ def test_a_query_without_a_pair_is_refused(tiny_model: str, side: str) -> None:
     with pytest.raises(DataError, match=rf"query 'lonely': it has no '{side}' answer.*HHRLHF") as caught:
         module.margins([pair(1), Query("lonely", "?", extra=extra)])
     assert "\n" not in str(caught.value)
-
-
-# -------------------------------------------------------------------------------------------------- a run that learns
 
 
 @dataclass
@@ -350,34 +259,6 @@ def test_the_scheduler_moves_once_a_step(tiny_model: str, tmp_path: Path) -> Non
     assert module.trainer.optimizers[0].param_groups[0]["lr"] == 0.125
 
 
-# ------------------------------------------------------------------------------------------ checkpoints and mistakes
-
-
-def test_a_resumed_run_ends_as_the_unbroken_one(tiny_model: str, tmp_path: Path) -> None:
-    def run(steps: int, seed: int, ckpt_path: Path | None = None) -> PreferenceModel:
-        torch.manual_seed(seed)  # draws the head, which a checkpoint brings along
-        module = make(tiny_model)
-        saver = ModelCheckpoint(tmp_path / "c", every_n_train_steps=1, save_top_k=0, save_last=True)
-        runner = trainer(tmp_path, steps, enable_checkpointing=True, callbacks=[saver])
-        runner.fit(module, Pairs(10, batch_size=4), ckpt_path=ckpt_path)
-        return module
-
-    unbroken = run(7, seed=3)
-    assert run(4, seed=3).trained_steps == 4
-    resumed = run(7, seed=4, ckpt_path=tmp_path / "c/last.ckpt")
-    assert resumed.trained_steps == 7
-    expected = trained_weights(unbroken)
-    assert all(torch.equal(value, expected[name]) for name, value in trained_weights(resumed).items())
-    other = trained_weights(run(7, seed=4))
-    assert any(not torch.equal(value, expected[name]) for name, value in other.items())
-
-
-def test_testing_what_was_not_trained_is_refused(tiny_model: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no trained preference model; give --ckpt_path") as caught:
-        trainer(tmp_path).test(make(tiny_model), Pairs())
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("settings", [{"lora": LoRA(r=4)}, {"lora": SOME, "layers": 1}, {"lora": None}])
 def test_a_checkpoint_of_another_preference_model_is_refused(
     learnt: Learnt, tmp_path: Path, settings: dict[str, Any]
@@ -385,119 +266,3 @@ def test_a_checkpoint_of_another_preference_model_is_refused(
     path = str(learnt.folder / "checkpoints/last.ckpt")
     with pytest.raises(ModelError, match="of another preference model"):
         trainer(tmp_path).test(make(learnt.module.source, **settings), Pairs(), ckpt_path=path)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
-        ({"batch_size": -1}, "batch_size must be at least 1, got -1"),
-        ({"layers": 0}, "layers must be at least 1, got 0"),
-        ({"quantization": "nf4", "lora": None}, "quantized weights cannot be trained; set lora"),
-        ({"layers": 1, "lora": None}, "layers needs a lora"),
-        ({"layers": 1}, "layers needs a lora whose target_modules are listed by name"),
-    ],
-)
-def test_impossible_settings(tiny_model: str, settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words) as caught:
-        make(tiny_model, **settings)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"lora": SOME, "layers": 3}, "layers is 3, but the model has 2"),
-        ({"lora": LoRA(target_modules=["nowhere"])}, "lora does not fit model"),
-    ],
-)
-def test_settings_that_the_model_does_not_fit(tiny_model: str, settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words) as caught:
-        load(make(tiny_model, **settings))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_missing_model_is_found_before_any_is_loaded(
-    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr("wst.preference.load_classifier", refuse)
-    with pytest.raises(ModelError, match=r"\./nowhere"):
-        make("./nowhere")
-    with pytest.raises(ModelError, match="nobody/no-such-model"):
-        fit(make("nobody/no-such-model"), tmp_path)
-
-
-def test_export_has_two_modes() -> None:
-    with pytest.raises(ConfigError, match="PreferenceExport: mode must be one of 'max', 'min', got 'best'"):
-        PreferenceExport(mode="best")
-
-
-# -------------------------------------------------------------------------------------------------- the command line
-
-
-def write_dialogues(path: Path, numbers: range) -> str:
-    rows = []
-    for query in map(pair, numbers):
-        turns = "".join(f"\n\n{'Human' if t.role == 'user' else 'Assistant'}: {t.content}" for t in query.history)
-        head = f"\n\nHuman: {query.id}{turns}\n\nHuman: {query.text}" if turns else f"\n\nHuman: {query.text}"
-        rows.append({side: f"{head}\n\nAssistant: {query.extra[side]}" for side in ("chosen", "rejected")})
-    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
-    return str(path)
-
-
-def test_from_pairs_to_a_reward_through_the_command_line(tmp_path: Path, tiny_model: str) -> None:
-    """Fit and test a preference model, then train a teacher with what was exported as its reward."""
-    write_config(tmp_path, tiny_model)
-    base = yaml.safe_load((tmp_path / "config.yaml").read_text())
-    config = {
-        "seed_everything": 1,
-        "trainer": base["trainer"]
-        | {
-            "max_steps": STEPS,
-            "val_check_interval": 1.0,
-            "check_val_every_n_epoch": 3,
-            "callbacks": [base["trainer"]["callbacks"][0], {"class_path": "wst.PreferenceExport"}],
-        },
-        "model": {
-            "class_path": "wst.PreferenceModel",
-            "init_args": {
-                "model": tiny_model,
-                "dtype": "float32",
-                "lora": {"r": 8, "alpha": 16},
-                "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
-            },
-        },
-        "data": {
-            "class_path": "wst.HHRLHF",
-            "init_args": {
-                "train": write_dialogues(tmp_path / "train.jsonl.gz", range(40)),
-                "test": write_dialogues(tmp_path / "test.jsonl.gz", range(100, 116)),
-                "val_share": 0.2,
-            },
-        },
-    }
-    (tmp_path / "preference.yaml").write_text(yaml.safe_dump(config))
-    done = wst(["fit", "--config", "preference.yaml"], tmp_path)
-    assert done.code == 0, done.err
-    assert "HHRLHF train: 40 rows in, 40 kept" in done.err
-    done = wst(["test", "--config", "preference.yaml", "--ckpt_path", "last"], tmp_path)
-    assert done.code == 0, done.err
-    assert "Pairs ranked correctly, of 16" in done.out
-    results = json.loads((tmp_path / RUN / "results.json").read_text())
-    assert results["n"] == 16
-    assert results["accuracy"]["model"]["mean"] > 0.9
-    for figure in (*results["accuracy"].values(), *results["gain"].values()):
-        assert figure["ci95"][0] <= figure["mean"] <= figure["ci95"][1]
-    assert 0 < results["gain"]["model_vs_chance"]["p_value"] < 0.01
-    assert 0 < results["gain"]["model_vs_length"]["p_value"] < 0.05
-    exported = tmp_path / RUN / "reward_model/last"
-    reward = {"class_path": "wst.RewardModel", "init_args": {"model": str(exported), "dtype": "float32"}}
-    changes = {"model.init_args.reward": reward, "trainer.max_steps": 2, "trainer.logger.init_args.name": "taught"}
-    write_config(tmp_path, tiny_model, **changes)
-    done = wst(["fit", "--config", "config.yaml"], tmp_path)
-    assert done.code == 0, done.err
-    rows = [json.loads(line) for line in (tmp_path / "runs/taught/version_0/instructions.jsonl").open()]
-    assert len({row["reward"] for row in rows if row["stage"] == "train"}) > 1

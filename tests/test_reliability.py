@@ -37,7 +37,7 @@ def with_callback(name: str, **settings: Any) -> list[str]:
 
 
 def assert_one_line(done: Outcome, code: int) -> str:
-    """Check that the run was left with one clear line, and give it."""
+    """Check that the run ended with one clear line, and return it."""
     assert "Traceback" not in done.err
     lines = [line for line in done.err.splitlines() if line.startswith(("wst: error", "wst: ended"))]
     assert len(lines) == 1, done.err

@@ -260,15 +260,13 @@ class SixQueries(QueryDataModule):
 
 
 def small_module(
-    model: str, student: Student, reward: Reward, teacher: type[Teacher] = Teacher, **settings: Any
+    model: str,
+    student: Student | None = None,
+    reward: Reward | None = None,
+    teacher: type[Teacher] = Teacher,
+    **settings: Any,
 ) -> WeakToStrong:
     """Return a module with a small teacher on ``model``, seeded."""
     torch.manual_seed(0)
     policy = teacher(model, TeacherPrompt("{query}"), LoRA(4, 8), dtype="float32", max_new_tokens=4)
-    return WeakToStrong(policy, student, reward, samples_per_query=2, **settings)
-
-
-def quiet_trainer(folder: Path, steps: int = 1, **settings: Any) -> Trainer:
-    """Return a trainer on the CPU that prints nothing and writes no checkpoints."""
-    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
-    return Trainer(max_steps=steps, accelerator="cpu", default_root_dir=folder, **(quiet | settings))
+    return WeakToStrong(policy, student or Parrot(), reward or Lowercase(), **{"samples_per_query": 2} | settings)

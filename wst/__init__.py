@@ -1,14 +1,13 @@
 """Weak-to-Strong Transfer: train a small teacher to write the instructions a frozen student needs."""
 
 import ast
-from importlib import import_module, resources
-from typing import Any
+from importlib import resources
 
-from wst import _moved
+from wst._moved import install, lazy_attributes
 
 __version__ = "0.1.0"
 
-_moved.install()
+install()
 
 # `__init__.pyi` lists the public names. Each is imported on first access, so that `import wst` does not load torch.
 _HOMES = {
@@ -18,12 +17,7 @@ _HOMES = {
     for alias in statement.names
 }
 __all__ = ["__version__", *_HOMES]
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_attributes(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -1,13 +1,14 @@
-"""Modules under the names that they had before, so that class paths in configs and checkpoints go on being found."""
+"""Imports on demand, and the former names of modules and classes, which configs and checkpoints may hold."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 MOVED = {
     "wst.baselines": "wst.training.baselines",
@@ -18,6 +19,8 @@ MOVED = {
     "wst.rollout": "wst.types",
     "wst.schedule": "wst.training.schedules",
 }
+#: Classes that left a module that still exists, with their new modules.
+MOVED_CLASSES = {"wst.files": {"AtomicCheckpointIO": "wst.training.checkpoint"}}
 
 
 class _Finder(MetaPathFinder, Loader):
@@ -36,6 +39,22 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Make the old names importable."""
+    """Install the finder of moved modules."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
+
+
+def lazy_attributes(module: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a module's ``__getattr__`` that imports names on first access.
+
+    Args:
+        module: Name of the module.
+        homes: The module that defines each name.
+    """
+
+    def find(name: str) -> Any:  # noqa: ANN401 - any object
+        if name in homes:
+            return getattr(import_module(homes[name]), name)
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+    return find

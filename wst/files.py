@@ -1,9 +1,10 @@
-"""Whole-file writes, and the folders of the user's machine that the project keeps things in."""
+"""Atomic file and folder writes, and the cache folder."""
 
 from __future__ import annotations
 
 import ctypes
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from wst._moved import MOVED_CLASSES, lazy_attributes
 from wst.errors import ConfigError
 
 _AT_FDCWD = -100  #: linux/fcntl.h: relative names begin at the current folder
@@ -37,7 +39,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let ``fill`` write a folder's content, then exchange the folder for the old one."""
+    """Write a folder's content with ``fill``, then replace the old folder by it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     restore_folder(path)
     scratch = _scratch(path)
@@ -61,7 +63,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step, so that a kill leaves both; return False where the system cannot do so."""
+    """Swap two paths atomically, so that a kill leaves both; return False where the system cannot do so."""
     libc = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(one), os.fsencode(other)
     if hasattr(libc, "renameat2"):  # Linux
@@ -127,7 +129,7 @@ def storage_fault(path: str | Path, error: BaseException) -> str:
 
 
 def follow_umask(folder: Path) -> None:
-    """Give a new folder's files the permissions that the umask asks for; safetensors makes them private."""
+    """Set the permissions of a new folder's files according to the umask; safetensors makes them private."""
     probe = folder / ".umask"
     probe.touch()
     mode = probe.stat().st_mode & 0o777
@@ -135,6 +137,12 @@ def follow_umask(folder: Path) -> None:
     for file in folder.rglob("*"):
         if file.is_file():
             file.chmod(mode)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_dir() -> Path:
@@ -153,9 +161,4 @@ def cache_dir() -> Path:
         ) from None
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
-    if name == "AtomicCheckpointIO":  # the class path that configs of earlier versions name
-        from wst.training.checkpoint import AtomicCheckpointIO
-
-        return AtomicCheckpointIO
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_attributes(__name__, MOVED_CLASSES[__name__])

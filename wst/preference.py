@@ -218,13 +218,6 @@ class PreferenceModel(FromSpec, TrainedWeightsOnly):
         """Add the callbacks of every run: the report of a test, and an orderly end."""
         return missing(self.trainer, USUAL_OF_PREFERENCE)
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401 - as Lightning has it
-        """Make the optimizer of the trainable parameters, and the scheduler."""
-        optimizer = self.make_optimizer(self.trainable())
-        if self.make_scheduler is None:
-            return optimizer
-        return [optimizer], [{"scheduler": self.make_scheduler(optimizer), "interval": "step"}]
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the trained weights and the number of steps only."""
         super().on_save_checkpoint(checkpoint)

@@ -54,7 +54,7 @@ class LoRA:
     def add_to(
         self, base: PreTrainedModel, task_type: str, owner: str, model: str, layers: list[int] | None = None
     ) -> PeftModel:
-        """Put a new adapter of this shape on a base model.
+        """Wrap a base model with a new adapter of this shape.
 
         Args:
             base: The base model.

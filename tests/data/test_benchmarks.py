@@ -59,7 +59,7 @@ def adds_up(data: Benchmark) -> bool:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Give a folder with 40 sums to train on and 8 to test on."""
+    """Write a folder with 40 sums to train on and 8 to test on."""
     write(tmp_path / "sums" / "train.jsonl", sums(range(40)))
     write(tmp_path / "sums" / "test.jsonl", sums(range(100, 108)))
     return tmp_path / "sums"

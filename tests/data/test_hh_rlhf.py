@@ -39,7 +39,7 @@ def write(path: Path, pairs: Iterable[Pair]) -> str:
 
 
 def read(tmp_path: Path, *pairs: Pair, test: Iterable[Pair] = (), **options: Any) -> HHRLHF:
-    """Give the data with the pairs read as training rows."""
+    """Return the data with the pairs read as training rows."""
     tested = list(test) or [pair("another first turn")]
     files = {"train": write(tmp_path / "train.jsonl", pairs), "test": write(tmp_path / "test.jsonl", tested)}
     data = HHRLHF(**files, val_share=0, **options)

@@ -9,7 +9,8 @@ from typing import Any
 import jsonargparse
 import pytest
 import torch
-from toys import Lowercase, MoodyParrot, Parrot, SixQueries, quiet_trainer, small_module
+from toys import Lowercase, MoodyParrot, Parrot, SixQueries, small_module
+from trainers import quiet_trainer
 
 from wst import Query, Response, Rollout, Student, Teacher, WeakToStrong
 from wst.data.datamodule import Split
@@ -251,7 +252,7 @@ def test_a_run_measures_once_and_its_checkpoint_remembers(
 
     student = kind()
     inner, reward = made()
-    first = quiet_trainer(tmp_path)
+    first = quiet_trainer(tmp_path, max_steps=1)
     first.fit(make(tiny_model, student, reward), Queries(batch_size=3))
     texts = [f"train {10**i}" for i in range(6)]
     assert len(unaided(student)) == 4  # nothing else in this run needs unaided answers
@@ -269,13 +270,17 @@ def test_a_run_measures_once_and_its_checkpoint_remembers(
     assert torch.load(path, weights_only=True)["wst"]["reward"] == ({"letters": state} if nested else state)
 
     student, (again, reward) = kind(), made()
-    quiet_trainer(tmp_path, 2).fit(make(tiny_model, student, reward), Queries(batch_size=3), ckpt_path=str(path))
+    quiet_trainer(tmp_path, max_steps=2).fit(
+        make(tiny_model, student, reward), Queries(batch_size=3), ckpt_path=str(path)
+    )
     assert (again.mean, again.spread) == (inner.mean, inner.spread)
     assert student.asked
     assert unaided(student) == []
 
     student, (again, reward) = kind(), made()
-    quiet_trainer(tmp_path, 2).test(make(tiny_model, student, reward), Queries(), ckpt_path=str(path), verbose=False)
+    quiet_trainer(tmp_path, max_steps=2).test(
+        make(tiny_model, student, reward), Queries(), ckpt_path=str(path), verbose=False
+    )
     assert (again.mean, again.spread) == (inner.mean, inner.spread)
     assert sorted(unaided(student)) == sorted(
         f"test {10**i}" for i in range(6)
@@ -292,11 +297,11 @@ def test_a_reward_that_compares_can_be_measured(tiny_model: str, tmp_path: Path)
             return super().score(rollouts)
 
     reward = Standardized(Compares(), queries=3)
-    quiet_trainer(tmp_path).fit(make(tiny_model, Parrot(), reward), Queries(batch_size=3))
+    quiet_trainer(tmp_path, max_steps=1).fit(make(tiny_model, Parrot(), reward), Queries(batch_size=3))
     assert reward.spread is not None
 
 
 def test_without_a_data_module_there_is_nothing_to_measure_on(tiny_model: str, tmp_path: Path) -> None:
     loader = torch.utils.data.DataLoader([Query("a", "b")], collate_fn=list)
     with pytest.raises(ConfigError, match="reward Standardized: it is calibrated on queries of a data module"):
-        quiet_trainer(tmp_path).fit(make(tiny_model, Parrot(), Standardized(Lowercase())), loader)
+        quiet_trainer(tmp_path, max_steps=1).fit(make(tiny_model, Parrot(), Standardized(Lowercase())), loader)

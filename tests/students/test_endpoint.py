@@ -129,8 +129,7 @@ def test_a_call_that_fails_for_good_is_unknown(
 
 
 def test_a_server_that_does_not_answer_is_given_up(student: Any, server: FakeServer) -> None:
-    (answer,) = student(timeout=0.2, retries=1).respond([prompt("[hang]")])
-    assert answer.error == "no answer within 0.2 s"
+    assert student(timeout=0.2, retries=1).respond([prompt("[hang]")])[0].error == "no answer within 0.2 s"
     assert len(server.requests) == 2
 
 
@@ -149,22 +148,24 @@ def test_retry_after_is_honoured(student: Any, server: FakeServer) -> None:
     assert answered.arrived - refused.finished >= 0.4 - 0.01
 
 
-@pytest.mark.parametrize(("status", "word"), [(401, "key"), (403, "access"), (404, "model")])
-def test_a_refused_key_or_model_ends_the_run(student: Any, server: FakeServer, status: int, word: str) -> None:
-    one = student()
+@pytest.mark.parametrize(("status", "word", "calls"), [(401, "key", 1), (403, "access", 2), (404, "model", 2)])
+def test_a_refused_key_or_model_ends_the_run(
+    student: Any, server: FakeServer, status: int, word: str, calls: int
+) -> None:
     server.status = status
     with pytest.raises(StudentStopped, match=word) as stop:
-        one.respond([prompt("hello")])
+        student(concurrency=1).respond(
+            [prompt("hello"), prompt("hello", sample=1), prompt("again"), prompt("and again")]
+        )
     assert "\n" not in str(stop.value)
-    assert len(server.requests) == 1
+    assert len({str(request.body["messages"]) for request in server.requests}) == calls
 
 
 @pytest.mark.parametrize(("status", "code"), [(429, "insufficient_quota"), (402, None)])
 def test_a_spent_quota_is_not_waited_for(student: Any, server: FakeServer, status: int, code: str | None) -> None:
-    one = student()
     server.status, server.code = status, code
     with pytest.raises(StudentStopped, match="quota"):
-        one.respond([prompt("hello")])
+        student().respond([prompt("hello")])
     assert len(server.requests) == 1
 
 
@@ -209,8 +210,12 @@ def test_a_refusal_after_an_answer_concerns_its_prompt_alone(
 def test_a_refusal_waits_for_what_is_in_flight_before_it_ends_the_run(student: Any, server: FakeServer) -> None:
     server.hold = lambda request: "fine" in str(request.body) and all(other.status != 403 for other in server.requests)
     bad, good = student().respond([prompt("[status 403]"), prompt("fine")])
-    assert "403" in bad.error
-    assert good.text == "FINE"
+    assert ("403" in bad.error, good.text) == (True, "FINE")
+
+
+def test_a_first_prompt_that_is_refused_does_not_end_the_run(student: Any) -> None:
+    answers = student(concurrency=1).respond([prompt("[status 403]"), prompt("fine"), prompt("[status 404]")])
+    assert [answer.error is None for answer in answers] == [False, True, False]
 
 
 def test_two_students_on_one_cache_pay_once(
@@ -245,7 +250,7 @@ def test_old_answers_in_the_cache_are_cleaned(student: Any, server: FakeServer, 
 
 def test_a_stopped_student_is_set_up_anew(student: Any, server: FakeServer) -> None:
     one = student()
-    server.status = 403
+    server.status = 401
     with pytest.raises(StudentStopped):
         one.respond([prompt("hello")])
     server.status = None
@@ -375,7 +380,7 @@ def test_progress_is_told(student: Any, server: FakeServer) -> None:
         ({"api_key_env": "sk-proj-123"}, "api_key_env"),
         ({"api_key_env": "gsk_abc123"}, "api_key_env"),
         ({"stop": [""]}, "stop"),
-        ({"extra_body": {"n": 4}}, "extra_body holds n"),
+        ({"extra_body": {"n": 4}}, "extra_body must not hold n"),
         ({"concurrency": 0}, "concurrency"),
         ({"timeout": 0}, "timeout"),
         ({"temperature": -1}, "temperature"),

@@ -101,13 +101,13 @@ class StopInOrder(Callback):
     on_sanity_check_start = on_validation_start = on_test_start = on_predict_start = on_train_start
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:  # noqa: ANN401
-        """Leave before the step or the batch, if a signal asked for it."""
+        """Stop before the step or batch if a signal asked for it."""
         self._leave_if_asked(trainer)
 
     on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:  # noqa: ANN401
-        """Let Lightning save and requeue, if SLURM asked for it."""
+        """Save and requeue through Lightning if SLURM asked for it."""
         if not _slurm(trainer) or not any(gather(self._requeue)):
             return
         self._requeue = False

@@ -11,13 +11,14 @@ import time
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wst.errors import CacheError, ConfigError, WSTError, debugging
+from wst.cli.errors import guarded
+from wst.cli.options import Parser
+from wst.errors import CacheError, ConfigError
 from wst.students.cache import AnswerCache, decode, drop, least_used, recount, total_size
 from wst.students.sqlite import is_damage
 
@@ -33,39 +34,28 @@ on meanwhile. What is pruned is asked again when it is needed.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print and exit with.
-
-        Raises:
-            ConfigError: Always.
-        """
-        raise ConfigError(f"{message}; see `{self.prog} --help`")
-
-
 def run(args: list[str]) -> int:
-    """Run ``wst cache`` and return its exit code: 0, 1 if `verify` finds something wrong, 2 after a user's mistake."""
-    try:
+    """Run ``wst cache`` and return its exit code: 0, 1 if `verify` finds something wrong, 2 after a user error."""
+
+    def command() -> int:
         options = _parser().parse_args(args)
         cache = AnswerCache(options.path)
-        if not cache.path.exists():
-            print(f"no answer cache at {cache.path}")
-            return 0
-        with closing(cache):
-            if options.command == "verify":
-                return _verify(cache)
-            return _prune(cache, options) if options.command == "prune" else _show(cache)
-    except (WSTError, OSError) as error:  # OSError: a folder that this user may not look into
-        if debugging():
-            raise
-        print(f"wst: error: {error}", file=sys.stderr)
-        return 2
+        try:
+            if not cache.path.exists():
+                print(f"no answer cache at {cache.path}")
+                return 0
+            with closing(cache):
+                if options.command == "verify":
+                    return _verify(cache)
+                return _prune(cache, options) if options.command == "prune" else _show(cache)
+        except OSError as error:  # such as a folder that this user may not look into
+            raise CacheError(str(error)) from error
+
+    return guarded(command)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="wst cache",
         description="Show, verify and prune the students' answers that are stored on this machine.",
         epilog=_EPILOG,

@@ -1,4 +1,4 @@
-"""``wst check``: do data and reward of a config fit each other? The gold answer of every row must score 1.0."""
+"""``wst check``: check a config's data against its reward; the gold answer of every row must score 1.0."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _BATCH = 256
 
 
 def wrong_golds(reward: Reward, queries: list[Query], field: str | None = None) -> list[Query]:
-    """Return the queries of which a gold answer, given as the response, does not score 1.0.
+    """Return the queries of which a gold answer, as the response, does not score 1.0.
 
     Args:
-        reward: A reward that compares with `Query.target`; it is set up.
+        reward: A reward that compares with `Query.target`, after `setup`.
         queries: Queries with a target.
-        field: What is given as the response instead: a field of `Query.extra`, such as the worked solution.
+        field: Field of `Query.extra` to use as the response instead of the target, such as the worked solution.
     """
     wrong = []
     for start in range(0, len(queries), _BATCH):
@@ -39,11 +39,11 @@ def wrong_golds(reward: Reward, queries: list[Query], field: str | None = None) 
 
 
 def load_run(command: str, args: list[str]) -> tuple[WeakToStrong, QueryDataModule]:
-    """Build what a config names; no model is loaded.
+    """Build a config's module and data module without loading a model.
 
     Args:
-        command: What an error calls the command.
-        args: Options as of ``wst fit``.
+        command: Name of the command in error messages.
+        args: Options of ``wst fit``.
 
     Raises:
         ConfigError: If the config has another module or data module.
@@ -56,13 +56,13 @@ def load_run(command: str, args: list[str]) -> tuple[WeakToStrong, QueryDataModu
 
 
 def run(args: list[str]) -> int:
-    """Check a config's data against its reward; no model is loaded but those of the reward.
+    """Check a config's data against its reward; only the reward's models are loaded.
 
     Args:
-        args: Options as of ``wst fit``.
+        args: Options of ``wst fit``.
 
     Returns:
-        0 if every gold answer scores 1.0, 1 if one does not, 2 after a mistake of the user's.
+        0 if every gold answer scores 1.0, 1 if one does not, 2 after a user error.
     """
 
     def command() -> int:

@@ -1,4 +1,4 @@
-"""``wst distil FOLDER --config FILE``: is an instruction for each query needed, or does one sentence do as well?"""
+"""``wst distil FOLDER --config FILE``: find out whether one fixed sentence does as well as the teacher."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wst.cli.check import load_run
+from wst.cli.options import teacher_parser
 from wst.environment import Environment
 from wst.errors import ConfigError
 from wst.evaluation import USUAL, Comparison, compare
@@ -90,7 +91,7 @@ def run_race(
 
 
 def verdict(comparison: Comparison, finished: Race) -> str:
-    """Say in words whether the teacher is better than the sentence that won the race, on the test queries."""
+    """Return sentences on whether the teacher beats the winning sentence on the test queries."""
     spent = (
         f"{len(finished.standings)} sentences raced for {finished.calls} student calls; the winner: {finished.winner!r}"
     )
@@ -126,12 +127,11 @@ def _lines(path: Path) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="wst distil",
-        description="Race static sentences on training queries, and compare the best with the teacher on test queries.",
-        epilog="All other options, --config first of all, are those of `wst fit`.",
+    parser = teacher_parser(
+        "distil",
+        "Race static sentences on training queries, and compare the best with the teacher on test queries.",
+        rest=True,
     )
-    parser.add_argument("teacher", help="folder that `wst fit` exported (teacher/best)")
     parser.add_argument("--budget", type=int, default=400, help="student calls for the race (400)")
     parser.add_argument("--samples", type=int, default=32, help="training queries whose instructions take part (32)")
     parser.add_argument("--sentences", help="text file of sentences that take part, one a line (the usual ones)")
@@ -139,6 +139,4 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", default="runs/distil", help="folder for sentence.txt and the comparison (runs/distil)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
-    parser.add_argument("--base", help="where the base model lies on this machine (as the teacher says)")
     return parser

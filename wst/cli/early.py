@@ -96,7 +96,7 @@ def read_config(path: Path) -> str:
 
 
 def _check_structure(text: str, path: Path) -> None:
-    """Go through the events of the YAML text, which builds nothing and does not recurse."""
+    """Check depth and aliases on the YAML event stream, which builds no objects and does not recurse."""
     import yaml
 
     depth = aliases = 0

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import replace
 
 from wst.cli.check import load_run
+from wst.cli.options import teacher_parser
 from wst.environment import Environment
 from wst.errors import ConfigError
 from wst.inference.artefact import Artefact
@@ -72,14 +73,11 @@ def find_gate(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="wst gate",
-        description="Choose, on validation queries, below which confidence of the teacher's no instruction is given.",
-        epilog="All other options, --config first of all, are those of `wst fit`.",
+    parser = teacher_parser(
+        "gate",
+        "Choose, on validation queries, below which confidence of the teacher's no instruction is given.",
+        rest=True,
     )
-    parser.add_argument("teacher", help="folder that `wst fit` exported (teacher/best)")
     parser.add_argument("--harm", type=float, default=0.02, help="share of queries that may be made worse (0.02)")
     parser.add_argument("--delta", type=float, default=0.1, help="probability that this is exceeded (0.1)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
-    parser.add_argument("--base", help="where the base model lies on this machine (as the teacher says)")
     return parser

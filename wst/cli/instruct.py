@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from wst.cli.options import teacher_parser
 from wst.cli.quiet import prepare
 from wst.errors import DataError
 from wst.inference.instructor import Instructor
@@ -73,16 +74,9 @@ def _stdin(jsonl: bool, field: str) -> Iterator[_Asked]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="wst instruct", description="Write instructions with a trained teacher; the student need not be up."
-    )
-    parser.add_argument("teacher", help="folder that `wst fit` exported (teacher/best), or a hub id")
+    parser = teacher_parser("instruct", "Write instructions with a trained teacher; the student need not be up.")
     parser.add_argument("text", nargs="*", help="texts to write for; without any, they are read from standard input")
     parser.add_argument("--jsonl", action="store_true", help="read JSON Lines, and write them with a field instruction")
     parser.add_argument("--field", default="query", help="field of a JSON Lines row that holds the text (query)")
     parser.add_argument("--sample", action="store_true", help="sample at the temperature of training (greedy)")
-    parser.add_argument("--base", help="where the base model lies on this machine (as the teacher says)")
-    parser.add_argument("--revision", help="branch, tag or commit of a teacher on the hub")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
-    parser.add_argument("--batch_size", type=int, default=32, help="texts written for at once (32)")
     return parser

@@ -29,7 +29,7 @@ def quieten() -> None:
 
 
 def prepare() -> None:
-    """Make the process ready for models: keep freed memory, and hide noise. It imports torch."""
+    """Prepare the process for models: keep freed memory and hide noise. Imports torch."""
     from wst.modeling.allocator import keep_freed_blocks
 
     keep_freed_blocks()

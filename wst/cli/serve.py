@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from wst.cli.options import teacher_parser
 from wst.cli.quiet import prepare
 from wst.errors import ConfigError
 from wst.inference.instructor import Instructor
@@ -61,8 +62,7 @@ def _variable(option: str, name: str | None) -> str | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="wst serve", description="Serve a trained teacher before any student.")
-    parser.add_argument("teacher", help="folder that `wst fit` exported (teacher/best), or a hub id")
+    parser = teacher_parser("serve", "Serve a trained teacher before any student.")
     parser.add_argument(
         "--upstream", required=True, help="base URL of the student's server, such as http://host:8080/v1"
     )
@@ -74,8 +74,4 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max_requests", type=int, default=256, help="requests at once; more get 503 (256)")
     parser.add_argument("--max_body_mb", type=int, default=20, help="size of a request in megabytes (20)")
     parser.add_argument("--drain", type=int, default=30, help="seconds for open requests at SIGTERM (30)")
-    parser.add_argument("--batch_size", type=int, default=32, help="queries in one batch of the teacher's (32)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
-    parser.add_argument("--base", help="where the base model lies on this machine (as the teacher says)")
-    parser.add_argument("--revision", help="branch, tag or commit of a teacher on the hub")
     return parser

@@ -94,7 +94,7 @@ def untrusted(error: ConfigError, settings: Mapping[str, Any]) -> ConfigError:
 
 
 def report_settings(settings: Mapping[str, Any], trust: bool) -> None:
-    """Say in one line what was taken from the checkpoint on the user's word, or what was not taken."""
+    """Print in one line which settings were taken from the checkpoint because the user trusts it, or which were not."""
     if not settings or cast(Any, rank_zero_only).rank:
         return
     if trust:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from wst.data import QueryDataModule
 from wst.environment import Environment
 from wst.errors import ConfigError, DataError
@@ -18,6 +16,7 @@ from wst.evaluation.instructors import USUAL, Arm, AskedStudent, FixedInstructio
 from wst.evaluation.report import Comparison, write_comparison
 from wst.evaluation.rows import UNTRAINED, read_rows
 from wst.evaluation.runner import JournaledStudent, Runner
+from wst.modeling.loading import resolve_device
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward, as_reward
 from wst.students.accounts import Accounts
@@ -77,7 +76,7 @@ def compare(
     if limit is not None and limit < 1:
         raise ConfigError(f"compare: limit must be at least 1, or null for all, got {limit}")
     _check_resamples(resamples)
-    place, folder = _device(device), Path(output)
+    place, folder = resolve_device(device), Path(output)
     queries = data.queries("test")[:limit]
     if not queries:
         raise ConfigError("compare: there are no test queries; give data a test file, or train and test_share")
@@ -148,15 +147,6 @@ def _accounts(students: dict[str, Student]) -> dict[str, Accounts]:
 def _check_resamples(resamples: int) -> None:
     if resamples < MIN_RESAMPLES:
         raise ConfigError(f"compare: resamples must be at least {MIN_RESAMPLES}, got {resamples}")
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"compare: device {name!r} is unknown; give auto, cpu, cuda or cuda:N") from error
 
 
 def _arms(

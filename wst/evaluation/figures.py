@@ -171,7 +171,7 @@ def _mean(values: Iterable[float | bool | None]) -> float | None:
 
 
 def summary(student: str, entry: dict[str, Any], kinds: dict[str, str], binary: bool) -> str:
-    """Say in plain words who instructs a student best, how certain that is, and who harms it."""
+    """Return sentences on which arm instructs a student best, how certain that is, and which arms harm it."""
     student = "the student" if student == STUDENT else student
     if entry["error"]:
         return f"{student} could not be asked: {entry['error']}"

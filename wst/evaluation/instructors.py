@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import warnings
@@ -16,6 +15,9 @@ import torch
 
 from wst.errors import ModelError, WSTError
 from wst.evaluation.rows import NONE
+from wst.files import sha256_of
+from wst.modeling.allocator import release_memory
+from wst.modeling.loading import first_nonfinite
 from wst.modeling.spec import first_line
 from wst.prompts import TeacherPrompt
 from wst.settings import identity_of
@@ -143,9 +145,7 @@ class TeacherArm(Arm):
     def close(self) -> None:
         """Release the model."""
         self._teacher = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory()
 
 
 class AskedStudent(Arm):
@@ -185,9 +185,8 @@ def check_finite(teacher: Teacher, name: str) -> None:
     Raises:
         ModelError: If one is.
     """
-    for weight, values in teacher.named_parameters():
-        if values.is_floating_point() and not bool(values.isfinite().all()):
-            raise ModelError(f"{name}: weight {weight} is not finite; give weights of a training that did not diverge")
+    if broken := first_nonfinite(teacher.named_parameters()):
+        raise ModelError(f"{name}: weight {broken} is not finite; give weights of a training that did not diverge")
 
 
 def _is_adapter(folder: str) -> bool:
@@ -216,11 +215,7 @@ def _checksum(trained: str) -> str:
     if not path.is_file():
         _is_adapter(trained)
     files = [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*config.json")])
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(bytes.fromhex(sha256_of(file)) for file in files)).hexdigest()
 
 
 def _from_checkpoint(path: str, settings: Teacher, device: torch.device) -> Teacher:

@@ -95,7 +95,7 @@ class Runner:
     # ------------------------------------------------------------ instructions
 
     def write(self, arms: Sequence[Arm]) -> tuple[dict[str, list[Written]], dict[str, dict[str, Any]]]:
-        """Let every arm write.
+        """Write the instructions of every arm.
 
         Returns:
             The instructions by arm, one a query; and what is known of each arm: kind, error, and the cost of writing.
@@ -138,7 +138,7 @@ class Runner:
     def answer(
         self, name: str, environment: Environment, arms: Sequence[Arm], written: dict[str, list[Written]]
     ) -> dict[str, Any]:
-        """Let a student answer under every arm, and score it.
+        """Collect a student's answers under every arm, and score them.
 
         Args:
             name: Name of the student.

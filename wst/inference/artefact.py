@@ -15,15 +15,15 @@ Beside the adapter (or the whole model), the tokenizer and the model card it hol
 
 from __future__ import annotations
 
-import hashlib
 import json
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wst.errors import ConfigError, ModelError
-from wst.files import write_whole
+from wst.files import sha256_of, write_whole
 from wst.prompts import StudentPrompt, TeacherPrompt
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Artefact:
                 "temperature": self.temperature,
             },
             "student_prompt": asdict(self.student_prompt),
-            "files": {path.name: _sha256(path) for path in sorted(self.folder.glob(_WEIGHTS))},
+            "files": {path.name: sha256_of(path) for path in sorted(self.folder.glob(_WEIGHTS))},
             **self.about,
             "gate": self.gate,
         }
@@ -124,7 +124,7 @@ class Artefact:
                 raise ModelError(
                     f"{path}: the file {name!r:.100} that it names is missing; copy the whole folder again"
                 )
-            if _sha256(file) != digest:
+            if sha256_of(file) != digest:
                 raise ModelError(f"{file}: its SHA-256 is not the one in {FILE}; copy the whole folder again")
         if strays := {file.name for file in folder.glob(_WEIGHTS)} - set(content["files"]):
             raise ModelError(f"{folder}: {FILE} does not name {sorted(strays)[0]!r:.100}; copy the whole folder again")
@@ -133,8 +133,9 @@ class Artefact:
             if type(teacher.get(limit)) is not int or teacher[limit] < 1:
                 raise ModelError(f"{path}: teacher.{limit} must be an integer of at least 1; export the teacher again")
         temperature = teacher.get("temperature")
-        if not isinstance(temperature, int | float) or isinstance(temperature, bool) or not temperature > 0:
-            raise ModelError(f"{path}: teacher.temperature must be above 0; export the teacher again")
+        # Compared before it is converted: JSON's integers may be too large for a float.
+        if not isinstance(temperature, int | float) or not 0 < temperature <= sys.float_info.max or temperature is True:
+            raise ModelError(f"{path}: teacher.temperature must be a number above 0; export the teacher again")
         options = teacher.get("chat_template_options")
         if options is not None and not isinstance(options, dict):
             raise ModelError(f"{path}: teacher.chat_template_options must be an object or null; export it again")
@@ -185,12 +186,9 @@ def _text(path: Path, base: Mapping[str, Any], name: str) -> str | None:
 def _built(path: Path, name: str, kind: Any, values: dict[str, Any]) -> Any:  # noqa: ANN401 - a prompt class
     if not all(value is None or isinstance(value, str) or name == "examples" for name, value in values.items()):
         raise ModelError(f"{path}: {name} holds something that is not text; export the teacher again")
+    if unknown := values.keys() - {entry.name for entry in fields(kind)}:
+        raise ModelError(f"{path}: {name} has an unknown field {min(unknown)!r:.60}; upgrade wst, or export it again")
     try:
         return kind(**values)
     except (TypeError, ConfigError) as error:
         raise ModelError(f"{path}: {name} cannot be used ({error}); export the teacher again") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -179,13 +179,9 @@ class Instructor:
         Raises:
             ConfigError: If there is no such device.
         """
-        import torch
+        from wst.modeling.loading import resolve_device
 
-        name = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
-        try:
-            return torch.device(name)
-        except RuntimeError as error:
-            raise ConfigError(f"Instructor: device {name!r} is unknown; give auto, cpu, cuda or cuda:N") from error
+        return resolve_device(self.device)
 
     def _loaded(self) -> Teacher:
         if self._teacher is None:

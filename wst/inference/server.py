@@ -180,7 +180,7 @@ class Gateway:
         self.open.set(self._open)
 
     async def chat(self, request: Request) -> Response:
-        """Put the instruction in and pass the request on."""
+        """Insert the instruction and forward the request."""
         try:
             asked = ChatRequest.parse(await self._body(request))
         except BadRequest as error:
@@ -203,7 +203,7 @@ class Gateway:
         return await self._passed_on(request, self._signed(sent, request), None)
 
     async def health(self, _: Request) -> Response:
-        """Say that the server is up, and whether the teacher answers."""
+        """Report that the server is up, and whether the teacher answers."""
         return JSONResponse({"status": "ok", "teacher": "hung" if self.batcher.hung else "ok"})
 
     async def metrics(self, _: Request) -> Response:

@@ -88,14 +88,14 @@ def adapter_base(folder: str, configured: str) -> str:
 
 
 def load_adapter(base: PreTrainedModel, folder: str, trained: str, reference: str, model: str) -> PeftModel:
-    """Put the adapter of a folder on a base model twice: once to be trained, once as it is.
+    """Load a folder's adapter onto a base model twice: a trainable copy and a frozen reference.
 
     Args:
         base: The base model.
         folder: The adapter's folder.
-        trained: Name that the adapter to be trained gets.
-        reference: Name that the other one gets.
-        model: What errors call the base.
+        trained: Name of the trainable copy.
+        reference: Name of the frozen copy.
+        model: Name of the base in error messages.
 
     Raises:
         ModelError: If the adapter cannot be read, does not fit, or holds other weights than an adapter's.

@@ -1,8 +1,9 @@
-"""What the C library does with memory that was freed."""
+"""What happens to memory that was freed."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 
@@ -15,8 +16,15 @@ _SETTINGS = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, 2**30))
 _OWN = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 
 
+def release_memory() -> None:
+    """Collect garbage and return unused GPU blocks to the driver."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def keep_freed_blocks() -> bool:
-    """Let glibc keep what the main thread frees for the rest of this process, however large the block.
+    """Make glibc keep the memory that the main thread frees, whatever the block's size, until the process ends.
 
     It gives large ones back to the system at once and has them faulted in again, page by page, with each pass of a
     model on a CPU. Kept, the process stays as large as it was at its largest.

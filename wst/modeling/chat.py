@@ -255,7 +255,7 @@ class ChatEncoder:
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Put a name at the head of a `DataError`."""
+    """Prefix a `DataError` with a name."""
     try:
         yield
     except DataError as error:

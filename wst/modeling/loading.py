@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
@@ -21,8 +20,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from wst.errors import ModelError, WSTError
-from wst.files import cache_dir, follow_umask
+from wst.errors import ConfigError, ModelError, WSTError
+from wst.files import cache_dir, follow_umask, sha256_of
 from wst.modeling.chat import encode_chat
 from wst.modeling.spec import FORMS, DType, Located, ModelSpec, Quantization, first_line, locate
 
@@ -139,6 +138,18 @@ def read_pretrained(
     return model, tokenizer, sorted(info["missing_keys"])
 
 
+def resolve_device(name: str) -> torch.device:
+    """Return the device of a name; "auto" is the first GPU, if there is one.
+
+    Raises:
+        ConfigError: If there is no such device.
+    """
+    try:
+        return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r} is unknown; give auto, cpu, cuda or cuda:N") from error
+
+
 @torch.no_grad()
 def first_nonfinite(weights: Iterable[tuple[str, Tensor]]) -> str | None:
     """Return the name of the first weights that hold NaN or an infinity, or None."""
@@ -171,7 +182,7 @@ def _end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 
 def _contiguous(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Make the lm_head's input contiguous, lest torch copy the weights once for each row, as it does for a slice.
+    """Make the lm_head's input contiguous; for a slice, torch would copy the weights once for each row.
 
     Compares all strides, also those of the only row there is, which `Tensor.contiguous` ignores.
     """
@@ -192,9 +203,7 @@ def _converted_gguf(path: Path) -> Path:
     De-quantizing takes much longer than reading the result, so the result is kept in `cache_dir`, under a
     name that holds the hash of the file.
     """
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    folder = cache_dir() / "gguf" / f"{path.stem}-{digest[:16]}"
+    folder = cache_dir() / "gguf" / f"{path.stem}-{sha256_of(path)[:16]}"
     if folder.is_dir():
         return folder
     scratch = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")

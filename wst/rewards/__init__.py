@@ -1,7 +1,8 @@
 """Rewards: what the teacher is trained to maximise. Importing this package loads neither torch nor transformers."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from wst._moved import lazy_attributes
 from wst.rewards.base import FunctionReward, Reward, Scores
 from wst.rewards.composite import WeightedSum
 from wst.rewards.judge import Judge
@@ -29,10 +30,5 @@ __all__ = [
     "WeightedSum",
 ]
 
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - a class
-    if name == "RewardModel":  # the only reward whose module may need torch
-        from wst.rewards.model import RewardModel
-
-        return RewardModel
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# The only reward whose module may need torch.
+__getattr__ = lazy_attributes(__name__, {"RewardModel": "wst.rewards.model"})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from itertools import pairwise
 
-from wst.rewards.words import decoded
+from wst.rewards.words import NUMBER_WORDS, SCALES, decoded
 
 # Every alternative fails within a few characters or consumes what it read, so the search takes linear time.
 _TOKEN = re.compile(
@@ -27,7 +27,6 @@ _TOKEN = re.compile(
     r"(?P<exponent>[eE][-+\u2212]?\d+)?"
     r"(?:\s*(?P<scale>hundred|thousand|million|billion|trillion)\b|(?P<kilo>[kK])\b)?"
 )
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
 # Read any number of digits without rounding; an exponent beyond 10^18 gives infinity instead of an error.
 _READ = Context(prec=MAX_PREC, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
@@ -80,31 +79,7 @@ _SENTENCE = re.compile(r"[.!?](?=\s|\Z|[*_])|\n")
 _RETRACTED = re.compile(r"\b(?:wait|actually|correction|sorry|oops|instead|mistake|hmm|recheck|no,)", re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}")
 
-_UNITS = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_WORDS = {word: i for i, word in enumerate(_UNITS)} | {word: 10 * i for i, word in enumerate(_TENS, 2)}
-_WORD = rf"(?:{'|'.join((*_WORDS, *_SCALES))})"
+_WORD = rf"(?:{'|'.join((*NUMBER_WORDS, *SCALES))})"
 _SPOKEN = re.compile(rf"\b(?:(minus|negative)\s+)?({_WORD}(?:(?:\s+and\s+|[\s-]+){_WORD})*)\b", re.IGNORECASE)
 
 
@@ -218,7 +193,7 @@ def _value(match: re.Match[str], before: str) -> Decimal:
     sign = (match["sign"] or "").strip().replace("\u2212", "-")
     value = _READ.create_decimal(sign + digits + (match["exponent"] or "").replace("\u2212", "-"))
     if match["scale"] or match["kilo"]:
-        value = _READ.scaleb(value, 3 if match["kilo"] else _SCALES[match["scale"].casefold()])
+        value = _READ.multiply(value, 1000 if match["kilo"] else SCALES[match["scale"].casefold()])
     negated = _NEGATED.search(before)
     if negated and not re.search(r"\d\s*\Z", before[: negated.start()]):
         value = _READ.minus(value)
@@ -328,12 +303,12 @@ def _spoken(text: str) -> Iterator[tuple[Decimal, str, int]]:
     for match in _SPOKEN.finditer(text):
         total = part = 0
         for word in re.findall(r"[a-z]+", match[2].casefold()):
-            if word in _WORDS:
-                part += _WORDS[word]
+            if word in NUMBER_WORDS:
+                part += NUMBER_WORDS[word]
             elif word == "hundred":
                 part = 100 * max(part, 1)
-            elif word in _SCALES:
-                total, part = total + max(part, 1) * 10 ** _SCALES[word], 0
+            elif word in SCALES:
+                total, part = total + max(part, 1) * SCALES[word], 0
         yield Decimal(-(total + part) if match[1] else total + part), match[2], match.end()
 
 
@@ -358,7 +333,7 @@ def _hinted(text: str) -> list[Decimal]:
     """Return numbers that a text gives away without writing them: as a root, a difference, digits, hexadecimal."""
     found = [_COMPUTE.sqrt(Decimal(a or b or c)) for a, b, c in _ROOT.findall(text)]
     for amount, word, base in _OFFSET.findall(text):
-        step = int(amount) if amount.isdecimal() and len(amount) < 12 else _WORDS.get(amount.casefold(), 0)
+        step = int(amount) if amount.isdecimal() and len(amount) < 12 else NUMBER_WORDS.get(amount.casefold(), 0)
         found.append(Decimal(int(base) + (step if word.casefold() in ("more", "greater") else -step)))
     found += [Decimal(_TIMES[word.casefold()]) * Decimal(base) for word, base in _MULTIPLE.findall(text)]
     for match in _SPLIT.finditer(text):

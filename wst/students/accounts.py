@@ -112,7 +112,7 @@ class Accounts:
         self._seconds: list[float] = []
 
     def open(self, folder: Path, stage: str) -> None:
-        """Keep the ledger in a folder from now on, and book under a stage's name.
+        """Move the ledger to a folder, and book further calls under a stage's name.
 
         Raises:
             CacheError: If the file cannot be used.

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from wst.errors import ContractError
+from wst.errors import ConfigError, ContractError
 from wst.settings import public_settings
 from wst.types import Prompt, Response
 
@@ -61,8 +61,20 @@ class Student(ABC):
         """Release what `setup` took."""
 
 
+def check_decoding(owner: str, temperature: float | None, stop: Sequence[str] | None) -> None:
+    """Check a temperature and stop texts.
+
+    Raises:
+        ConfigError: If the temperature is below 0, or a stop text is empty.
+    """
+    if temperature is not None and temperature < 0:
+        raise ConfigError(f"{owner}: temperature must not be below 0, got {temperature}")
+    if any(not text for text in stop or []):
+        raise ConfigError(f"{owner}: stop holds an empty text, which would end every answer; take it out")
+
+
 def respond(student: Student, prompts: Sequence[Prompt]) -> list[Response]:
-    """Ask the student, and check what it returns.
+    """Call the student and check the responses.
 
     Raises:
         ContractError: If it returns the wrong count, or something else than responses.

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -33,6 +34,8 @@ _MOST_BYTES = 4 * 2**20  # of a response
 _MOST_TOKENS = 10**7  # of a prompt or an answer: above that the usage is wrong
 _ENDED = {"stop", "eos", "eos_token", "length", "content_filter"}  # Together and TGI say "eos" for "stop"
 _QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance"}
+#: What moderation says of a prompt; a bare "policy" may be the organization's, which concerns every prompt.
+_MODERATED = re.compile(r"moderat|flagged|content.?(?:policy|filter|management)|safety|usage polic|violat", re.I)
 _REASONS = {401: "the key is refused", 403: "access is refused", 404: "no such model or address"}
 _LOGGERS = ("httpx2", "httpcore2.connection", "httpcore2.http11", "httpcore2.proxy")
 
@@ -200,17 +203,19 @@ def _checked(status: int, headers: Mapping[str, str], data: bytes) -> Any:  # no
     reason = f"HTTP {status}: {message or _excerpt(data)}"
     free = not succeeded and (status < 500 or status == 503)  # other gateway errors may follow a charged answer
     wait = retry_after(headers)
-    kind = _kind(meant, codes)
+    kind = _kind(meant, message, codes)
     if kind == "passing" and (wait or 0.0) > LONGEST_WAIT:
         kind = "prompt"
     raise Failure(reason, kind, f"HTTP {status}", meant, wait, free)
 
 
-def _kind(status: int, codes: set[str]) -> Kind:
+def _kind(status: int, message: str, codes: set[str]) -> Kind:
     if status == 402 or status == 401 or codes & _QUOTA:
         return "never"
     if status == 400 and "content_filter" in codes:  # Azure's filter before the model
         return "filtered"
+    if status == 403 and _MODERATED.search(" ".join([message, *codes])):
+        return "prompt"
     if status in (403, 404) or 300 <= status < 400:
         return "access"
     return "passing" if status in (408, 409, 425, 429) or status >= 500 else "prompt"

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from wst.errors import CacheError, ConfigError, StudentStopped
+from wst.settings import check_counts
 from wst.students.accounts import Accounts, Budget, Prices
-from wst.students.base import Student
+from wst.students.base import Student, check_decoding
 from wst.students.cache import AnswerCache, answer_key, open_cache
 from wst.students.completions import ChatClient, Failure, check_address, read_completion, valid_text, without_thinking
 from wst.students.keys import ApiKey
-from wst.types import Prompt, Response
+from wst.types import Message, Prompt, Response
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,8 @@ class EndpointStudent(Student):
     failed call: a `Response` with ``error`` set, which is never scored, never cached, and never counts as wrong.
     Failures that may pass (408, 409, 425, 429, 5xx, an error body under status 200, time-outs, dropped connections) are
     tried again with exponential back-off and jitter, or when Retry-After says. A refused key (401), a spent quota and a
-    spent budget end the run; so do 403 and 404, unless a call has succeeded: then they concern this prompt alone.
+    spent budget end the run; so do 403 and 404 for two different prompts, if no call has ever succeeded. Otherwise they
+    concern their prompt alone, as a 403 does whose body says that the content was moderated.
     A refusal, an empty answer and one cut off by the token limit are answers.
 
     Two runs that share a cache do not pay for the same answer twice: the second waits for the first's.
@@ -104,35 +106,22 @@ class EndpointStudent(Student):
         cache: AnswerCache | bool = True,
     ) -> None:
         check_address(base_url)
-        for option, value, least in (
-            ("max_new_tokens", max_new_tokens, 1),
-            ("concurrency", concurrency, 1),
-            ("retries", retries, 0),
-            ("requests_per_minute", requests_per_minute, 1),
-            ("tokens_per_minute", tokens_per_minute, 1),
-        ):
-            if value is not None and value < least:
-                raise ConfigError(f"EndpointStudent: {option} must be at least {least}, got {value}")
+        rates = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
+        check_counts("EndpointStudent", max_new_tokens=max_new_tokens, concurrency=concurrency, **rates)
+        check_decoding("EndpointStudent", temperature, stop)
+        if retries < 0:
+            raise ConfigError(f"EndpointStudent: retries must be at least 0, got {retries}")
         for option, number in (("timeout", timeout), ("backoff", backoff)):
             if not number > 0:
                 raise ConfigError(f"EndpointStudent: {option} must be above 0 seconds, got {number}")
-        if any(not text for text in stop or []):
-            raise ConfigError("EndpointStudent: stop holds an empty text, which would end every answer; take it out")
-        if fixed := sorted(_OURS & set(extra_body or {})):
-            raise ConfigError(
-                f"EndpointStudent: extra_body holds {', '.join(fixed)}, which the student itself sends, or which would "
-                "change what a call costs; take it out"
-            )
-        if temperature is not None and temperature < 0:
-            raise ConfigError(f"EndpointStudent: temperature must not be below 0, got {temperature}")
+        if fixed := ", ".join(sorted(_OURS & set(extra_body or {}))):
+            raise ConfigError(f"EndpointStudent: extra_body must not hold {fixed}; take it out")
         self.source = model
         self.base_url = base_url.rstrip("/")
         self._key = ApiKey(api_key_env, self.base_url)
         self.azure_api_version = azure_api_version
         self.concurrency = concurrency
-        self.timeout = timeout
-        self.retries = retries
-        self.backoff = backoff
+        self.timeout, self.retries, self.backoff = timeout, retries, backoff
         self.max_new_tokens = max_new_tokens
         self.deterministic = temperature == 0
         self.cache = open_cache(cache)
@@ -158,6 +147,7 @@ class EndpointStudent(Student):
         self._asked: dict[str, Future[Response]] = {}
         self._stopped: StudentStopped | CacheError | None = None
         self._succeeded = False  # whether this process has had an answer from the endpoint
+        self._denied: set[tuple[Message, ...]] = set()  # prompts that were refused access
         self._warned = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
@@ -186,13 +176,13 @@ class EndpointStudent(Student):
                 return
             self.close()
         self._client = ChatClient(self.base_url, self._key, self.source, self.azure_api_version)
-        self._pid, self._asked, self._stopped = os.getpid(), {}, None
+        self._pid, self._asked, self._stopped, self._denied = os.getpid(), {}, None, set()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="wst-endpoint", daemon=True).start()
         self._run(self._connect()).result()
 
     def prefetch(self, prompt: Prompt) -> None:
-        """Make the call now; `respond` will return its answer."""
+        """Start the call; `respond` will return its answer."""
         self._ask(prompt)
 
     def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
@@ -315,24 +305,25 @@ class EndpointStudent(Student):
             self.accounts.count("refused")
             return Response("", refused=True)
         reason = self._clean(failure.reason)
-        if failure.kind == "never" or (failure.kind == "access" and not await self._ever_succeeded()):
+        if failure.kind == "never" or (failure.kind == "access" and await self._is_denied(prompt)):
             raise StudentStopped(
                 f"student {self.label}: {failure.meaning} ({reason}); {self._remedy(failure.status)}, then resume"
             )
         self.accounts.count("failed")
         return Response("", error=reason)
 
-    async def _ever_succeeded(self) -> bool:
-        """Whether a call has succeeded: in this process, one that is still in flight, or one in the ledger."""
+    async def _is_denied(self, prompt: Prompt) -> bool:
+        """Return whether a second prompt is refused access, and no call has succeeded, in the ledger either."""
+        self._denied.add(prompt.messages)
         while not self._succeeded and self.accounts.in_flight:
             await asyncio.sleep(0.02)
-        return self._succeeded or self.accounts.ever_answered()
+        return len(self._denied) > 1 and not (self._succeeded or self.accounts.ever_answered())
 
     async def _try(self, prompt: Prompt) -> Response:
         """Make one call.
 
         Raises:
-            Failure: If it brings no answer.
+            Failure: If it returns no answer.
         """
         messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
         # The endpoint's tokenizer is not at hand. A token is at least a byte, and each turn adds a few of its own.

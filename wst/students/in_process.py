@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from wst.errors import ConfigError
+from wst.modeling.allocator import release_memory
 from wst.modeling.chat import ChatEncoder
 from wst.modeling.spec import FromSpec, ModelSpec
 from wst.settings import check_counts
-from wst.students.base import Student
+from wst.students.base import Student, check_decoding
 from wst.students.cache import AnswerCache, answer_key, open_cache
 from wst.types import Message, Prompt, Response
 
@@ -40,10 +40,7 @@ class InProcessStudent(FromSpec, Student):
     ) -> None:
         name = type(self).__name__
         check_counts(name, max_new_tokens=max_new_tokens, max_prompt_tokens=max_prompt_tokens)
-        if temperature < 0:
-            raise ConfigError(f"{name}: temperature must not be below 0, got {temperature}")
-        if any(not text for text in stop or []):
-            raise ConfigError(f"{name}: stop holds an empty text, which would end every answer; take it out")
+        check_decoding(name, temperature, stop)
         self.spec = spec
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
@@ -74,8 +71,7 @@ class InProcessStudent(FromSpec, Student):
         """Free the memory; `setup` loads again."""
         if self.cache is not None:
             self.cache.close()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory()
 
     def stop_ids(self) -> list[int]:
         """Return the ids of stop texts that are special tokens, which decoded answers do not show."""

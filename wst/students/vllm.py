@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterator, Mapping
@@ -132,7 +131,6 @@ class VLLMStudent(InProcessStudent):
         if self._engine is not None:
             self._engine.llm_engine.engine_core.shutdown()
         self._engine = None
-        gc.collect()
         super().close()
 
     @property

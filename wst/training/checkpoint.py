@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 from wst.distributed import collective_errors
@@ -26,6 +26,8 @@ class TrainedWeightsOnly(LightningModule):
     trained: str = "model"
     #: Prefixes of further state_dict keys that a checkpoint keeps, and may lack when it is loaded.
     checkpoint_keys: tuple[str, ...] = ()
+    make_optimizer: OptimizerCallable
+    make_scheduler: LRSchedulerCallable | None
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,6 +36,13 @@ class TrainedWeightsOnly(LightningModule):
     def trainable(self) -> list[nn.Parameter]:
         """Return the parameters that are trained."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - as Lightning has it
+        """Build the optimizer of the trainable parameters, and the scheduler, which counts steps."""
+        optimizer = self.make_optimizer(self.trainable())
+        if self.make_scheduler is None:
+            return optimizer
+        return [optimizer], [{"scheduler": self.make_scheduler(optimizer), "interval": "step"}]
 
     def exclude_frozen_from_ddp(self) -> None:
         """Exclude frozen weights and buffers from DDP; call it once the weights are loaded.
@@ -128,7 +137,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         del weights_only
         try:
             return super().load_checkpoint(path, map_location, weights_only=True)
-        except pickle.UnpicklingError as error:
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # whatever a damaged archive or pickle makes torch raise
             raise ModelError(
-                f"checkpoint {str(path)!r} does not load with weights_only; give one that `wst fit` wrote"
+                f"checkpoint {str(path)!r} does not load with weights_only ({type(error).__name__}); give one that "
+                "`wst fit` wrote"
             ) from error

@@ -54,13 +54,13 @@ def log_folder(trainer: Trainer) -> Path:
 
 
 class FolderLock:
-    """The right to train in a folder. The system takes it back when the process ends, however it ends.
+    """An exclusive lock on a training folder. The system releases it when the process ends, however it ends.
 
     Args:
-        folder: It is created if need be.
+        folder: Created if it does not exist.
 
     Raises:
-        ConfigError: If another process has it.
+        ConfigError: If another process holds the lock.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -79,5 +79,5 @@ class FolderLock:
             pass
 
     def release(self) -> None:
-        """Give the folder back."""
+        """Release the lock."""
         os.close(self._descriptor)

@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 
 from wst.distributed import check_strategy, collective_errors
@@ -43,8 +42,6 @@ class TrainingLifecycle(TrainedWeightsOnly):
     student: Student = _of_environment("student")
     reward: Reward = _of_environment("reward")
     student_prompt: StudentPrompt = _of_environment("prompt")
-    make_optimizer: OptimizerCallable
-    make_scheduler: LRSchedulerCallable | None
     max_skips: int
     resume_changed: bool
 
@@ -82,13 +79,6 @@ class TrainingLifecycle(TrainedWeightsOnly):
             self.teacher.load(device)
             self.environment.setup(device)
         self.exclude_frozen_from_ddp()
-
-    def configure_optimizers(self) -> Any:  # noqa: ANN401 - as Lightning has it
-        """Build the optimizer of the trainable parameters, and the scheduler."""
-        optimizer = self.make_optimizer(self.trainable())
-        if self.make_scheduler is None:
-            return optimizer
-        return [optimizer], [self.make_scheduler(optimizer)]
 
     def teardown(self, stage: str) -> None:
         """Release what student and reward hold."""

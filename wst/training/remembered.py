@@ -8,7 +8,7 @@ dicts here, as ``weights_only`` loads them; nothing is imported or built.
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -23,7 +23,7 @@ def _is_count(value: object) -> bool:
 
 
 def _is_temperature(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 def _is_text(value: object) -> bool:
@@ -116,7 +116,8 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:  # 
     if len(path) > _DEEPEST:
         raise ConfigError(f"the settings are nested more than {_DEEPEST} levels deep; give those of a run")
     for key, inner in value.items():
-        part = f"{key!r}" if "." in key else key  # a dot in a key must not reach into another part
+        # A dot in a key must not reach into another part, nor a control character the terminal.
+        part = f"{key!r}" if "." in key or not key.isprintable() else key
         yield from _leaves(inner, path if key == "init_args" else (*path, part))
 
 

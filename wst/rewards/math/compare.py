@@ -1,7 +1,7 @@
-r"""Whether two mathematical answers are equal in value; math-verify and sympy are imported when first needed.
+r"""Compare mathematical answers by value; math-verify and sympy are imported when first needed.
 
-Reads first what math-verify reads differently from a mathematician: text, units, lists, intervals, long numbers.
-Hostile input can hang it or exhaust the memory: call it only in a process that can be killed.
+Text, units, lists, intervals and long numbers are handled here, because math-verify reads them differently from a
+mathematician. Hostile input can hang the comparison or exhaust the memory.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from typing import Any
 
 from wst.rewards.math.normalize import choice_of, compact, is_text, plain, tidy
 from wst.rewards.math.numerals import Number, read_based, read_number
-from wst.rewards.math.parts import APPROXIMATELY, EQUALS, Many, depth_of, items_of, parts_of, split_outside
+from wst.rewards.math.parts import APPROXIMATELY, EQUALS, Compound, depth_of, items_of, parse_compound, split_outside
 from wst.rewards.math.prose import chosen_letter
-from wst.rewards.math.units import bare, without_unit
+from wst.rewards.math.units import magnitude_of, without_unit
 
 _DEEPEST = 50  # brackets within brackets
 
 
 def same_answer(answer: str, gold: str) -> bool:
-    r"""Tell whether two answers are equal in value; `MathAnswer` says what that means.
+    r"""Return whether two answers are equal in value, as defined in `MathAnswer`.
 
-    It may hang, or exhaust the memory: call it in a process that can be killed.
+    It may hang or exhaust the memory; call it only in a process that can be killed.
 
     Example:
         >>> same_answer(r"\frac{\sqrt{8}}{4}", r"\frac{1}{\sqrt{2}}")
         True
     """
-    return _same(tidy(answer), tidy(gold), 0)
+    return _equal(tidy(answer), tidy(gold), 0)
 
 
-def _same_parts(answer: Many, gold: Many, depth: int) -> bool:
+def _equal_parts(answer: Compound, gold: Compound, depth: int) -> bool:
     def one_to_one(pairs: Sequence[tuple[str, str]]) -> bool:
-        return all(_same(a, g, depth + 1) for a, g in pairs)
+        return all(_equal(a, g, depth + 1) for a, g in pairs)
 
     kinds = {answer.kind, gold.kind}
     alike = len(answer.parts) == len(gold.parts)
     if "set" in kinds and kinds <= {"set", "list"}:  # a set holds nothing twice
-        return all(any(_same(a, g, depth + 1) for g in gold.parts) for a in answer.parts) and all(
-            any(_same(a, g, depth + 1) for a in answer.parts) for g in gold.parts
+        return all(any(_equal(a, g, depth + 1) for g in gold.parts) for a in answer.parts) and all(
+            any(_equal(a, g, depth + 1) for a in answer.parts) for g in gold.parts
         )
     if kinds <= {"list", "union"}:
         left = list(gold.parts)
         for a in answer.parts:
-            found = next((i for i, g in enumerate(left) if _same(a, g, depth + 1)), None)
+            found = next((i for i, g in enumerate(left) if _equal(a, g, depth + 1)), None)
             if found is None:
                 return False
             del left[found]
@@ -101,7 +101,7 @@ def _time(text: str) -> tuple[int, bool] | None:
 
 
 def _is_time(text: str) -> bool:
-    """Tell a time from a ratio: it says a.m. or p.m., or has a zero that a ratio has not, or is no reduced ratio."""
+    """Return whether ``a:b`` is a time, not a ratio: with a.m. or p.m., a leading zero, or not in lowest terms."""
     if (time := _time(text)) is None or time[1]:
         return time is not None
     first, second = text.split(":")
@@ -117,8 +117,8 @@ def sides(text: str) -> list[str]:
     return sides if len(sides) < 3 or not all(sides) else [sides[0], sides[-1]]
 
 
-def _exact(text: str) -> str:
-    r"""Leave out the approximation of a value: ``\frac{10}{3} \approx 3.33``."""
+def _drop_approximation(text: str) -> str:
+    r"""Return the exact side of an approximation: ``\frac{10}{3}`` of ``\frac{10}{3} \approx 3.33``."""
     sides = [side.strip() for side in split_outside(text, APPROXIMATELY)]
     if len(sides) == 2 and not sides[0]:
         return sides[1]
@@ -129,19 +129,19 @@ def _exact(text: str) -> str:
 
 
 def _states_value(side: str) -> bool:
-    """Tell whether ``side = 5`` states the value of something asked for: ``x^2 = 5`` or ``3x = 5`` leaves it open."""
+    """Return whether ``side = 5`` states the value of an unknown; ``x^2 = 5`` and ``3x = 5`` do not."""
     if _NAMED.fullmatch(side) or re.fullmatch(r"[A-Za-z]'*\s*\([^()]*\)", side) or is_text(side):
         return True
     letters = set(re.findall(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|(?<=\d)[a-z]", side)) - {"e", "i"}
     return len(letters) != 1
 
 
-def _function(name: str) -> str:
+def _function_name(name: str) -> str:
     return "y" if re.fullmatch(r"[a-z]\s*\([a-z]\)", name) else compact(name)
 
 
-def _same(answer: str, gold: str, depth: int) -> bool:
-    """Compare two tidy answers: by form, by their parts, then by value."""
+def _equal(answer: str, gold: str, depth: int) -> bool:
+    """Compare two normalized answers: first by form, then by parts, then by value."""
     if not answer or not gold or depth > 20:
         return False
     if compact(answer) == compact(gold):
@@ -159,19 +159,19 @@ def _same(answer: str, gold: str, depth: int) -> bool:
             return False
         (ours_at, ours_said), (theirs_at, theirs_said) = times[0], times[1]
         return ours_at == theirs_at or (ours_said != theirs_said and (ours_at - theirs_at) % 720 == 0)
-    answer, gold = _exact(answer), _exact(gold)
+    answer, gold = _drop_approximation(answer), _drop_approximation(gold)
     alternatives = split_outside(answer, _OR) if not split_outside(gold, _OR)[1:] else []
-    if len(alternatives) > 1 and parts_of(gold) is None:  # 0.75 or 75%
-        return all(_same(part.strip(), gold, depth + 1) for part in alternatives)
+    if len(alternatives) > 1 and parse_compound(gold) is None:  # 0.75 or 75%
+        return all(_equal(part.strip(), gold, depth + 1) for part in alternatives)
 
     if answer[-1:] == "%" or gold[-1:] == "%":
         a, g = answer.removesuffix("%").strip(), gold.removesuffix("%").strip()
         if answer[-1:] == gold[-1:]:
-            return _same(a, g, depth + 1)
+            return _equal(a, g, depth + 1)
         percentage, other = (a, gold) if answer[-1:] == "%" else (g, answer)
-        plain_number = read_number(bare(other))
+        plain_number = read_number(magnitude_of(other))
         # The plain number of a percentage is above 1, that of a hundredth at most 1.
-        if (plain_number is None or abs(plain_number.value) >= 1) and _same(a, g, depth + 1):
+        if (plain_number is None or abs(plain_number.value) >= 1) and _equal(a, g, depth + 1):
             return True
         if plain_number is not None and abs(plain_number.value) > 1:
             return False
@@ -181,29 +181,29 @@ def _same(answer: str, gold: str, depth: int) -> bool:
             if part is None
             else rf"\frac{{{part.value.numerator}}}{{{part.value.denominator * 100}}}"
         )
-        return _same(hundredth, other, depth + 1)
+        return _equal(hundredth, other, depth + 1)
 
     if len(items_of(answer)) == 1 == len(items_of(gold)):
         left, right = sides(answer), sides(gold)
         if len(left) == 2 and _NAMED.fullmatch(left[1]) and not _NAMED.fullmatch(left[0]):
             left.reverse()
         if len(left) == len(right) == 2 and _NAMED.fullmatch(left[0]) and _NAMED.fullmatch(right[0]):
-            return _function(left[0]) == _function(right[0]) and _same(left[1], right[1], depth + 1)
+            return _function_name(left[0]) == _function_name(right[0]) and _equal(left[1], right[1], depth + 1)
         if len(left) == 2 and len(right) == 1:
-            return _states_value(left[0]) and _same(left[1], gold, depth + 1)
+            return _states_value(left[0]) and _equal(left[1], gold, depth + 1)
         if len(left) == 1 and len(right) == 2 and _NAMED.fullmatch(right[0]):
-            return _same(answer, right[1], depth + 1)
+            return _equal(answer, right[1], depth + 1)
 
-    ours, theirs = parts_of(answer), parts_of(gold)
+    ours, theirs = parse_compound(answer), parse_compound(gold)
     if theirs is not None and theirs.kind == "matrix" and (ours is None or ours.kind == "tuple"):
-        ours = parts_of(_vector(answer)) or ours
+        ours = parse_compound(_vector(answer)) or ours
     if ours is not None and theirs is not None:
-        return _same_parts(ours, theirs, depth)
+        return _equal_parts(ours, theirs, depth)
     if (ours is None) != (theirs is None):
         # A set of one, or `x \in \{5\}`, has the value of its element.
         many, other = (ours, gold) if ours is not None else (theirs, answer)
         if many is not None and many.kind in ("set", "list") and len(many.parts) == 1:
-            return _same(many.parts[0], other, depth + 1)
+            return _equal(many.parts[0], other, depth + 1)
 
     letters = [without_unit(text)[1] is not None or not re.search(r"[a-zA-Z]", text) for text in (gold, answer)]
     (a, counted), (g, wanted) = without_unit(answer, letters[0]), without_unit(gold, letters[1])
@@ -215,18 +215,18 @@ def _same(answer: str, gold: str, depth: int) -> bool:
             if counted.size != wanted.size:
                 size = counted.size / wanted.size
                 a = rf"({a}) \cdot \frac{{{size.numerator}}}{{{size.denominator}}}"
-        return _same(a, g, depth + 1)
+        return _equal(a, g, depth + 1)
     if ours is not None or theirs is not None:
         if theirs is None and is_text(gold):
-            return _same_text(answer, gold)
-        # Such as an interval and a set that is described; words are no mathematics.
-        return not is_text(answer) and not is_text(gold) and _same_value(answer, gold)
-    return _same_value(answer, gold)
+            return _equal_texts(answer, gold)
+        # For example an interval and a set in set-builder notation; words have no value.
+        return not is_text(answer) and not is_text(gold) and _equal_values(answer, gold)
+    return _equal_values(answer, gold)
 
 
-def _same_value(answer: str, gold: str) -> bool:
+def _equal_values(answer: str, gold: str) -> bool:
     if is_text(answer) or is_text(gold):
-        return _same_text(answer, gold)
+        return _equal_texts(answer, gold)
     a, g = read_based(answer) or read_number(answer), read_based(gold) or read_number(gold)
     if a is not None and g is not None and (a.value == g.value or (a.places is None) == (g.places is None)):
         return a.value == g.value
@@ -236,9 +236,9 @@ def _same_value(answer: str, gold: str) -> bool:
         return False  # the parser folds case
     if "i" in _letters(gold) and "j" in _letters(answer) and "i" not in _letters(answer):
         answer = re.sub(r"(?<![A-Za-z\\])j(?![A-Za-z])", "i", answer)
-    ours, theirs = value_of(answer), value_of(gold)
+    ours, theirs = parse_formula(answer), parse_formula(gold)
     if ours is None or theirs is None:
-        return _same_text(answer, gold)
+        return _equal_texts(answer, gold)
     for number, other in ((a, theirs), (g, ours)):
         if number is not None and number.places is not None and number.digits >= 6:
             import sympy  # type: ignore[import-untyped]
@@ -247,7 +247,7 @@ def _same_value(answer: str, gold: str) -> bool:
                 precise = sympy.N(other, number.digits + 20)
                 if precise.is_Float and _approximates(number, Fraction(sympy.Rational(precise))):
                     return True
-    return _equal(ours, theirs)
+    return _equal_expressions(ours, theirs)
 
 
 def _approximates(decimal: Number, value: Fraction) -> bool:
@@ -271,11 +271,11 @@ _EXCLUDES = {
 _NEGATED = re.compile(r"(?:is|are|was|were|do|does|did|ca|could|wo|would|should|has|have)nt")  # without apostrophe
 
 
-def _same_text(answer: str, gold: str) -> bool:
-    """Compare words: the answer may say more before or after the gold answer, but not deny it or name alternatives."""
+def _equal_texts(answer: str, gold: str) -> bool:
+    """Compare words. The answer may surround the gold answer with text, but not deny it or name alternatives."""
     ours, theirs = plain(answer), plain(gold)
     if not ours or not theirs or not is_text(gold):
-        # Symbols of a formula that cannot be read are no punctuation.
+        # The symbols of an unreadable formula are not punctuation.
         return compact(answer) == compact(gold)
     if ours == theirs:
         return True
@@ -292,14 +292,14 @@ def _same_text(answer: str, gold: str) -> bool:
 
 
 @lru_cache(maxsize=1000)
-def value_of(text: str) -> Any:  # noqa: ANN401
-    """Parse a formula by math-verify's grammar, exactly, and evaluate it if it is a number; None: not readable."""
+def parse_formula(text: str) -> Any:  # noqa: ANN401
+    """Parse a formula with math-verify's grammar, exactly, and evaluate it if it is a number; None if unreadable."""
     import sympy
     from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex  # type: ignore[import-untyped]
 
     if depth_of(text) > _DEEPEST:
         raise RecursionError  # as the parser would, after many seconds
-    # Units are ours to treat: the library takes the t of 3t for one.
+    # Units are handled here: the library takes the t of 3t for one.
     style = NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="none", units=False)
     try:
         latex = normalize_latex(text, style)
@@ -323,7 +323,7 @@ def value_of(text: str) -> Any:  # noqa: ANN401
     return value
 
 
-def _equal(answer: Any, gold: Any) -> bool:  # noqa: ANN401
+def _equal_expressions(answer: Any, gold: Any) -> bool:  # noqa: ANN401
     """Compare two parsed answers."""
     import sympy
     from math_verify import verify  # type: ignore[import-untyped]
@@ -337,8 +337,7 @@ def _equal(answer: Any, gold: Any) -> bool:  # noqa: ANN401
             return False
         difference = answer - gold
         if answer.is_number and gold.is_number:
-            # An exact zero comes out as a tiny number without a significant digit.
-            # Such as 1/0 in another form has no parts.
+            # An exact zero comes out as a tiny number without a significant digit; another form of 1/0 has no parts.
             parts = sympy.N(difference, 30).as_real_imag()
             if all(part.is_Float or part.is_zero for part in parts):
                 return all(part == 0 or not part.is_comparable for part in parts)
@@ -347,7 +346,7 @@ def _equal(answer: Any, gold: Any) -> bool:  # noqa: ANN401
 
 
 def _differ(answer: Any, gold: Any) -> bool:  # noqa: ANN401
-    """Whether two expressions differ for certain, since they do at a point: much quicker than simplifying them."""
+    """Return whether two expressions differ at a sample point; this is quicker than simplifying the difference."""
     import sympy
 
     free = sorted(answer.free_symbols | gold.free_symbols, key=str)
@@ -359,5 +358,5 @@ def _differ(answer: Any, gold: Any) -> bool:  # noqa: ANN401
         return bool(abs(ours - theirs) > 1e-6 * (1 + abs(ours) + abs(theirs)))
     except (RecursionError, MemoryError):
         raise
-    except Exception:  # such as functions that have no value
+    except Exception:  # for example functions without a value
         return False

@@ -1,4 +1,4 @@
-"""One spelling for what LaTeX, Unicode and Markdown can write in several ways."""
+"""Normalize an answer: one spelling for what LaTeX, Unicode and Markdown can write in several ways."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _repeating(whole: str, start: str, period: str) -> str:
 
 @lru_cache(maxsize=1000)
 def tidy(text: str) -> str:
-    """Return one spelling of an answer, without what only introduces or typesets it."""
+    """Return the normalized form of an answer, without introductory words and typesetting."""
     text = re.sub(r"\s+", " ", text.strip())
     while (match := re.fullmatch(r"(\*{1,3}|_{2,3})(?=[^\s*_])(.+?)\1[.:]?", text, re.S)) and match[1] not in match[2]:
         text = match[2].strip()  # emphasis in Markdown
@@ -165,12 +165,12 @@ _SPACE = re.compile(r"(?<=[^\w,]) | (?=\W)|(?<=,) (?!\d)")
 
 
 def compact(text: str) -> str:
-    """Leave out the spaces that part nothing: ``1, 200`` has two numbers."""
+    """Remove spaces that do not separate anything; ``1, 200`` keeps its space, since it is two numbers."""
     return _SPACE.sub("", text)
 
 
 def plain(text: str) -> str:
-    """Give a text without what only typesets it, for comparing words."""
+    """Return a text's words without typesetting and articles, for comparison."""
     return normalize(_unwrapped(tidy(text)), articles=True)
 
 
@@ -182,13 +182,13 @@ def _unwrapped(text: str) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    r"""Find the words of more than one letter, also those in ``\text{...}``; commands and environments are none."""
+    r"""Return the words of more than one letter, also in ``\text{...}``, without commands and environments."""
     text = re.sub(r"\\(?:begin|end)\s*\{[^{}]*\}|\\text(?=\s*\{)", " ", text)
     return re.findall(r"(?<![A-Za-z\\])[A-Za-z]{2,}(?![A-Za-z])", re.sub(r"\\[A-Za-z]+", r" ", text))
 
 
 def is_text(text: str) -> bool:
-    """Whether it is words rather than mathematics. Words must not become products: east is not seat."""
+    """Return whether a text is words rather than mathematics; read as a product, east would equal seat."""
     if re.search(r"\\text\s*\{[^{}]*[A-Za-z]{2}", re.sub(r"\\text\s*\{\s*(?:and|or)\s*\}", "", text)):
         return True
     words = [word for word in words_of(text) if word.lower() not in NAMES | LINKS]
@@ -200,6 +200,6 @@ CHOSEN = re.compile(r"(?:\(\s*([A-Za-z])\s*\)|([A-J])[.):])(?:\s|$)")
 
 
 def choice_of(gold: str) -> str | None:
-    """Read a gold answer that is the letter of a choice."""
+    """Return the letter of a gold answer that is a choice, in upper case; None if it is not one."""
     match = _CHOICE.fullmatch(_unwrapped(gold).strip().rstrip(".)") + (")" if "(" in gold else ""))
     return (match[1] or match[2]).upper() if match else None

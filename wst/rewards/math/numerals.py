@@ -1,4 +1,4 @@
-"""Numbers that are written out, read exactly."""
+"""Parse decimals, fractions and numbers in other bases exactly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fractions import Fraction
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """The exact value of a number, and how it was written."""
+    """The exact value of a number, and the precision it was written with."""
 
     value: Fraction
     places: int | None = None  # after the point; None: not written as a decimal
@@ -29,7 +29,7 @@ _SPACED = re.compile(r"[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 
 
 def read_number(text: str) -> Number | None:
-    r"""Read a number that is written out: 1,200.50, -1/2, 2 1/2, 3 \times 10^5."""
+    r"""Parse a decimal, fraction, mixed number or power of ten: 1,200.50, -1/2, 2 1/2, 3 \times 10^5."""
     text = text.strip()
     text = THOUSANDS.sub(lambda match: match[1].replace(",", ""), text)
     if _SPACED.fullmatch(text):
@@ -54,7 +54,7 @@ _BASED = re.compile(r"(-?)\s*\(?\s*([0-9A-Z]+)\s*\)?\s*_\s*(?:\{\s*(\d+)\s*\}|(\
 
 
 def read_based(text: str) -> Number | None:
-    """Read a number in a base: 2516_8."""
+    """Parse a number in another base: 2516_8."""
     match = _BASED.fullmatch(text)
     if match is None or not 2 <= int(match[3] or match[4]) <= 36 or not re.search(r"\d|..", match[2]):
         return None

@@ -1,4 +1,4 @@
-"""Answers with several parts: lists, sets, tuples, intervals, unions and matrices."""
+"""Compound answers: lists, sets, tuples, intervals, unions and matrices."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def depth_of(text: str) -> int:
 
 
 def split_outside(text: str, separator: re.Pattern[str]) -> list[str]:
-    """Split where the separator stands outside all brackets; one piece alone where brackets are unbalanced."""
+    """Split at separators outside all brackets; if brackets are unbalanced, return the text as one piece."""
     pieces = []
     depth = start = position = 0
     while position < len(text):
@@ -51,22 +51,27 @@ def split_outside(text: str, separator: re.Pattern[str]) -> list[str]:
     return [*pieces, text[start:]] if depth == 0 else [text]
 
 
-def items_of(text: str) -> list[str]:
-    """Split at commas, but not at those that part thousands: ``1,000, 2,000`` has two items, ``x = 1,000`` one."""
+def items_of(text: str, bracketed: bool = False) -> list[str]:
+    """Split at commas, except thousands separators: ``1,000, 2,000`` has two items, ``x = 1,000`` one.
+
+    Args:
+        text: A list.
+        bracketed: The text stands in brackets, where ``1,234`` is two numbers.
+    """
     joined = THOUSANDS.sub(lambda match: match[1].replace(",", ""), text)
-    if ", " in text or "," not in joined:
+    if ", " in text or ("," not in joined and not bracketed):
         text = joined
     return [piece.strip() for piece in split_outside(text, _SEPARATOR) if piece.strip()]
 
 
 @dataclass(frozen=True, slots=True)
-class Many:
-    """An answer with several parts.
+class Compound:
+    """A compound answer.
 
     Attributes:
         kind: "list", "set", "union", "tuple" (also intervals, with their brackets), "matrix" (with its columns).
-        parts: What it is made of.
-        form: What must be the same too.
+        parts: The elements.
+        form: Brackets of a tuple, row lengths of a matrix; must be equal too.
     """
 
     kind: str
@@ -82,55 +87,53 @@ _MEMBER = re.compile(r"\s*[A-Za-z]\w?\s*\\in(?![A-Za-z])\s*")
 
 
 @lru_cache(maxsize=1000)
-def parts_of(text: str) -> Many | None:
-    """Read an answer with several parts; None: it has one."""
+def parse_compound(text: str) -> Compound | None:
+    """Parse a compound answer; None if it is a single value."""
     if match := _MATRIX.fullmatch(text):
         rows = [re.split(r"(?<!\\)&", row) for row in re.split(r"\\\\", match[2]) if row.strip()]
         cells = tuple(cell.strip() for row in rows for cell in row)
-        return Many("matrix", cells, str([len(row) for row in rows]))
+        return Compound("matrix", cells, str([len(row) for row in rows]))
     if match := _MEMBER.match(text):
-        return parts_of(text[match.end() :].strip())
+        return parse_compound(text[match.end() :].strip())
     if interval := _interval(text):
         return interval
     pieces = split_outside(text, _CUP)
     if len(pieces) > 1:
-        return Many("union", tuple(pieces))
+        return Compound("union", tuple(pieces))
     if labelled := _labelled(text):
         return labelled
     number = read_number(text)
     if number is None and len(items := items_of(text)) > 1:
-        return Many("list", tuple(_signs(items)))
+        return Compound("list", tuple(_expand_signs(items)))
     if text[:2] == r"\{" and text[-2:] == r"\}" and _wraps(text, 2):
         if match := _DESCRIBED.fullmatch(text):
             return _interval(match[1])
         if re.search(r"\\mid(?![A-Za-z])|\||:", text):
             return None
-        return Many("set", tuple(_signs(_items(text[2:-2]))))
-    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _wraps(text, 1) and len(items := _items(text[1:-1])) > 1:
-        return Many("tuple", tuple(items), text[0] + text[-1])
-    return Many("list", tuple(both)) if len(both := list(_signs([text]))) > 1 else None
+        return Compound("set", tuple(_expand_signs(items_of(text[2:-2], bracketed=True))))
+    if (
+        text[:1] in ("(", "[")
+        and text[-1:] in (")", "]")
+        and _wraps(text, 1)
+        and len(items := items_of(text[1:-1], bracketed=True)) > 1
+    ):
+        return Compound("tuple", tuple(items), text[0] + text[-1])
+    return Compound("list", tuple(both)) if len(both := list(_expand_signs([text]))) > 1 else None
 
 
 _LABELLED = re.compile(r"([A-Za-z](?:_\{?\w\}?)?)\s*=([^=]*)")
 
 
-def _labelled(text: str) -> Many | None:
-    """Read ``y = 2, x = 1`` as the tuple (1, 2): in the order of the labels."""
+def _labelled(text: str) -> Compound | None:
+    """Parse ``y = 2, x = 1`` as the tuple (1, 2), in the order of the labels."""
     found = [_LABELLED.fullmatch(item) for item in items_of(text)]
     pairs = {match[1]: match[2].strip() for match in found if match}
     if len(pairs) < 2 or len(pairs) < len(found):
         return None
-    return Many("labelled", tuple(value for _, value in sorted(pairs.items())), "()")
+    return Compound("labelled", tuple(value for _, value in sorted(pairs.items())), "()")
 
 
-def _items(text: str) -> list[str]:
-    """Split what stands in brackets: there ``1,234`` are two numbers, unless other commas are followed by a space."""
-    if ", " in text:
-        return items_of(text)
-    return [piece.strip() for piece in split_outside(text, _SEPARATOR) if piece.strip()]
-
-
-def _signs(items: Sequence[str]) -> Iterator[str]:
+def _expand_signs(items: Sequence[str]) -> Iterator[str]:
     for item in items:
         if _SIGNS.search(item):
             for plus, minus in (("+", "-"), ("-", "+")):
@@ -141,7 +144,7 @@ def _signs(items: Sequence[str]) -> Iterator[str]:
 
 
 def _wraps(text: str, width: int) -> bool:
-    """Whether the first bracket is closed by the last one."""
+    """Return whether the first bracket is closed by the last one."""
     depth = position = 0
     while position < len(text):
         if match := _OPEN.match(text, position):
@@ -154,15 +157,15 @@ def _wraps(text: str, width: int) -> bool:
     return False
 
 
-def _interval(text: str) -> Many | None:
-    r"""Read an inequality in one variable, such as ``1 < x \le 2``, as an interval."""
+def _interval(text: str) -> Compound | None:
+    r"""Parse an inequality in one variable, such as ``1 < x \le 2``, as an interval."""
     both = re.split(r"\s*,?\s*(?:\band\b|\\text\s*\{\s*and\s*\})\s*", text)
     if len(both) == 2:  # an interval is an intersection
         halves = [half for half in map(_interval, both) if half is not None and half.kind == "tuple"]
         lower = [half for half in halves if half.parts[1] == r"\infty"]
         upper = [half for half in halves if half.parts[0] == r"-\infty"]
         if len(lower) == len(upper) == 1:
-            return Many("tuple", (lower[0].parts[0], upper[0].parts[1]), lower[0].form[0] + upper[0].form[1])
+            return Compound("tuple", (lower[0].parts[0], upper[0].parts[1]), lower[0].form[0] + upper[0].form[1])
         return None
     pieces = split_outside(text, _RELATION)
     if not 2 <= len(pieces) <= 3 or not all(piece.strip() for piece in pieces):
@@ -185,4 +188,4 @@ def _interval(text: str) -> Many | None:
     low, left = (pieces[place - 1].strip(), "[" if signs[place - 1] == r"\le" else "(") if place else (r"-\infty", "(")
     after = place + 1 < len(pieces)
     high, right = (pieces[place + 1].strip(), "]" if signs[place] == r"\le" else ")") if after else (r"\infty", ")")
-    return Many("tuple", (low, high), left + right)
+    return Compound("tuple", (low, high), left + right)

@@ -1,4 +1,4 @@
-r"""Where a text without a box or ``####`` states its final answer.
+r"""Find the final answer of a text without a box or ``####``.
 
 Brief answers ("She sold 72 clips.") must be read as well as long ones; a text that hedges between several answers,
 denies one or only lists the choices states none.
@@ -10,7 +10,7 @@ import re
 
 from wst.rewards.math.normalize import CHOSEN, LINKS, NAMES, PROSE_WORDS, choice_of, is_text, tidy, words_of
 from wst.rewards.math.spoken import digits_for_words
-from wst.rewards.math.units import bare, without_unit
+from wst.rewards.math.units import magnitude_of, without_unit
 
 FORMULA = re.compile(r"(?<!\\)\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
 _BLOCK = re.compile(r"\$\$.*?\$\$|\\\[.*?\\\]|\\begin\s*\{(\w+\*?)\}.*?\\end\s*\{\1\}", re.S)
@@ -70,7 +70,7 @@ def find_answer(text: str, gold: str | None) -> str | None:
         return text
     if gold is not None and _CLOCK.search(gold) and (times := _CLOCK.findall(text)):
         return str(times[-1])
-    words = gold is not None and is_text(bare(gold))
+    words = gold is not None and is_text(magnitude_of(gold))
     if not words and not re.search(r"[\d\\$]", text):
         text = digits_for_words(text)
     sentences = _sentences(text)
@@ -106,7 +106,7 @@ def find_answer(text: str, gold: str | None) -> str | None:
 
 
 def chosen_letter(text: str) -> str | None:
-    """Return the one choice that a text decides for, in upper case: all letters but those it denies."""
+    """Return the only choice that a text selects and does not deny, in upper case; None if there is not exactly one."""
     text = re.sub(r"\\text(?:bf|rm|it)?\s*\{([^{}]*)\}", r"\1", text)
     text = re.sub(r"[*_`$]", "", text).strip()
     if match := re.fullmatch(r"([A-Za-z])[.)]?", text):
@@ -135,7 +135,7 @@ def _sentences(text: str) -> list[str]:
 
 
 def _is_bare(text: str) -> bool:
-    """Tell whether a text is an answer and nothing else."""
+    """Return whether a text consists of an answer alone."""
     text = tidy(text) if "\n" not in text.strip() or r"\begin" in text else ""
     if not text or len(text) > 400 or _SCRIPT.search(text):
         return False
@@ -162,7 +162,7 @@ def _last_expression(text: str) -> str | None:
         while formulas and re.fullmatch(r"\s*,?\s*(?:and|or)?\s*", text[formulas[-1].end() : last[0].start()]):
             last.insert(0, formulas.pop())
         return ", ".join(next(group for group in match.groups() if group) for match in last)
-    text = re.sub(r"\\\$(?=\s*[\d.])", "", text)  # which it overlooks
+    text = re.sub(r"\\\$(?=\s*[\d.])", "", text)  # the parser overlooks escaped dollar signs
     found = parse(text, [LatexExtractionConfig(), ExprExtractionConfig()], parsing_timeout=None)
     written = next((one for one in found if isinstance(one, str)), None)
     if written is None:

@@ -1,7 +1,7 @@
 r"""A reward for mathematics: whether the final answer equals the gold answer in value.
 
-The parent finds the marked answers (`_final`). Worker processes do the rest with math-verify and sympy (`judged`); the
-parent imports neither.
+The parent finds marked answers (`_final`). Worker processes do the rest (`is_correct`) with math-verify and sympy,
+which the parent never imports.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from wst.errors import ConfigError, DataError
 from wst.rewards.base import Reward
 from wst.rewards.math.extract import final_answer, gold_answer
 from wst.rewards.math.normalize import plain
-from wst.rewards.math.verdict import holds
+from wst.rewards.math.verdict import contains_answer
 from wst.rewards.math.workers import Outcome, Workers
 from wst.rewards.text import targets_of
 from wst.rewards.words import gives_away
@@ -210,17 +210,18 @@ class MathAnswer(Reward):
         return self._pool
 
     def _leaks(self, instruction: str, targets: tuple[str, ...]) -> bool:
-        r"""Tell whether the instruction contains the gold answer.
+        r"""Return whether the instruction contains the gold answer.
 
         A number, or a fraction, leaks if any number, box or formula of the instruction has its value; markers of lists
-        and counts of steps are ignored (`wst.rewards.numbers.numbers`). A choice leaks if it is the only one named. All
-        else leaks as whole words, or as a formula, in the same form (`wst.rewards.words.gives_away`).
+        and counts of steps are ignored (`wst.rewards.numbers.numbers`). A choice leaks if it is the only one named. A
+        list, tuple or interval leaks as a formula or sentence of its own, in any notation. All else leaks as whole
+        words, or as a formula, in the same form (`wst.rewards.words.gives_away`).
         """
         return any(_gives_away(instruction, _final(target, target=True).text) for target in targets)
 
 
 def _gives_away(instruction: str, gold: str) -> bool:
-    held, words = holds(instruction, gold), plain(gold)
+    held, words = contains_answer(instruction, gold), plain(gold)
     if held or (held is not None and not any(map(str.isalpha, words))):  # digits alone are not looked for as words
         return bool(held)
     return gives_away(instruction, gold) or gives_away(instruction, words)
@@ -228,14 +229,14 @@ def _gives_away(instruction: str, gold: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """An answer (``stated``), or a text that holds one."""
+    """An answer (``stated``), or a text that contains one."""
 
     text: str
     stated: bool
 
 
 def _final(text: str, target: bool = False) -> _Answer:
-    """Find the marked answer, or the end of the text that holds it, without reading what it means."""
+    """Return the marked answer or, without a mark, the end of the text, unparsed."""
     tail = text[-_TAIL:]
     answer = gold_answer(tail) if target else None
     answer, stated = (answer, True) if answer is not None else final_answer(tail)

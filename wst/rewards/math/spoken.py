@@ -5,24 +5,21 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-_ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-seventeen eighteen nineteen"""
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_SMALL = {word: value for value, word in enumerate(_ONES.split())}
-_SMALL |= {word: 10 * value for value, word in enumerate(_TENS.split(), start=2)}
-_SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+from wst.rewards.words import NUMBER_WORDS, SCALES
+
+_SCALES = {"dozen": 12} | SCALES
 _PARTS = {"half": 2, "halve": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9,
           "tenth": 10, "hundredth": 100, "thousandth": 1000}  # fmt: skip
-_WORD = "|".join(sorted([*_SMALL, *_SCALES, *_PARTS], key=len, reverse=True))
+_WORD = "|".join(sorted([*NUMBER_WORDS, *_SCALES, *_PARTS], key=len, reverse=True))
 _RUN = re.compile(
-    rf"(negative |minus )?(\d[\d,]*(?:\.\d+)?|(?:{'|'.join(_SMALL)})(?![a-z]))"
+    rf"(negative |minus )?(\d[\d,]*(?:\.\d+)?|(?:{'|'.join(NUMBER_WORDS)})(?![a-z]))"
     rf"((?:[ -]+(?:and +)?(?:a +)?(?:{_WORD})s?(?![a-z]))*)(?:[ ]+(squared|cubed|factorial)(?![a-z]))?",
     re.I,
 )
 
 
 def spoken_number(text: str) -> str:
-    r"""Write the number that a text begins with in digits.
+    r"""Replace the number in words that a text begins with by digits.
 
     Example:
         >>> spoken_number("twenty-five percent"), spoken_number("5 thousand"), spoken_number("two and a half")
@@ -39,10 +36,13 @@ def spoken_number(text: str) -> str:
         mixed = re.fullmatch(r"(\d+) and (\d+)\s*/\s*(\d+)", plain)
         return f"{mixed[1]} {mixed[2]}/{mixed[3]}" if mixed else text
     first = match[2].lower()
-    whole, part = Fraction(0), Fraction(_SMALL[first]) if first in _SMALL else Fraction(first.replace(",", ""))
+    whole, part = (
+        Fraction(0),
+        Fraction(NUMBER_WORDS[first]) if first in NUMBER_WORDS else Fraction(first.replace(",", "")),
+    )
     for word in words:
-        if word in _SMALL:
-            part += _SMALL[word]
+        if word in NUMBER_WORDS:
+            part += NUMBER_WORDS[word]
         elif word == "hundred" or (word in _SCALES and not whole and len(words) == 1):
             part *= _SCALES[word]
         elif word in _SCALES:
@@ -61,5 +61,5 @@ def spoken_number(text: str) -> str:
 
 
 def digits_for_words(text: str) -> str:
-    """Write all numbers of a text in digits, except articles such as "one of them"."""
+    """Replace all numbers in words by digits, except articles such as "one of them"."""
     return re.sub(rf"(?<![a-z]){_RUN.pattern}(?!\s+of\b)", lambda match: spoken_number(match[0]), text, flags=re.I)

@@ -50,7 +50,7 @@ class Unit:
 
 
 def _unit_of(name: str, power: int) -> Unit:
-    """Read a unit such as ``cm``, ``square inches``, ``km/h``, ``miles per hour`` or ``m s^{-1}``."""
+    """Parse a unit such as ``cm``, ``square inches``, ``km/h``, ``miles per hour`` or ``m s^{-1}``."""
     kinds: dict[str, int] = {}
     size = Fraction(1)
     name = re.sub(
@@ -105,6 +105,6 @@ def without_unit(text: str, letters: bool = False) -> tuple[str, Unit | None]:
     return text, None
 
 
-def bare(text: str) -> str:
+def magnitude_of(text: str) -> str:
     """Return a quantity without its percent sign or unit."""
     return without_unit(text.removesuffix("%").strip())[0]

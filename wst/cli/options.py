@@ -1,0 +1,45 @@
+"""Parsers and options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from wst.errors import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print before it exits.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(f"{message}; see `{self.prog} --help`")
+
+
+def teacher_parser(command: str, description: str, rest: bool = False) -> Parser:
+    """Return a parser of a command that loads a trained teacher.
+
+    Args:
+        command: Name of the command.
+        description: One sentence for its help.
+        rest: Whether the command also takes the options of ``wst fit``; the teacher is then a folder. Otherwise it may
+            be a hub id, and texts are written for in batches.
+    """
+    parser = Parser(
+        prog=f"wst {command}",
+        description=description,
+        epilog="All other options, --config first of all, are those of `wst fit`." if rest else None,
+    )
+    parser.add_argument(
+        "teacher", help=f"folder that `wst fit` exported (teacher/best){'' if rest else ', or a hub id'}"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
+    parser.add_argument("--base", help="where the base model lies on this machine (as the teacher says)")
+    if not rest:
+        parser.add_argument("--revision", help="branch, tag or commit of a teacher on the hub")
+        parser.add_argument("--batch_size", type=int, default=32, help="texts that the teacher writes for at once (32)")
+    return parser
