@@ -11,8 +11,8 @@ from itertools import islice
 from typing import Any
 
 from wst.cli.quiet import prepare
+from wst.cli.teacher import add_teacher, read_teacher
 from wst.errors import DataError
-from wst.inference.instructor import Instructor
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,9 @@ def run(args: list[str]) -> int:
     Raises:
         WSTError: If the teacher cannot be loaded, or a line of standard input is not what the options say.
     """
-    options = _parser().parse_args(args)
+    options = _parser().parse_intermixed_args(args)  # a text may follow an option
     prepare()
-    instructor = Instructor.from_pretrained(
-        options.teacher, options.device, base=options.base, revision=options.revision, batch_size=options.batch_size
-    )
+    instructor = read_teacher(options)
     asked = [_Asked(text, {"query": text}) for text in options.text] or _stdin(options.jsonl, options.field)
     remaining = iter(asked)
     while batch := list(islice(remaining, options.batch_size)):
@@ -76,13 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="wst instruct", description="Write instructions with a trained teacher; the student need not be up."
     )
-    parser.add_argument("teacher", help="folder that `wst fit` exported (teacher/best), or a hub id")
+    add_teacher(parser, "texts written for at once")
     parser.add_argument("text", nargs="*", help="texts to write for; without any, they are read from standard input")
     parser.add_argument("--jsonl", action="store_true", help="read JSON Lines, and write them with a field instruction")
     parser.add_argument("--field", default="query", help="field of a JSON Lines row that holds the text (query)")
     parser.add_argument("--sample", action="store_true", help="sample at the temperature of training (greedy)")
-    parser.add_argument("--base", help="where the base model lies on this machine (as the teacher says)")
-    parser.add_argument("--revision", help="branch, tag or commit of a teacher on the hub")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
-    parser.add_argument("--batch_size", type=int, default=32, help="texts written for at once (32)")
     return parser

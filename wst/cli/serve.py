@@ -6,8 +6,8 @@ import argparse
 import os
 
 from wst.cli.quiet import prepare
+from wst.cli.teacher import add_teacher, read_teacher
 from wst.errors import ConfigError
-from wst.inference.instructor import Instructor
 
 
 def run(args: list[str]) -> int:
@@ -25,9 +25,7 @@ def run(args: list[str]) -> int:
     except ImportError as error:
         raise ConfigError(f"wst serve: {error.name} is not installed; pip install 'wst[serve]'") from error
     limits = Limits(options.deadline, options.max_requests, options.max_body_mb * 1_000_000)
-    instructor = Instructor.from_pretrained(
-        options.teacher, options.device, base=options.base, revision=options.revision, batch_size=options.batch_size
-    )
+    instructor = read_teacher(options)
     gateway = Gateway(
         instructor.write,
         instructor.artefact.student_prompt,
@@ -35,7 +33,7 @@ def run(args: list[str]) -> int:
         key=_variable("key_env", options.key_env),
         token=_variable("token_env", options.token_env),
         limits=limits,
-        batch_size=options.batch_size,
+        **instructor.batches,
     )
     instructor.load()
     instructor("Hello")  # the first call is slower than any other; no client should wait for it
@@ -62,7 +60,7 @@ def _variable(option: str, name: str | None) -> str | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="wst serve", description="Serve a trained teacher before any student.")
-    parser.add_argument("teacher", help="folder that `wst fit` exported (teacher/best), or a hub id")
+    add_teacher(parser, "queries in one batch of the teacher's")
     parser.add_argument(
         "--upstream", required=True, help="base URL of the student's server, such as http://host:8080/v1"
     )
@@ -74,8 +72,4 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max_requests", type=int, default=256, help="requests at once; more get 503 (256)")
     parser.add_argument("--max_body_mb", type=int, default=20, help="size of a request in megabytes (20)")
     parser.add_argument("--drain", type=int, default=30, help="seconds for open requests at SIGTERM (30)")
-    parser.add_argument("--batch_size", type=int, default=32, help="queries in one batch of the teacher's (32)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
-    parser.add_argument("--base", help="where the base model lies on this machine (as the teacher says)")
-    parser.add_argument("--revision", help="branch, tag or commit of a teacher on the hub")
     return parser

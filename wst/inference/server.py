@@ -90,6 +90,7 @@ class Gateway:
         token: Bearer token that clients must show; needs ``key``, since Authorization can hold but one.
         limits: What is taken at most.
         batch_size: Queries in one batch of the teacher's.
+        workers: Batches of the teacher's at a time.
 
     Raises:
         ConfigError: If the URL is not one, or there is a token without a key.
@@ -105,13 +106,14 @@ class Gateway:
         token: str | None = None,
         limits: Limits | None = None,
         batch_size: int = 32,
+        workers: int = 1,
     ) -> None:
         self.upstream = _checked_url(upstream)
         if token is not None and key is None:
             raise ConfigError("wst serve: --token_env needs --key_env: clients' Authorization holds the token, no key")
         self.prompt = prompt
         self.limits = limits or Limits()
-        self.batcher = Batcher(write, batch_size, self.limits.deadline)
+        self.batcher = Batcher(write, batch_size, self.limits.deadline, workers)
         self._key = key
         self._token = token
         self._client: httpx2.AsyncClient | None = None
