@@ -212,16 +212,3 @@ def test_a_gate_lets_through_what_the_teacher_is_sure_of(folder: Path, trained: 
     change(folder, gate={"threshold": "low"})
     with pytest.raises(ModelError, match="gate"):
         Instructor.from_pretrained(str(folder), "cpu")
-
-
-def test_the_snippet_of_a_model_card_prints_an_instruction(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = fitted / "runs/tiny/version_0/teacher/best"
-    snippet = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
-    exec(snippet[0].replace("FOLDER", str(folder)), {})
-    instruction = capsys.readouterr().out.removesuffix("\n")
-    assert instruction == Instructor.from_pretrained(str(folder))("The text of a query")
-    stored = Artefact.read(folder)
-    assert stored.about["steps"] > 0
-    assert stored.about["seed"] == 7
-    assert stored.about["student"]["class"] == "LocalStudent"
-    assert stored.about["figures"]["val/reward"] >= 0

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from wst.errors import ConfigError, DataError, ModelError
-from wst.inference.artefact import FILE, Artefact
+from wst.inference.artefact import Artefact
 from wst.inference.gate import Gate
+from wst.inference.hub import download, portable, upload
 from wst.inference.remote import RemoteTeacher, TeacherServer
 from wst.types import Instruction, Message, Query
 
@@ -99,9 +100,9 @@ class Instructor:
             return cls(Artefact.read(folder), device, base, batch_size, server)
         if name.count("/") != 1 or name[0] in "./~":
             raise ModelError(f"teacher {name!r}: no such folder; give an exported folder or a hub id (org/name)")
-        artefact = Artefact.read(_downloaded(name, revision))
+        artefact = Artefact.read(download(name, revision))
         model = artefact.base["model"]
-        if base is None and server is None and model is not None and not _harmless(model):
+        if base is None and server is None and model is not None and not portable(model):
             raise ModelError(f"teacher {name!r}: its base {model!r:.100} is a path of another machine; give base")
         return cls(artefact, device, base, batch_size, server)
 
@@ -215,6 +216,18 @@ class Instructor:
         except RuntimeError as error:
             raise ConfigError(f"Instructor: device {name!r} is unknown; give auto, cpu, cuda or cuda:N") from error
 
+    def push_to_hub(self, repo: str, **options: Any) -> str:  # noqa: ANN401 - those of upload
+        """Upload the teacher to the hub, where ``from_pretrained(repo)`` finds it, and return the commit's URL.
+
+        Args:
+            repo: Hub id (user/name); the repository is created if need be.
+            options: ``base``, ``private``, ``token`` and ``message``; see `wst.inference.hub.upload`.
+
+        Raises:
+            ModelError: If no reader could load the base, or the hub refuses.
+        """
+        return upload(self.artefact, repo, **options)
+
     def close(self) -> None:
         """Free the weights, which the next call loads again, or close the connections to the server."""
         with self._lock:
@@ -264,21 +277,3 @@ def _turns(history: Sequence[ChatMessage]) -> tuple[Message, ...]:
             )
         turns.append(Message(role, content))
     return tuple(turns)
-
-
-def _harmless(model: str) -> bool:
-    """Whether a stranger's artefact may name this base: a hub id or an installed package, no path of this machine."""
-    return model.startswith("package:") or (
-        model.count("/") == 1 and model[0] not in "./~" and not Path(model).exists()
-    )
-
-
-def _downloaded(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        patterns = [FILE, "*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # the hub's client has many of its own
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelError(f"teacher {name!r}: cannot be had from the hub ({reason:.200})") from error
