@@ -1,6 +1,6 @@
 """Real clients and evaluation harnesses through `wst serve`, before a real student: do they get what `wst test` scored?
 
-    python benchmarks/clients.py --folder /tmp/away --lm_eval A/bin/lm-eval --inspect B/bin/inspect --litellm C/bin/python
+    python benchmarks/clients.py --folder RUN --lm_eval A/bin/lm-eval --inspect B/bin/inspect --litellm C/bin/python
 
 The student is SmolLM2-135M in llama.cpp's server, one answer at a time, greedy; the teacher is that of `trained.py`.
 The answers of the trained teacher's arm of `wst test` are compared with those to the same 100 reviews by the `openai`
