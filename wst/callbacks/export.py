@@ -15,9 +15,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from wst.evaluation.brief import teacher_figures, tested_figures
-from wst.files import follow_umask, restore_folder, write_folder, write_whole
+from wst.files import follow_umask, restore_folder, write_folder
 from wst.inference.artefact import FILE, Artefact, weights_hashes
-from wst.inference.card import CARD, model_card
+from wst.inference.card import write_card
 from wst.settings import check_choice
 from wst.training.folders import log_folder
 
@@ -203,7 +203,7 @@ def _about(trainer: Trainer, pl_module: Any) -> dict[str, Any]:  # noqa: ANN401 
 
 def _write(artefact: Artefact) -> None:
     artefact.write()
-    write_whole(artefact.folder / CARD, model_card(artefact))
+    write_card(artefact)
 
 
 def _holds(artefact: Artefact, teacher: Any) -> bool:  # noqa: ANN401 - Teacher

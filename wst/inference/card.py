@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from wst.files import write_whole
 from wst.inference.artefact import Artefact
 
 CARD = "README.md"
@@ -75,6 +76,11 @@ print(teacher("The text of a query"))
 
 Or name this folder in a config: `model.init_args.teacher.init_args.adapter`.
 """
+
+
+def write_card(artefact: Artefact) -> None:
+    """Write the card into the artefact's folder."""
+    write_whole(artefact.folder / CARD, model_card(artefact))
 
 
 def _base_model(base: str | None) -> str:
