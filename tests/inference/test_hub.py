@@ -163,6 +163,10 @@ def test_card_and_artefact_show_validation_and_test(fitted: Path, tmp_path: Path
         r"\| mean reward with the teacher's instructions \| -?\d\.\d{3} \(-?\d\.\d{3} to -?\d\.\d{3}\) \| - \|", card
     )
     weights = load_file(exports / "last/adapter_model.safetensors")
+    (exports / "best/adapter_model.safetensors").write_bytes(b"damaged")
+    done = wst(["test", "--config", "config.yaml", "--ckpt_path", "last"], folder)
+    assert done.code == 0, done.err
+    assert "the export has not got the test's figures" in done.err
     save_file({name: weight + 1 for name, weight in weights.items()}, exports / "best/adapter_model.safetensors")
     replace(before, folder=exports / "best").write()
     done = wst(["test", "--config", "config.yaml", "--ckpt_path", "last"], folder)

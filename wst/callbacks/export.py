@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
+from wst.errors import ModelError
 from wst.evaluation.brief import teacher_figures, tested_figures
 from wst.files import follow_umask, restore_folder, write_folder
 from wst.inference.artefact import FILE, Artefact, weights_hashes
@@ -147,16 +148,15 @@ class TeacherExport(_Export):
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401 - WeakToStrong
         """Put the test's figures into the exports that hold the tested weights."""
-        tested: dict[str, Any] | None = None
-        for name in ("best", "last"):
-            folder = self._place(trainer, name)
-            if not (folder / FILE).is_file():
-                continue
-            artefact = Artefact.read(folder)
-            if artefact.about.get("steps") == pl_module.trained_steps and _holds(artefact, pl_module.teacher):
-                tested = tested or tested_figures(pl_module.test_rows)
-                figures = artefact.about.get("figures") or {}
-                _write(replace(artefact, about={**artefact.about, "figures": figures | {"test": tested}}))
+        folders = [self._place(trainer, name) for name in ("best", "last")]
+        for folder in (folder for folder in folders if (folder / FILE).is_file()):
+            try:
+                artefact = Artefact.read(folder)
+                if artefact.about.get("steps") == pl_module.trained_steps and _holds(artefact, pl_module.teacher):
+                    figures = {**artefact.about.get("figures", {}), "test": tested_figures(pl_module.test_rows)}
+                    _write(replace(artefact, about={**artefact.about, "figures": figures}))
+            except (ModelError, OSError) as error:  # the test's own files are not written yet
+                rank_zero_warn(f"the export has not got the test's figures: {error}")
 
 
 class PreferenceExport(_Export):
