@@ -28,7 +28,7 @@ from includes import holds
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from servers import llama_server
-from trained import ROOT, WST, here, serve, trained, trained_rows, wst
+from trained import ROOT, ROWS, WST, here, serve, trained, trained_rows, wst
 
 from wst.modeling.spec import locate
 
@@ -192,12 +192,14 @@ def main() -> None:
     parser.add_argument("--lm_eval", help="the program lm-eval")
     parser.add_argument("--inspect", help="the program inspect")
     parser.add_argument("--litellm", help="a Python that has litellm")
+    parser.add_argument("--rows", type=int, default=ROWS, help=f"reviews that the clients ask for ({ROWS})")
     options = parser.parse_args()
     folder = options.folder.resolve()
     run = trained(folder)
     place = folder / "clients"
     place.mkdir(exist_ok=True)
     rows = [{"id": row["id"], "text": row["query"], "label": row["target"]} for row in run.rows]
+    rows = rows[: options.rows]
     (place / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
     kept = folder / "clients.json"
@@ -211,12 +213,14 @@ def main() -> None:
     def answered(told: Texts | tuple[Texts, float]) -> dict[str, Any]:
         answers, score = told if isinstance(told, tuple) else (told, None)
         mine = sum(map(holds, answers, labels)) / len(labels)
-        wanted = found.get("wst test", {}).get("answers", answers)
+        wanted = found["wst test"][: len(labels)]
         same = sum(a.strip() == b.strip() for a, b in zip(answers, wanted, strict=True))
-        return {"score": mine if score is None else score, "same answers": same, "answers": answers}
+        wst_score = sum(map(holds, wanted, labels)) / len(labels)
+        scores = {"score": mine if score is None else score, "score by wst test": wst_score}
+        return {"rows": len(labels), **scores, "same answers": same, "answers": answers}
 
     with llama_server(locate(STUDENT).path, slots=1) as (direct, _):
-        once("wst test", lambda: answered(by_wst(direct, folder, run.options)))
+        once("wst test", lambda: by_wst(direct, folder, run.options))
         command = [*WST, "serve", str(run.teacher), "--upstream", direct, "--deadline", "600"]
         with serve(command, ROOT, here()) as (url, _):
             once("calls", lambda: calls(url, direct))
@@ -227,8 +231,9 @@ def main() -> None:
                 once("lm-eval", lambda: answered(by_lm_eval(options.lm_eval, url, place)))
             if options.inspect:
                 once("inspect-ai", lambda: answered(by_inspect(options.inspect, url, place)))
-    for name, figures in found.items():
-        print(name, json.dumps({key: value for key, value in figures.items() if key != "answers" or name == "calls"}))
+    print("calls", json.dumps(found.pop("calls"), indent=2))
+    for name in found.keys() - {"wst test"}:
+        print(name, json.dumps({key: value for key, value in found[name].items() if key != "answers"}))
 
 
 if __name__ == "__main__":
