@@ -151,11 +151,13 @@ def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", required=True, help="an exported folder")
+    parser.add_argument("--base", default="", help="where its base lies, if not where it says")
     parser.add_argument("--requests", type=int, default=5000)
     options = parser.parse_args()
     upstream = Upstream()
     with serving(upstream.app()) as direct:
         command = [*WST, "serve", options.teacher, "--upstream", direct, "--deadline", "600"]
+        command += ["--base", options.base] if options.base else []
         with serve(command, ROOT, here()) as (url, process):
             print("first byte", json.dumps(first_bytes(url, direct, 30)), flush=True)
             print("leaving, ms", json.dumps(leaving(url, upstream, 10)), flush=True)
