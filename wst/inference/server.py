@@ -144,7 +144,8 @@ class Gateway:
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         timeout = httpx2.Timeout(self.limits.upstream_seconds, connect=10.0)
-        pool = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
+        # Servers close idle connections after 5 s or more; one that is being closed must not be used again.
+        pool = httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=2.0)
         # No proxies and no .netrc of the environment, no redirects: the key goes to upstream alone.
         async with httpx2.AsyncClient(timeout=timeout, limits=pool, trust_env=False, follow_redirects=False) as client:
             self._client = client
