@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -49,7 +50,9 @@ threading.Event().wait()
 
 
 @contextlib.contextmanager
-def _process(code: str, arguments: list[str], address: str, timeout: float, threads: int = 1) -> Iterator[str]:
+def _process(
+    code: str, arguments: list[str], address: str, timeout: float, threads: int = 1, health: str = "/health"
+) -> Iterator[str]:
     """Run Python code that serves, and return its root URL once it answers.
 
     Args:
@@ -58,8 +61,15 @@ def _process(code: str, arguments: list[str], address: str, timeout: float, thre
         address: Regular expression that finds the root URL in what it writes.
         timeout: Seconds it may take until then.
         threads: Of its arithmetic.
+        health: Path that answers once it is up.
     """
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": str(threads),
+    }
     with tempfile.NamedTemporaryFile("w+b", suffix=".log") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", _WATCH + code, *arguments],
@@ -78,7 +88,7 @@ def _process(code: str, arguments: list[str], address: str, timeout: float, thre
             deadline = time.monotonic() + timeout
             while True:
                 found = re.search(address, written())
-                if found and _answers(found[1] + "/health"):
+                if found and _answers(found[1] + health):
                     break
                 if process.poll() is not None or time.monotonic() > deadline:
                     state = f"ended with {process.returncode}" if process.returncode is not None else "does not answer"
@@ -150,3 +160,27 @@ def llama_server(
     # The server's log runs in between what we print, but names no other address.
     with _process(_LLAMA, arguments, r"(http://127\.0\.0\.1:\d+)\s", timeout, threads) as root:
         yield f"{root}/v1", os.path.basename(arguments[0]).removesuffix(".gguf")
+
+
+_LITELLM = """
+from litellm import run_server
+
+run_server()
+"""
+
+
+@contextlib.contextmanager
+def litellm_proxy(config: str | os.PathLike[str], timeout: float = 240) -> Iterator[str]:
+    """Start a LiteLLM proxy, whose config may name files beside it, and give its root URL.
+
+    Args:
+        config: Its config.
+        timeout: Seconds it may take to start.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--config", os.fspath(config), "--host", "127.0.0.1", "--port", str(port)]
+    running = r"Uvicorn running on (http://127\.0\.0\.1:\d+)"
+    with _process(_LITELLM, options, running, timeout, health="/health/liveliness") as root:
+        yield root

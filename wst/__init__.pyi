@@ -13,6 +13,7 @@ from wst.data import QueryDataModule as QueryDataModule
 from wst.evaluation import Comparison as Comparison
 from wst.evaluation import compare as compare
 from wst.inference import Instructor as Instructor
+from wst.inference import TeacherServer as TeacherServer
 from wst.module import WeakToStrong as WeakToStrong
 from wst.preference import PreferenceModel as PreferenceModel
 from wst.prompts import StudentPrompt as StudentPrompt

@@ -206,7 +206,7 @@ class WeakToStrong(TrainingLifecycle):
 
     # --------------------------------------------------------------- evaluation
 
-    def validation_step(self, queries: list[Query], batch_idx: int) -> dict[str, list[Rollout]]:
+    def validation_step(self, queries: list[Query], batch_idx: int) -> dict[str, Any]:
         """Score the greedy instruction of each query, and the student without an instruction."""
         self.environment.begin_step()
         with collective_errors():
@@ -218,13 +218,14 @@ class WeakToStrong(TrainingLifecycle):
             own["leak"] = torch.tensor(self.environment.leaks(rollouts))
             own |= {f"reward/{name}": torch.tensor(values) for name, values in scores.parts.items()}
         all_ranks = gather((rollouts, own))
-        for name in dict.fromkeys(name for _, tables in all_ranks for name in tables):
-            values = torch.cat([tables[name] for _, tables in all_ranks if name in tables])
+        names = dict.fromkeys(name for _, tables in all_ranks for name in tables)
+        every = {name: torch.cat([tables[name] for _, tables in all_ranks if name in tables]) for name in names}
+        for name, values in every.items():
             known = int((~values.isnan()).sum())
             if known:
                 self.log(f"val/{name}", nan_mean(values), batch_size=known, prog_bar=name == "reward", sync_dist=False)
                 self._validated |= name == "reward"
-        return {"rollouts": [rollout for rollouts, _ in all_ranks for rollout in rollouts]}
+        return {"rollouts": [rollout for rollouts, _ in all_ranks for rollout in rollouts], "figures": every}
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""

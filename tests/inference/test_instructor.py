@@ -10,40 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from wst import Instruction, LoRA, Query, StudentPrompt, Teacher, TeacherPrompt
+from wst import Instruction, Query, StudentPrompt, Teacher, TeacherPrompt
 from wst.cli.instruct import run
 from wst.errors import ConfigError, DataError, ModelError
 from wst.inference import Artefact, Instructor
 from wst.inference.artefact import FILE
 
 QUERIES = [f"query number {i}" for i in range(7)]
-PROMPT = TeacherPrompt("Help with: {query}", system="Be brief.")
-
-
-@pytest.fixture(scope="module")
-def trained(tiny_model: str) -> Teacher:
-    """A teacher whose adapter does something."""
-    teacher = Teacher(tiny_model, prompt=PROMPT, dtype="float32", lora=LoRA(r=4, alpha=8), max_new_tokens=9)
-    torch.manual_seed(0)  # before the adapter is drawn
-    teacher.load(torch.device("cpu"))
-    with torch.no_grad():
-        for name, weights in teacher.named_parameters():
-            if "lora_B" in name and "default" in name:
-                weights.normal_(std=0.5)
-    return teacher
-
-
-@pytest.fixture
-def folder(trained: Teacher, tiny_model: str, tmp_path: Path) -> Path:
-    """The artefact of the teacher."""
-    place = tmp_path / "teacher"
-    trained.save(place)
-    base = {"model": tiny_model, "revision": None, "dtype": "float32", "quantization": "none"}
-    prompt = StudentPrompt("after", system="You answer.")
-    Artefact(place, base, PROMPT, prompt, 9, 1024, 1.0, about={"seed": 0, "steps": 3}).write()
-    return place
+PROMPT = TeacherPrompt("Help with: {query}", system="Be brief.")  # the conftest's
 
 
 def change(folder: Path, **changes: Any) -> None:
@@ -237,16 +212,3 @@ def test_a_gate_lets_through_what_the_teacher_is_sure_of(folder: Path, trained: 
     change(folder, gate={"threshold": "low"})
     with pytest.raises(ModelError, match="gate"):
         Instructor.from_pretrained(str(folder), "cpu")
-
-
-def test_the_snippet_of_a_model_card_prints_an_instruction(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = fitted / "runs/tiny/version_0/teacher/best"
-    snippet = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
-    exec(snippet[0].replace("FOLDER", str(folder)), {})
-    instruction = capsys.readouterr().out.removesuffix("\n")
-    assert instruction == Instructor.from_pretrained(str(folder))("The text of a query")
-    stored = Artefact.read(folder)
-    assert stored.about["steps"] > 0
-    assert stored.about["seed"] == 7
-    assert stored.about["student"]["class"] == "LocalStudent"
-    assert stored.about["figures"]["val/reward"] >= 0

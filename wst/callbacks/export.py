@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from abc import abstractmethod
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from torch import Tensor
 
-from wst.evaluation.metrics import json_number
+from wst.errors import ModelError
+from wst.evaluation.brief import teacher_figures, tested_figures
 from wst.files import follow_umask, restore_folder, write_folder
-from wst.inference.artefact import Artefact
+from wst.inference.artefact import FILE, Artefact, weights_hashes
+from wst.inference.card import write_card
 from wst.settings import check_choice
 from wst.training.folders import log_folder
 
@@ -88,7 +94,7 @@ class TeacherExport(_Export):
     """Export the teacher as a PEFT adapter (or, after full fine-tuning, as a whole model) with a model card.
 
     ``teacher/last`` in the log folder is written at the end of training and after each validation, ``teacher/best``
-    whenever the monitored figure is the best so far.
+    whenever the monitored figure is the best so far. A test adds its figures to the export whose weights it tested.
 
     Args:
         monitor: The figure that the best teacher is chosen by.
@@ -103,12 +109,54 @@ class TeacherExport(_Export):
 
     def __init__(self, monitor: str = "val/reward", mode: str = "max", folder: str | None = None) -> None:
         super().__init__(monitor, mode, folder)
+        self._validation: list[dict[str, Tensor]] = []
+        self._figures: dict[str, Any] = {}
+        self._validated_step = 0
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last validation."""
+        self._validation, self._figures = [], {}
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401 - as Lightning has it
+        *_: Any,  # noqa: ANN401
+    ) -> None:
+        """Keep the rewards of all ranks."""
+        self._validation.append(outputs["figures"])
+        self._validated_step = cast(Any, pl_module).trained_steps
 
     def fill(self, trainer: Trainer, pl_module: Any, folder: Path) -> None:  # noqa: ANN401 - WeakToStrong
         """Write the adapter or the model, ``wst.json`` and the card: all that `wst.Instructor` needs."""
         pl_module.teacher.save(folder)
-        Artefact.of(folder, pl_module.teacher, pl_module.environment.prompt, _about(trainer, pl_module)).write()
-        (folder / "README.md").write_text(model_card(trainer, pl_module), encoding="utf-8")
+        # Figures of weights that have been trained further since would be another teacher's.
+        figures = self._validated_figures() if self._validated_step == pl_module.trained_steps else {}
+        about = _about(trainer, pl_module) | {"figures": figures}
+        _write(Artefact.of(folder, pl_module.teacher, pl_module.environment.prompt, about))
+
+    def _validated_figures(self) -> dict[str, Any]:
+        if self._validation and not self._figures:
+            rewards, unaided, leaks = (
+                np.concatenate([figures[name].double().numpy() for figures in self._validation])
+                for name in ("reward", "unaided", "leak")
+            )
+            self._figures = {"validation": teacher_figures(rewards, unaided, leaks)}
+        return self._figures
+
+    @rank_zero_only
+    def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401 - WeakToStrong
+        """Put the test's figures into the exports that hold the tested weights."""
+        folders = [self._place(trainer, name) for name in ("best", "last")]
+        for folder in (folder for folder in folders if (folder / FILE).is_file()):
+            try:
+                artefact = Artefact.read(folder)
+                if artefact.about.get("steps") == pl_module.trained_steps and _holds(artefact, pl_module.teacher):
+                    figures = {**artefact.about.get("figures", {}), "test": tested_figures(pl_module.test_rows)}
+                    _write(replace(artefact, about={**artefact.about, "figures": figures}))
+            except (ModelError, OSError) as error:  # the test's own files are not written yet
+                rank_zero_warn(f"the export has not got the test's figures: {error}")
 
 
 class PreferenceExport(_Export):
@@ -146,66 +194,28 @@ def _about(trainer: Trainer, pl_module: Any) -> dict[str, Any]:  # noqa: ANN401 
     return {
         "student": {"class": type(student).__name__, "model": _model_of(student)},
         "reward": type(pl_module.reward).__name__,
+        "baseline": type(pl_module.baseline).__name__,
         "data": _describe(getattr(trainer, "datamodule", None)),
         "seed": pl_module.seed,
         "steps": pl_module.trained_steps,
-        "figures": _figures(trainer),
     }
 
 
-def _figures(trainer: Trainer) -> dict[str, float | None]:
-    shown = ("val/", "train/reward")
-    figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(shown)}
-    return {name: json_number(value) for name, value in sorted(figures.items())}
+def _write(artefact: Artefact) -> None:
+    artefact.write()
+    write_card(artefact)
+
+
+def _holds(artefact: Artefact, teacher: Any) -> bool:  # noqa: ANN401 - Teacher
+    """Return whether an artefact's weights are the teacher's: written again, they are the same bytes."""
+    with tempfile.TemporaryDirectory() as scratch:
+        teacher.save(Path(scratch))
+        return weights_hashes(artefact.folder) == weights_hashes(Path(scratch))
 
 
 def _model_of(student: Any) -> str | None:  # noqa: ANN401 - any student
     model = getattr(student, "source", None) or getattr(student, "model", None)
     return model if isinstance(model, str) else None
-
-
-def model_card(trainer: Trainer, pl_module: Any) -> str:  # noqa: ANN401 - WeakToStrong
-    """Return a card that names base, student, data, reward and results, and says how to load the teacher."""
-    teacher = pl_module.teacher
-    rows = [f"| {name} | {'-' if value is None else f'{value:.4g}'} |" for name, value in _figures(trainer).items()]
-    results = "\n".join(rows) or "| none yet | |"
-    data = getattr(trainer, "datamodule", None)
-    base = "" if ":" in teacher.source or Path(teacher.source).exists() else f"base_model: {teacher.source}\n"
-    return f"""---
-{base}library_name: {"transformers" if teacher.full_finetuning else "peft"}
-tags: [weak-to-strong-transfer, prompt-optimization]
----
-# Teacher that instructs {_describe(pl_module.student)}
-
-Trained by Weak-to-Strong Transfer (Ge, Li, Huang 2025, arXiv 2508.16741): for each query it writes the instruction
-under which the student answers best.
-
-| | |
-|---|---|
-| base | {teacher.source} |
-| student | {_describe(pl_module.student)} |
-| data | {_describe(data)} |
-| reward | {type(pl_module.reward).__name__} |
-| baseline | {type(pl_module.baseline).__name__} |
-| steps | {pl_module.trained_steps} |
-
-| figure | value |
-|---|---|
-{results}
-
-To use it (`pip install weak-to-strong-transfer`):
-
-```python
-import wst
-
-teacher = wst.Instructor.from_pretrained("FOLDER")
-print(teacher("The text of a query"))
-```
-
-`wst.json` holds the prompt that it was trained with, its limits, and where the student's prompt has the instruction.
-
-Or name this folder in a config: `model.init_args.teacher.init_args.adapter`.
-"""
 
 
 def _describe(thing: Any) -> str:  # noqa: ANN401 - student or data module

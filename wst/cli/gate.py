@@ -10,6 +10,7 @@ from wst.cli.options import teacher_parser
 from wst.environment import Environment
 from wst.errors import ConfigError
 from wst.inference.artefact import Artefact
+from wst.inference.card import write_card
 from wst.inference.gate import Gate, choose
 from wst.inference.instructor import Instructor
 from wst.types import Query
@@ -29,7 +30,9 @@ def run(args: list[str]) -> int:
         raise ConfigError("gate: there are no validation queries; give data a val file, or train and val_share")
     instructor = Instructor(artefact, options.device, options.base, data.eval_batch_size)
     gate = find_gate(instructor, module.environment, queries, options.harm, options.delta)
-    replace(artefact, gate=gate.to_dict()).write()
+    gated = replace(artefact, gate=gate.to_dict())
+    gated.write()
+    write_card(gated)
     print(
         f"threshold {gate.threshold:.2f} nats a token: {gate.instructed:.0%} of {gate.rows} validation queries get an "
         f"instruction, {gate.harmed:.1%} are made worse; at most {gate.harm:.1%} of queries will be, with probability "

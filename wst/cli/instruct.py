@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from wst.cli.options import teacher_parser
+from wst.cli.options import read_teacher, teacher_parser
 from wst.cli.quiet import prepare
 from wst.errors import DataError
-from wst.inference.instructor import Instructor
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,9 @@ def run(args: list[str]) -> int:
     Raises:
         WSTError: If the teacher cannot be loaded, or a line of standard input is not what the options say.
     """
-    options = _parser().parse_args(args)
+    options = _parser().parse_intermixed_args(args)  # a text may follow an option
     prepare()
-    instructor = Instructor.from_pretrained(
-        options.teacher, options.device, base=options.base, revision=options.revision, batch_size=options.batch_size
-    )
+    instructor = read_teacher(options)
     asked = [_Asked(text, {"query": text}) for text in options.text] or _stdin(options.jsonl, options.field)
     remaining = iter(asked)
     while batch := list(islice(remaining, options.batch_size)):

@@ -6,6 +6,8 @@ import argparse
 from typing import NoReturn
 
 from wst.errors import ConfigError
+from wst.inference.instructor import Instructor
+from wst.inference.remote import TeacherServer
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,4 +44,26 @@ def teacher_parser(command: str, description: str, rest: bool = False) -> Parser
     if not rest:
         parser.add_argument("--revision", help="branch, tag or commit of a teacher on the hub")
         parser.add_argument("--batch_size", type=int, default=32, help="texts that the teacher writes for at once (32)")
+        parser.add_argument("--server", help="base URL of a server that serves the teacher, in place of weights here")
+        parser.add_argument("--server_model", default="teacher", help="the teacher's name there (teacher)")
+        parser.add_argument("--server_key_env", help="environment variable with the key for --server (it wants none)")
     return parser
+
+
+def read_teacher(options: argparse.Namespace) -> Instructor:
+    """Return the teacher that the options of `teacher_parser` name.
+
+    Raises:
+        WSTError: If it is not there, or an option is impossible.
+    """
+    server = None
+    if options.server is not None:
+        server = TeacherServer(options.server, options.server_model, options.server_key_env)
+    return Instructor.from_pretrained(
+        options.teacher,
+        options.device,
+        base=options.base,
+        revision=options.revision,
+        batch_size=options.batch_size,
+        server=server,
+    )

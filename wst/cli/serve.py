@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 
-from wst.cli.options import teacher_parser
+from wst.cli.options import read_teacher, teacher_parser
 from wst.cli.quiet import prepare
 from wst.errors import ConfigError
-from wst.inference.instructor import Instructor
 
 
 def run(args: list[str]) -> int:
@@ -26,9 +25,7 @@ def run(args: list[str]) -> int:
     except ImportError as error:
         raise ConfigError(f"wst serve: {error.name} is not installed; pip install 'wst[serve]'") from error
     limits = Limits(options.deadline, options.max_requests, options.max_body_mb * 1_000_000)
-    instructor = Instructor.from_pretrained(
-        options.teacher, options.device, base=options.base, revision=options.revision, batch_size=options.batch_size
-    )
+    instructor = read_teacher(options)
     gateway = Gateway(
         instructor.write,
         instructor.artefact.student_prompt,
@@ -36,7 +33,7 @@ def run(args: list[str]) -> int:
         key=_variable("key_env", options.key_env),
         token=_variable("token_env", options.token_env),
         limits=limits,
-        batch_size=options.batch_size,
+        **instructor.batches,
     )
     instructor.load()
     instructor("Hello")  # the first call is slower than any other; no client should wait for it

@@ -2,5 +2,6 @@
 
 from wst.inference.artefact import Artefact
 from wst.inference.instructor import Instructor
+from wst.inference.remote import TeacherServer
 
-__all__ = ["Artefact", "Instructor"]
+__all__ = ["Artefact", "Instructor", "TeacherServer"]

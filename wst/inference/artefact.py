@@ -9,7 +9,9 @@ Beside the adapter (or the whole model), the tokenizer and the model card it hol
 - ``teacher``: ``prompt``, ``chat_template_options``, ``max_new_tokens``, ``max_prompt_tokens``, ``temperature``.
 - ``student_prompt``: ``placement``, ``query``, ``system``, ``separator``.
 - ``files``: SHA-256 of each weights file in the folder.
-- ``student``, ``reward``, ``data``, ``seed``, ``steps``, ``figures``: where the teacher comes from; nothing reads them.
+- ``student``, ``reward``, ``baseline``, ``data``, ``seed``, ``steps``: where the teacher comes from, for the card.
+- ``figures``: ``validation`` and, once `wst test` has run, ``test``: ``reward``, ``unaided``, ``gain`` (each with
+  ``mean`` and ``ci95``), ``help``, ``harm``, ``leak``, ``n``, for the card.
 - ``gate``: null, or the rule by which no instruction is given.
 """
 
@@ -83,6 +85,10 @@ class Artefact:
 
     def write(self) -> None:
         """Write ``wst.json`` into the folder, with a SHA-256 of each weights file there."""
+        write_whole(self.folder / FILE, self.to_json())
+
+    def to_json(self) -> str:
+        """Return the content of ``wst.json``."""
         from wst import __version__
 
         content = {
@@ -97,11 +103,11 @@ class Artefact:
                 "temperature": self.temperature,
             },
             "student_prompt": asdict(self.student_prompt),
-            "files": {path.name: sha256_of(path) for path in sorted(self.folder.glob(_WEIGHTS))},
+            "files": weights_hashes(self.folder),
             **self.about,
             "gate": self.gate,
         }
-        write_whole(self.folder / FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def read(cls, folder: str | Path) -> Artefact:
@@ -152,6 +158,11 @@ class Artefact:
             {name: value for name, value in content.items() if name not in known},
             None if content.get("gate") is None else _mapping(path, content, "gate"),
         )
+
+
+def weights_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each weights file in a folder, by name."""
+    return {path.name: sha256_of(path) for path in sorted(folder.glob(_WEIGHTS))}
 
 
 def _parsed(path: Path) -> dict[str, Any]:

@@ -34,33 +34,35 @@ class Outcome:
 
 
 class Batcher:
-    """Writes for all requests that wait, ``batch_size`` at a time, in one worker thread.
+    """Writes for all requests that wait, ``batch_size`` at a time, in one thread or several.
 
-    It never raises and never waits longer than the deadline: a teacher that fails or hangs gives no instruction. Once a
-    batch has been running for several deadlines, the teacher counts as hung, and no further request waits for it.
+    It never raises and never waits longer than the deadline: a teacher that fails or hangs gives no instruction. Once
+    each thread has been at its batch for several deadlines, the teacher counts as hung, and no request waits for it.
 
     Args:
-        write: Writes an instruction for each query; called from one thread at a time.
+        write: Writes an instruction for each query; called from as many threads at a time as there are workers.
         batch_size: Queries in one call.
         deadline: Seconds that a request waits at most.
+        workers: Calls at a time.
     """
 
     _HUNG = 3  #: deadlines after which a running batch counts as hung
 
-    def __init__(self, write: Write, batch_size: int, deadline: float) -> None:
+    def __init__(self, write: Write, batch_size: int, deadline: float, workers: int = 1) -> None:
         self.write = write
         self.batch_size = batch_size
         self.deadline = deadline
+        self.workers = workers
         self.batches = 0  #: calls of ``write`` so far
         self._waiting: deque[tuple[Query, asyncio.Future[Instruction]]] = deque()
-        self._worker: asyncio.Task[None] | None = None
-        self._began: float | None = None  #: when the batch under way began
+        self._working: list[asyncio.Task[None]] = []
+        self._began: dict[int, float] = {}  #: when each batch under way began
 
     @property
     def hung(self) -> bool:
-        """Whether the batch under way has taken several deadlines."""
-        began = self._began  # read once: another thread may ask
-        return began is not None and time.monotonic() - began > self._HUNG * self.deadline
+        """Whether all workers are at batches that have taken several deadlines."""
+        began = list(self._began.values())  # read once: another thread may ask
+        return len(began) == self.workers and time.monotonic() - max(began) > self._HUNG * self.deadline
 
     async def ask(self, query: Query) -> Outcome:
         """Return the instruction for a query, or why there is none."""
@@ -69,8 +71,9 @@ class Batcher:
             return Outcome("timeout", None, 0.0)
         future: asyncio.Future[Instruction] = asyncio.get_running_loop().create_future()
         self._waiting.append((query, future))
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
+        self._working = [worker for worker in self._working if not worker.done()]
+        if len(self._working) < self.workers:
+            self._working.append(asyncio.create_task(self._work()))
         try:
             written = await asyncio.wait_for(future, self.deadline)
         except TimeoutError:
@@ -90,7 +93,8 @@ class Batcher:
             if not batch:
                 return
             self.batches += 1
-            self._began = time.monotonic()
+            mine = self.batches
+            self._began[mine] = time.monotonic()
             try:
                 written = await _in_thread(partial(self.write, [query for query, _ in batch]))
                 for (_, future), instruction in zip(batch, written, strict=True):
@@ -101,7 +105,7 @@ class Batcher:
                     if not future.done():
                         future.set_exception(error)
             finally:
-                self._began = None
+                del self._began[mine]
 
 
 async def _in_thread(work: Callable[[], Sequence[Instruction]]) -> Sequence[Instruction]:

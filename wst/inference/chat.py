@@ -33,10 +33,10 @@ class ChatRequest:
 
     @classmethod
     def parse(cls, content: bytes) -> ChatRequest:
-        """Read a request.
+        """Read a request's body.
 
         Raises:
-            BadRequest: If it is not JSON, or its messages are not a chat with text from a user.
+            BadRequest: If it is not JSON, or not a chat request.
         """
         try:
             body = json.loads(content, parse_constant=_refuse)
@@ -44,6 +44,15 @@ class ChatRequest:
             raise BadRequest("the body is nested too deeply") from None
         except ValueError as error:
             raise BadRequest(f"the body is not JSON: {error!s:.200}") from None
+        return cls.of(body)
+
+    @classmethod
+    def of(cls, body: Any) -> ChatRequest:  # noqa: ANN401 - whatever the client sent
+        """Check a request that was parsed.
+
+        Raises:
+            BadRequest: If its messages are not a chat with text from a user.
+        """
         messages = body.get("messages") if isinstance(body, dict) else None
         if not isinstance(messages, list) or not messages:
             raise BadRequest("messages must be a list with at least one message")

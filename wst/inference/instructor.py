@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from wst.errors import ConfigError, DataError, ModelError
-from wst.inference.artefact import FILE, Artefact
+from wst.inference.artefact import Artefact
 from wst.inference.gate import Gate
+from wst.inference.hub import download, portable, upload
+from wst.inference.remote import RemoteTeacher, TeacherServer
 from wst.types import Instruction, Message, Query
 
 if TYPE_CHECKING:
@@ -37,13 +39,22 @@ class Instructor:
         device: "auto" (the GPU if there is one), "cpu", "cuda" or "cuda:N".
         base: Where the base model lies on this machine; None: where the artefact says.
         batch_size: Queries written for at once.
+        server: A server that writes the words, in place of weights on this machine; a text is its base URL. The teacher
+            is then called "teacher" there. See `TeacherServer` for other names, keys and limits.
 
     Example:
         >>> teacher = Instructor.from_pretrained("runs/quickstart/version_0/teacher/best")  # doctest: +SKIP
         >>> teacher("The kettle leaks.")  # doctest: +SKIP
     """
 
-    def __init__(self, artefact: Artefact, device: str = "auto", base: str | None = None, batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        artefact: Artefact,
+        device: str = "auto",
+        base: str | None = None,
+        batch_size: int = 32,
+        server: TeacherServer | str | None = None,
+    ) -> None:
         if batch_size < 1:
             raise ConfigError(f"Instructor: batch_size must be at least 1, got {batch_size}")
         self.artefact = artefact
@@ -51,6 +62,11 @@ class Instructor:
         self.base = base
         self.batch_size = batch_size
         self._gate = None if artefact.gate is None else Gate.from_dict(artefact.gate)
+        self._remote = (
+            None
+            if server is None
+            else RemoteTeacher(artefact, TeacherServer(server) if isinstance(server, str) else server)
+        )
         self._teacher: Teacher | None = None
         self._lock = threading.Lock()  # the model writes one batch at a time
 
@@ -63,6 +79,7 @@ class Instructor:
         base: str | None = None,
         revision: str | None = None,
         batch_size: int = 32,
+        server: TeacherServer | str | None = None,
     ) -> Self:
         """Read the artefact in a folder, or under an id on the hub.
 
@@ -73,20 +90,21 @@ class Instructor:
                 other base this says where it lies.
             revision: Branch, tag or commit on the hub.
             batch_size: See `Instructor`.
+            server: See `Instructor`.
 
         Raises:
             ModelError: If it is not there, or is not a trained teacher.
         """
         folder = Path(name).expanduser()
         if folder.is_dir():
-            return cls(Artefact.read(folder), device, base, batch_size)
+            return cls(Artefact.read(folder), device, base, batch_size, server)
         if name.count("/") != 1 or name[0] in "./~":
             raise ModelError(f"teacher {name!r}: no such folder; give an exported folder or a hub id (org/name)")
-        artefact = Artefact.read(_downloaded(name, revision))
+        artefact = Artefact.read(download(name, revision))
         model = artefact.base["model"]
-        if base is None and model is not None and not _harmless(model):
+        if base is None and server is None and model is not None and not portable(model):
             raise ModelError(f"teacher {name!r}: its base {model!r:.100} is a path of another machine; give base")
-        return cls(artefact, device, base, batch_size)
+        return cls(artefact, device, base, batch_size, server)
 
     @overload
     def __call__(self, query: str, *, history: Sequence[ChatMessage] = (), sample: bool = False) -> str: ...
@@ -138,11 +156,20 @@ class Instructor:
         """Do as `__call__` does, in a thread, for asyncio."""
         return await asyncio.to_thread(self.__call__, query, history=history, sample=sample)
 
+    @property
+    def batches(self) -> dict[str, int]:
+        """How to write for many at once: ``batch_size`` queries in a call, ``workers`` calls at a time."""
+        if self._remote is not None:  # it has batches of its own
+            return {"batch_size": 1, "workers": self._remote.server.concurrency}
+        return {"batch_size": self.batch_size, "workers": 1}
+
     def write(self, queries: Sequence[Query], sample: bool = False) -> list[Instruction]:
         """Write one instruction for each query, ``batch_size`` at a time.
 
         An instruction that the artefact's gate does not let through has an empty text: the student is on its own.
         """
+        if self._remote is not None:
+            return self._remote.sample(queries, greedy=not sample)
         with self._lock:
             teacher = self._loaded()
             parts = [queries[i : i + self.batch_size] for i in range(0, len(queries), self.batch_size)]
@@ -163,11 +190,13 @@ class Instructor:
         return [one if self._gate.opens(confidence) else replace(one, text="") for one, confidence in pairs]
 
     def load(self) -> Self:
-        """Load the weights now rather than at the first call.
+        """Load the weights now rather than at the first call; there are none if a server writes.
 
         Raises:
             ModelError: If the base cannot be loaded, or the adapter does not fit it.
         """
+        if self._remote is not None:
+            return self
         with self._lock:
             self._loaded()
         return self
@@ -183,7 +212,28 @@ class Instructor:
 
         return resolve_device(self.device)
 
+    def push_to_hub(self, repo: str, **options: Any) -> str:  # noqa: ANN401 - those of upload
+        """Upload the teacher to the hub, where ``from_pretrained(repo)`` finds it, and return the commit's URL.
+
+        Args:
+            repo: Hub id (user/name); the repository is created if need be.
+            options: ``base``, ``private``, ``token`` and ``message``; see `wst.inference.hub.upload`.
+
+        Raises:
+            ModelError: If no reader could load the base, or the hub refuses.
+        """
+        return upload(self.artefact, repo, **options)
+
+    def close(self) -> None:
+        """Free the weights, which the next call loads again, or close the connections to the server."""
+        with self._lock:
+            self._teacher = None
+        if self._remote is not None:
+            self._remote.close()
+
     def _loaded(self) -> Teacher:
+        if self._remote is not None:
+            raise ConfigError("Instructor: a server writes, and its log-probabilities are not known; leave out server")
         if self._teacher is None:
             from wst.teacher import Teacher
 
@@ -223,21 +273,3 @@ def _turns(history: Sequence[ChatMessage]) -> tuple[Message, ...]:
             )
         turns.append(Message(role, content))
     return tuple(turns)
-
-
-def _harmless(model: str) -> bool:
-    """Whether a stranger's artefact may name this base: a hub id or an installed package, no path of this machine."""
-    return model.startswith("package:") or (
-        model.count("/") == 1 and model[0] not in "./~" and not Path(model).exists()
-    )
-
-
-def _downloaded(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        patterns = [FILE, "*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # the hub's client has many of its own
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelError(f"teacher {name!r}: cannot be had from the hub ({reason:.200})") from error

@@ -90,6 +90,7 @@ class Gateway:
         token: Bearer token that clients must show; needs ``key``, since Authorization can hold but one.
         limits: What is taken at most.
         batch_size: Queries in one batch of the teacher's.
+        workers: Batches of the teacher's at a time.
 
     Raises:
         ConfigError: If the URL is not one, or there is a token without a key.
@@ -105,13 +106,14 @@ class Gateway:
         token: str | None = None,
         limits: Limits | None = None,
         batch_size: int = 32,
+        workers: int = 1,
     ) -> None:
         self.upstream = _checked_url(upstream)
         if token is not None and key is None:
             raise ConfigError("wst serve: --token_env needs --key_env: clients' Authorization holds the token, no key")
         self.prompt = prompt
         self.limits = limits or Limits()
-        self.batcher = Batcher(write, batch_size, self.limits.deadline)
+        self.batcher = Batcher(write, batch_size, self.limits.deadline, workers)
         self._key = key
         self._token = token
         self._client: httpx2.AsyncClient | None = None
@@ -142,7 +144,8 @@ class Gateway:
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         timeout = httpx2.Timeout(self.limits.upstream_seconds, connect=10.0)
-        pool = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
+        # Servers close idle connections after 5 s or more; one that is being closed must not be used again.
+        pool = httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=2.0)
         # No proxies and no .netrc of the environment, no redirects: the key goes to upstream alone.
         async with httpx2.AsyncClient(timeout=timeout, limits=pool, trust_env=False, follow_redirects=False) as client:
             self._client = client

@@ -46,7 +46,8 @@ def encode_chat(
     """
     if limit is not None:
         messages = [Message(m.role, _part(tokenizer, m.content, limit, tail=True)) for m in messages]
-    messages = [Message(m.role, neutralize_control_tokens(tokenizer, m.content)) for m in messages]
+    options = template_options or {}
+    messages = prepared_turns(tokenizer, messages, options)
     if not tokenizer.chat_template:
         text = "\n\n".join(message.content for message in messages)
         if answered:
@@ -55,10 +56,6 @@ def encode_chat(
         while ids and ids[-1] in _control_tokens(tokenizer)[1]:  # some tokenizers append their end token
             ids.pop()
         return ids
-    options = template_options or {}
-    if messages[0].role == "system" and not _knows_system(tokenizer, options):
-        merged = f"{messages[0].content}\n\n{messages[1].content}" if len(messages) > 1 else messages[0].content
-        messages = [Message("user", merged), *messages[2:]]
     try:
         rendered = _render(tokenizer, messages, options, _wants_parts(tokenizer, options), not answered)
     except Exception as error:  # whatever the template's code raises
@@ -71,6 +68,21 @@ def encode_chat(
             "model's folder, or chat_template_options"
         )
     return _ids(tokenizer(rendered, add_special_tokens=False))
+
+
+def prepared_turns(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], options: dict[str, Any]
+) -> list[Message]:
+    """Return the turns as the chat template is to read them.
+
+    Control tokens in them are neutralized, and a system turn that the template would not show stands at the head of the
+    first user turn.
+    """
+    messages = [Message(m.role, neutralize_control_tokens(tokenizer, m.content)) for m in messages]
+    if tokenizer.chat_template and messages[0].role == "system" and not _knows_system(tokenizer, options):
+        merged = f"{messages[0].content}\n\n{messages[1].content}" if len(messages) > 1 else messages[0].content
+        messages = [Message("user", merged), *messages[2:]]
+    return messages
 
 
 def _render(

@@ -23,7 +23,7 @@ from transformers import (
 from wst.errors import ConfigError, ModelError, WSTError
 from wst.files import cache_dir, follow_umask, sha256_of
 from wst.modeling.chat import encode_chat
-from wst.modeling.spec import FORMS, DType, Located, ModelSpec, Quantization, first_line, locate
+from wst.modeling.spec import FORMS, DType, Located, ModelSpec, Quantization, first_line, hub_gguf, locate
 
 __all__ = ["DType", "Located", "ModelSpec", "Quantization", "encode_chat", "load_causal_lm", "locate", "resolve_dtype"]
 
@@ -119,7 +119,7 @@ def read_pretrained(
     Raises:
         ModelError: If it cannot be found or read.
     """
-    folder = weights_folder(locate(spec.model))
+    folder = weights_folder(locate(spec.model), spec.revision)
     dtype = resolve_dtype(spec.dtype, device)
     hub = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     with one_line_errors(f"{kind} {spec.model!r}: cannot be loaded", f"; {FORMS}"):
@@ -192,8 +192,10 @@ def _contiguous(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return (states, *inputs[1:])
 
 
-def weights_folder(located: Located) -> str:
+def weights_folder(located: Located, revision: str | None = None) -> str:
     """Return the hub id or folder that transformers can read; a GGUF file is converted first."""
+    if located.kind == "hub-gguf":
+        return str(_converted_gguf(hub_gguf(located, revision)))
     return str(_converted_gguf(Path(located.path))) if located.kind == "gguf" else located.path
 
 

@@ -13,7 +13,7 @@ from wst.errors import ModelError
 Quantization = Literal["none", "nf4", "int8"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
-FORMS = "give a hub id (org/name), a folder, a .gguf file, or package:NAME/FILE"
+FORMS = "give a hub id (org/name), a folder, a .gguf file, or package:NAME/FILE or hub:ORG/NAME/FILE.gguf"
 
 
 def first_line(error: BaseException) -> str:
@@ -23,9 +23,9 @@ def first_line(error: BaseException) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Where a model's weights are: ``kind`` is "hub", "folder" or "gguf"; ``path`` a hub id or a path."""
+    """Where a model's weights are: ``path`` is a hub id, a path, or for "hub-gguf" a hub id and a path in it."""
 
-    kind: Literal["hub", "folder", "gguf"]
+    kind: Literal["hub", "folder", "gguf", "hub-gguf"]
     path: str
 
 
@@ -35,6 +35,11 @@ def locate(source: str) -> Located:
     Raises:
         ModelError: If it names a file, folder or package that is not there.
     """
+    if source.startswith("hub:"):
+        inner = source.removeprefix("hub:")
+        if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(/[\w-][\w.-]*)+\.gguf", inner):
+            raise ModelError(f"model {source!r}: not the form of a GGUF file on the hub; {FORMS}")
+        return Located("hub-gguf", inner)
     path = _inside_package(source) if source.startswith("package:") else Path(source).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -47,6 +52,22 @@ def locate(source: str) -> Located:
     if source.startswith("package:") or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or source[0] in "./~":
         raise ModelError(f"model {source!r}: no such folder or .gguf file; {FORMS}")
     return Located("hub", source)
+
+
+def hub_gguf(located: Located, revision: str | None) -> Path:
+    """Return the local copy of a GGUF file on the hub, downloading it at the first call.
+
+    Raises:
+        ModelError: If it is not there, or the hub cannot be reached and has not been before.
+    """
+    from huggingface_hub import hf_hub_download
+
+    owner, name, file = located.path.split("/", 2)
+    try:
+        return Path(hf_hub_download(f"{owner}/{name}", file, revision=revision))
+    except Exception as error:  # the hub's client has many of its own
+        reason = f"not on the hub, or the hub cannot be reached ({first_line(error)})"
+        raise ModelError(f"model 'hub:{located.path}': {reason}; {FORMS}") from error
 
 
 def _inside_package(source: str) -> Path:
@@ -67,8 +88,8 @@ class ModelSpec:
 
     Args:
         model: One of: ``org/name``, a model on the hub; ``path/to/folder``, written by ``save_pretrained``;
-            ``path/to/model.gguf``; ``package:NAME/path/in/package``, a folder or GGUF file inside an installed Python
-            package.
+            ``path/to/model.gguf``; ``hub:org/name/model.gguf``, a GGUF file on the hub;
+            ``package:NAME/path/in/package``, a folder or GGUF file inside an installed Python package.
         quantization: "nf4" (4 bits, double quantization) or "int8" by bitsandbytes, or "none". `VLLMStudent` takes
             vLLM's names.
         dtype: Number format of the weights that are not quantized, and of the arithmetic; for "auto" see
@@ -109,6 +130,9 @@ class ModelSpec:
         located = locate(self.model)
         if located.kind == "gguf":
             return
+        if located.kind == "hub-gguf":  # nothing but the whole file says what it is
+            hub_gguf(located, self.revision)
+            return
         from transformers import AutoConfig  # it brings torch
 
         try:
@@ -127,6 +151,9 @@ class ModelSpec:
         located = locate(self.model)
         if located.kind == "hub":
             return [located.path] if portable else [located.path, commit]
+        if located.kind == "hub-gguf":  # the cache's file is named by the hash of its content
+            content = None if portable else hub_gguf(located, self.revision).resolve().name
+            return [located.path, content]
         return file_fingerprint(located.path, portable)
 
 

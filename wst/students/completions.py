@@ -113,7 +113,7 @@ class ChatClient:
             names = [name for name in os.environ if name.lower() in _NETWORK_VARIABLES]
             raise ConfigError(
                 key.redact(
-                    f"EndpointStudent: no connection to {base_url} can be made ({type(error).__name__}: {error}"[:400]
+                    f"{key.owner}: no connection to {base_url} can be made ({type(error).__name__}: {error}"[:400]
                 )
                 + f"); correct the variables for proxies and certificates: {', '.join(sorted(names)) or 'none is set'}"
             ) from None
@@ -154,7 +154,7 @@ class ChatClient:
 _NETWORK_VARIABLES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"}
 
 
-def check_address(base_url: str) -> None:
+def check_address(base_url: str, owner: str = "EndpointStudent") -> None:
     """Check an endpoint's address.
 
     Raises:
@@ -162,11 +162,11 @@ def check_address(base_url: str) -> None:
     """
     parts = urlsplit(base_url)
     if parts.username is not None or parts.password is not None:
-        raise ConfigError("EndpointStudent: base_url holds a user or password; put the key into api_key_env's variable")
+        raise ConfigError(f"{owner}: base_url holds a user or password; put the key into api_key_env's variable")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"EndpointStudent: base_url must be like https://host/v1, got {base_url!r}")
+        raise ConfigError(f"{owner}: base_url must be like https://host/v1, got {base_url!r}")
     if parts.query or parts.fragment:
-        raise ConfigError("EndpointStudent: base_url ends at the path; put what follows '?' into extra_body or the key")
+        raise ConfigError(f"{owner}: base_url ends at the path; put what follows '?' into extra_body or the key")
 
 
 def _checked(status: int, headers: Mapping[str, str], data: bytes) -> Any:  # noqa: ANN401 - whatever was sent

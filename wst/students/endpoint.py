@@ -304,7 +304,7 @@ class EndpointStudent(Student):
         if failure.kind == "filtered":
             self.accounts.count("refused")
             return Response("", refused=True)
-        reason = self._clean(failure.reason)
+        reason = self._key.one_line(failure.reason)
         if failure.kind == "never" or (failure.kind == "access" and await self._is_denied(prompt)):
             raise StudentStopped(
                 f"student {self.label}: {failure.meaning} ({reason}); {self._remedy(failure.status)}, then resume"
@@ -375,11 +375,6 @@ class EndpointStudent(Student):
                 stacklevel=2,
             )
         return bound
-
-    def _clean(self, reason: str) -> str:
-        """Return one short printable line of what the endpoint said, without the key."""
-        text = " ".join(self._key.redact(reason).split())[:300]
-        return "".join(char if char.isprintable() else "\ufffd" for char in text)
 
     def _remedy(self, status: int) -> str:
         if status in (401, 403):

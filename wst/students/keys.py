@@ -19,19 +19,21 @@ class ApiKey:
     Args:
         variable: Name of the variable; None: the endpoint wants no key.
         address: The endpoint, for messages.
+        owner: What messages call the one that it belongs to.
 
     Raises:
         ConfigError: If the name cannot be one: it may be the key itself, so the message does not repeat it.
     """
 
-    def __init__(self, variable: str | None, address: str) -> None:
+    def __init__(self, variable: str | None, address: str, owner: str = "EndpointStudent") -> None:
         if variable is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", variable):
             raise ConfigError(
-                "EndpointStudent: api_key_env is not the name of an environment variable in capitals; put the key into "
+                f"{owner}: api_key_env is not the name of an environment variable in capitals; put the key into "
                 "a variable, and the variable's name here"
             )
         self.variable = variable
         self._address = address
+        self.owner = owner
         self._forms: dict[str, re.Pattern[str]] = {}  # by key: the patterns of what is redacted
 
     def read(self) -> str | None:
@@ -45,10 +47,10 @@ class ApiKey:
         key = os.environ.get(self.variable, "")
         if not key.strip():
             raise ConfigError(
-                f"EndpointStudent: the environment variable {self.variable} is not set; put the key for "
+                f"{self.owner}: the environment variable {self.variable} is not set; put the key for "
                 f"{self._address} there, or set api_key_env: null if it wants none"
             )
-        check_header(self.variable, key)
+        check_header(self.variable, key, self.owner)
         self._forms.setdefault(key, _escaped(key))
         return key
 
@@ -58,13 +60,18 @@ class ApiKey:
             text = form.sub("[key]", text)
         return re.sub(r"://[^\s/@]{1,500}@", "://", text)
 
+    def one_line(self, text: str) -> str:
+        """Return one short printable line of what an endpoint said, without the key."""
+        words = " ".join(self.redact(text).split())[:300]
+        return "".join(char if char.isprintable() else "\ufffd" for char in words)
+
     def redact_record(self, record: logging.LogRecord) -> bool:
         """Redact a log record; a filter for the loggers of the HTTP client, which repeat what a server sends."""
         record.msg, record.args = self.redact(record.getMessage()), None
         return True
 
 
-def check_header(variable: str, value: str) -> None:
+def check_header(variable: str, value: str, owner: str = "EndpointStudent") -> None:
     """Check that a variable's value can be sent in a header. The message never repeats the value.
 
     Raises:
@@ -77,9 +84,7 @@ def check_header(variable: str, value: str) -> None:
         what = "control or non-ASCII characters in it"
     elif len(value.split()) == 1:
         what = "blanks or line breaks around it"
-    raise ConfigError(
-        f"EndpointStudent: the value of the environment variable {variable} has {what}; set it to the key alone"
-    )
+    raise ConfigError(f"{owner}: the value of the environment variable {variable} has {what}; set it to the key alone")
 
 
 def _escaped(key: str) -> re.Pattern[str]:

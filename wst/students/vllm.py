@@ -118,7 +118,7 @@ class VLLMStudent(InProcessStudent):
             if located.kind == "hub":
                 config = AutoConfig.from_pretrained(located.path, revision=self.spec.revision)
                 self._commit = getattr(config, "_commit_hash", None)
-            self._engine = vllm.LLM(weights_folder(located), **options)
+            self._engine = vllm.LLM(weights_folder(located, self.spec.revision), **options)
         except (ValueError, TypeError, RuntimeError, OSError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ModelError(

@@ -1,0 +1,56 @@
+"""Batches of concurrent requests, in several threads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import pytest
+
+from wst import Instruction, Query
+from wst.inference.batching import Batcher
+
+
+def test_workers_write_at_the_same_time() -> None:
+    together = threading.Barrier(4)
+
+    def write(queries: Sequence[Query]) -> list[Instruction]:
+        together.wait(60)  # raises unless four threads are here
+        return [Instruction(f"for {query.text}") for query in queries]
+
+    async def ask() -> list[str]:
+        batcher = Batcher(write, batch_size=1, deadline=120, workers=4)
+        outcomes = await asyncio.gather(*(batcher.ask(Query("q", str(i))) for i in range(8)))
+        return [outcome.instruction.text if outcome.instruction else outcome.status for outcome in outcomes]
+
+    assert asyncio.run(ask()) == [f"for {i}" for i in range(8)]
+
+
+def test_a_teacher_is_hung_when_all_workers_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("wst.inference.batching.time", SimpleNamespace(monotonic=lambda: now[0]))
+    go = threading.Event()
+    stuck = threading.Semaphore(0)
+
+    def write(queries: Sequence[Query]) -> list[Instruction]:
+        if queries[0].text == "hang":
+            stuck.release()
+            go.wait(60)
+        return [Instruction("z")]
+
+    async def scene() -> list[bool | str]:
+        batcher = Batcher(write, batch_size=1, deadline=1000, workers=2)
+        found: list[bool | str] = []
+        hanging = []
+        for _ in range(2):
+            hanging.append(asyncio.create_task(batcher.ask(Query("q", "hang"))))
+            await asyncio.to_thread(stuck.acquire)
+            now[0] += 4000
+            found += [batcher.hung, (await batcher.ask(Query("q", "fine"))).status]
+        go.set()
+        await asyncio.gather(*hanging)
+        return [*found, batcher.hung]
+
+    assert asyncio.run(scene()) == [False, "instructed", True, "timeout", False]

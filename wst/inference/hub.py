@@ -1,0 +1,95 @@
+"""Artefacts on the Hugging Face hub: upload, download, and what one may name as its base there."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from wst.errors import ModelError
+from wst.inference.artefact import FILE, Artefact
+from wst.inference.card import CARD, model_card
+from wst.modeling.spec import first_line
+
+_ADAPTER = "adapter_config.json"
+#: What an artefact consists of, and all that is ever downloaded: no code and no pickles.
+_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+
+
+def download(name: str, revision: str | None) -> Path:
+    """Return the folder with an artefact's files of the hub, or of its local cache where the hub is switched off.
+
+    Raises:
+        ModelError: If they cannot be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_PATTERNS))
+    except Exception as error:  # the hub's client has many of its own
+        raise ModelError(f"teacher {name!r}: cannot be had from the hub ({first_line(error):.200})") from error
+
+
+def upload(
+    artefact: Artefact,
+    repo: str,
+    *,
+    base: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    message: str = "Upload teacher",
+) -> str:
+    """Upload the artefact to the hub, where ``Instructor.from_pretrained(repo)`` finds it.
+
+    Args:
+        artefact: What is uploaded.
+        repo: Hub id (user/name); the repository is created if need be.
+        base: How a reader finds the base model, where the artefact names a path of this machine: a hub id,
+            ``hub:ORG/NAME/FILE.gguf``, or ``package:NAME/FILE``.
+        private: Whether a new repository is private; None: as the account says.
+        token: Token of the hub; None: the one that ``hf auth login`` stored.
+        message: Of the commit.
+
+    Returns:
+        The commit's URL.
+
+    Raises:
+        ModelError: If no reader could load the base, or the hub refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    model = artefact.base["model"] if base is None else base
+    if model is not None and artefact.base["model"] is not None and not portable(model):
+        raise ModelError(
+            f"{artefact.folder}: its base {model!r:.200} is a path of this machine; give base as readers can load it: "
+            "a hub id (org/name), hub:ORG/NAME/FILE.gguf, or package:NAME/FILE"
+        )
+    if base is not None and artefact.base["model"] is not None:
+        artefact = replace(artefact, base={**artefact.base, "model": base, "revision": None})
+    files: dict[str, Any] = {
+        path.name: path
+        for pattern in _PATTERNS
+        for path in sorted(artefact.folder.glob(pattern))
+        if not path.name.startswith(".")
+    }
+    if _ADAPTER in files:
+        config = json.loads(files[_ADAPTER].read_text(encoding="utf-8"))
+        files[_ADAPTER] = json.dumps(config | {"base_model_name_or_path": model}, indent=2).encode()
+    files[FILE] = artefact.to_json().encode()
+    files[CARD] = model_card(artefact, repo).encode()
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        return str(api.create_commit(repo, operations, commit_message=message).commit_url)
+    except Exception as error:  # the hub's client has many of its own
+        raise ModelError(f"teacher {repo!r}: cannot be uploaded to the hub ({first_line(error):.200})") from error
+
+
+def portable(model: str) -> bool:
+    """Return whether a base is found on other machines too: on the hub or in an installed package, not at a path."""
+    if model.startswith(("package:", "hub:")):
+        return ".." not in model.split("/")
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model) is not None and not Path(model).exists()
