@@ -8,6 +8,7 @@ from wst.data import GSM8K as GSM8K
 from wst.data import HHRLHF as HHRLHF
 from wst.data import MATH as MATH
 from wst.data import Benchmark as Benchmark
+from wst.data import Curriculum as Curriculum
 from wst.data import FieldMap as FieldMap
 from wst.data import QueryDataModule as QueryDataModule
 from wst.evaluation import Comparison as Comparison
@@ -41,8 +42,10 @@ from wst.teacher import LoRA as LoRA
 from wst.teacher import Teacher as Teacher
 from wst.training.baselines import Baseline as Baseline
 from wst.training.baselines import GroupMean as GroupMean
+from wst.training.baselines import JamesStein as JamesStein
 from wst.training.baselines import LeaveOneOut as LeaveOneOut
 from wst.training.baselines import MovingAverage as MovingAverage
+from wst.training.baselines import QueryTracker as QueryTracker
 from wst.training.baselines import Unaided as Unaided
 from wst.training.schedules import WarmupLinear as WarmupLinear
 from wst.types import Instruction as Instruction

@@ -174,7 +174,7 @@ class WeakToStrong(TrainingLifecycle):
         penalty = self.leak_penalty * cast(Tensor, step.leaks).nan_to_num()
         if step.kl is not None:
             penalty += self.kl_coef * step.kl
-        advantages: Tensor = self.baseline(step.rewards - penalty, step.unaided)
+        advantages: Tensor = self.baseline(step.rewards - penalty, step.unaided, step.queries)
         return whiten(advantages, ~step.rewards.isnan()) if self.whiten_advantages else advantages
 
     def instruct(self, queries: Sequence[Query], samples: int = 1, greedy: bool = False) -> list[Instruction]:
