@@ -1,5 +1,6 @@
 # The public names, each once: type checkers read this file, and so does __init__.py, which imports on demand.
 from wst.callbacks import CallAccounts as CallAccounts
+from wst.callbacks import EarlyStop as EarlyStop
 from wst.callbacks import InstructionSamples as InstructionSamples
 from wst.callbacks import PreferenceExport as PreferenceExport
 from wst.callbacks import RewardLogging as RewardLogging
@@ -47,7 +48,9 @@ from wst.training.baselines import LeaveOneOut as LeaveOneOut
 from wst.training.baselines import MovingAverage as MovingAverage
 from wst.training.baselines import QueryTracker as QueryTracker
 from wst.training.baselines import Unaided as Unaided
+from wst.training.replay import Replay as Replay
 from wst.training.schedules import WarmupLinear as WarmupLinear
+from wst.training.warm_start import WarmStart as WarmStart
 from wst.types import Instruction as Instruction
 from wst.types import Message as Message
 from wst.types import Prompt as Prompt

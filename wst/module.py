@@ -17,7 +17,6 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from wst.callbacks import USUAL, missing
-from wst.data.datamodule import QueryDataModule
 from wst.distributed import collective_errors, gather, gather_rows
 from wst.environment import Environment
 from wst.errors import ConfigError, Diverged, StudentStopped
@@ -31,10 +30,13 @@ from wst.settings import check_counts
 from wst.students.base import Student
 from wst.teacher import Teacher
 from wst.training.baselines import Baseline, LeaveOneOut
+from wst.training.exploration import sample_distinct
 from wst.training.lifecycle import TrainingLifecycle
 from wst.training.objective import Normalization, whiten
 from wst.training.record import StepRecord
+from wst.training.replay import Replay
 from wst.training.update import PolicyUpdate
+from wst.training.warm_start import WarmStart
 from wst.types import Instruction, Query, Rollout
 
 
@@ -61,6 +63,10 @@ class WeakToStrong(TrainingLifecycle):
             logged rewards are without it.
         kl_coef: Weight of the KL to the reference teacher, subtracted from the reward. At 0 there is no reference pass.
         entropy_coef: Weight of the entropy bonus.
+        entropy_steps: Steps over which that weight falls linearly to 0; None: it is constant.
+        resample: Times that an instruction which a query has already is sampled again, see `sample_distinct`.
+        replay: Lets answers take part in further updates; None: each in one.
+        warm_start: A supervised phase before the first step; None: none.
         whiten_advantages: Whether to center and scale the advantages of a step.
         max_failed: Largest share of answers that may fail in a step; with more, the step makes no update.
         max_skips: Number of steps in a row without an update, because answers failed or the loss was not finite, that
@@ -91,6 +97,10 @@ class WeakToStrong(TrainingLifecycle):
         leak_penalty: float = 0.0,
         kl_coef: float = 0.0,
         entropy_coef: float = 0.0,
+        entropy_steps: int | None = None,
+        resample: int = 0,
+        replay: Replay | None = None,
+        warm_start: WarmStart | None = None,
         whiten_advantages: bool = False,
         max_failed: float = 0.5,
         max_skips: int = 5,
@@ -104,7 +114,11 @@ class WeakToStrong(TrainingLifecycle):
         self.teacher = teacher
         self.environment = Environment(student, reward, student_prompt)
         self.baseline = baseline or LeaveOneOut()
-        self.update = PolicyUpdate(teacher, micro_batch_size, normalization, entropy_coef, gradient_clip)
+        objective = (normalization, entropy_coef, gradient_clip, entropy_steps)
+        self.update = PolicyUpdate(teacher, micro_batch_size, *objective, replay)
+        self.resample = resample
+        memories = {"replay": replay, "warm_start": warm_start, "experience": teacher.experience}
+        self.memories = {name: memory for name, memory in memories.items() if memory is not None}
         self.samples_per_query = samples_per_query
         self.leak_penalty = leak_penalty
         self.kl_coef = kl_coef
@@ -125,6 +139,7 @@ class WeakToStrong(TrainingLifecycle):
                 f"{self.baseline.min_samples}; raise it, or take MovingAverage or Unaided as baseline"
             )
         weights = {"leak_penalty": self.leak_penalty, "kl_coef": self.kl_coef, "entropy_coef": self.update.entropy_coef}
+        weights["resample"] = self.resample
         for name, value in weights.items():
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name} must be a finite number of at least 0, got {value}")
@@ -184,7 +199,9 @@ class WeakToStrong(TrainingLifecycle):
         def done(place: int, instruction: Instruction) -> None:
             self.environment.prefetch(queries[place // samples], instruction, draws[place])
 
-        return self.teacher.sample(queries, samples, greedy, on_done=done)
+        if greedy:
+            return self.teacher.sample(queries, samples, greedy, on_done=done)
+        return sample_distinct(self.teacher, queries, samples, self.resample, on_done=done)
 
     def _draws(self, queries: int) -> list[int]:
         """Number each draw [queries * samples] of this step: a resumed step asks a sampled student for the same."""
@@ -216,7 +233,7 @@ class WeakToStrong(TrainingLifecycle):
 
     # --------------------------------------------------------------- evaluation
 
-    def validation_step(self, queries: list[Query], batch_idx: int) -> dict[str, list[Rollout]]:
+    def validation_step(self, queries: list[Query], batch_idx: int) -> dict[str, Any]:
         """Score the greedy instruction of each query, and the student without an instruction."""
         self.environment.begin_step()
         with collective_errors():
@@ -234,7 +251,8 @@ class WeakToStrong(TrainingLifecycle):
             if known:
                 self.log(f"val/{name}", nan_mean(values), batch_size=known, prog_bar=name == "reward", sync_dist=False)
                 self._validated |= name == "reward"
-        return {"rollouts": [rollout for rollouts, _ in all_ranks for rollout in rollouts]}
+        rewards = torch.cat([figures["reward"] for _, figures in all_ranks])
+        return {"rollouts": [rollout for rollouts, _ in all_ranks for rollout in rollouts], "rewards": rewards}
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
@@ -250,28 +268,6 @@ class WeakToStrong(TrainingLifecycle):
         with collective_errors():
             rollouts = self.environment.respond(queries, self.instruct(queries, greedy=True))
         return gather_rows(rollouts)
-
-    def on_fit_start(self) -> None:
-        """Calibrate the reward, if it needs it."""
-        self._calibrate("train")
-
-    def on_validation_start(self) -> None:
-        """Calibrate the reward, if it needs it and no fit has done so."""
-        self._calibrate("val")
-
-    def _calibrate(self, stage: str) -> None:
-        """Calibrate the reward on queries of the training set, or without one, on those of the stage."""
-        if not self.reward.calibration_size:
-            return
-        data = cast(Any, self.trainer).datamodule
-        queries: Sequence[Query] = []
-        if isinstance(data, QueryDataModule):
-            queries = (data.queries("train") or data.queries(cast(Any, stage)))[: self.reward.calibration_size]
-        if not queries:
-            raise ConfigError(
-                f"reward {type(self.reward).__name__}: it is calibrated on queries of a data module; give one"
-            )
-        self.environment.calibrate(queries)
 
     def configure_callbacks(self) -> list[Callback]:
         """Add the callbacks of every run that the user has not added: logging, reports, orderly ends."""

@@ -7,6 +7,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from wst.callbacks.calls import CallAccounts
 from wst.callbacks.curve import DueValidation, UnbrokenCurve
+from wst.callbacks.early_stop import EarlyStop
 from wst.callbacks.export import PreferenceExport, TeacherExport
 from wst.callbacks.feedback import QueryFeedback
 from wst.callbacks.report import PredictionWriter, PreferenceReport, TestReport
@@ -44,6 +45,7 @@ __all__ = [
     "CallAccounts",
     "CheckpointOnStop",
     "DueValidation",
+    "EarlyStop",
     "FolderGuard",
     "InstructionSamples",
     "PredictionWriter",

@@ -46,9 +46,10 @@ class Curriculum:
 
     A query is settled once all its rewards, of all its samples and visits, were the same ``patience`` times in a row
     (dynamic sampling of DAPO, arXiv 2503.14476; GRESO, arXiv 2506.02177). It is left out until ``rest`` epochs have
-    passed since its last visit, then drawn first, as is any query that was not drawn for as long. The others are drawn without replacement by the standard deviation
-    of their rewards, which for a success rate p is the root of p(1 - p) (LILO, arXiv 2502.12272; SPO, 2509.13232). A
-    query that is new counts as the most promising, and none less than ``floor``.
+    passed since its last visit, then drawn first, as is any query that was not drawn for as long. The others are drawn
+    without replacement by the standard deviation of their rewards, which for a success rate p is the root of p(1 - p)
+    (LILO, arXiv 2502.12272; SPO, arXiv 2509.13232). A query that is new counts as the most promising, and none less
+    than ``floor``.
 
     An epoch still has as many batches as it takes to hand out each query once. Which query a batch holds depends on the
     seed and on the rewards so far, which are part of checkpoints.

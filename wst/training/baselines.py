@@ -145,9 +145,11 @@ class JamesStein(Baseline):
             own = (table[i].nansum() - table[i].nan_to_num(nan=0.0)) / left
             across = means[others].mean()
             noise = within[others & (counts > 1)].mean()
-            spread = means[others].var() - noise * (1 / counts[others]).mean() if others.sum() > 1 else noise * torch.nan
+            # The variance of the means, less what noise adds to it; unknown, and no reason to shrink, of one alone.
+            spread = means[others].var() if others.sum() > 1 else means.new_tensor(torch.nan)
+            spread = (spread - noise * (1 / counts[others]).mean()).clamp(min=0)
             error = noise / left
-            weight = (error / (error + spread.clamp(min=0))).nan_to_num(nan=0.0)
+            weight = (error / (error + spread)).nan_to_num(nan=0.0)
             values[i] = torch.where(left > 0, own + weight * (across - own).nan_to_num(nan=0.0), across)
         return values.to(rewards)
 
