@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback
-from toys import Lowercase, Parrot, SixQueries, quiet_trainer, small_module
 from torch import Tensor
+from toys import Lowercase, Parrot, SixQueries, quiet_trainer, small_module
 
 from wst import Instruction, WeakToStrong
 from wst.errors import ConfigError
@@ -50,6 +50,7 @@ def plain_log_prob(module: WeakToStrong, instruction: Instruction) -> Tensor:
 def put(module: WeakToStrong, weights: list[Tensor]) -> None:
     for parameter, value in zip(module.trainable(), weights, strict=True):
         parameter.data.copy_(value)
+        parameter.grad = None
 
 
 @pytest.mark.parametrize(("normalization", "micro"), [("tokens", None), ("sequences", 3)])
@@ -70,7 +71,7 @@ def test_the_gradient_is_that_of_the_plain_formula(
     for step in range(3):
         put(module, watch.weights[step])
         instructions = [rollout.instruction for rollout in watch.records[step].rollouts]
-        then.append([float(plain_log_prob(module, z)) for z in instructions if z is not None])
+        then.append([float(plain_log_prob(module, z).detach()) for z in instructions if z is not None])
     weights, loss, total = [], torch.zeros(()), 0
     put(module, watch.weights[2])
     for step, record in enumerate(watch.records):
