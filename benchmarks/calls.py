@@ -141,12 +141,13 @@ def _train(
     task: Task, model: str, arm: str, student: Counted, limits: Row, options: argparse.Namespace, path: Path
 ) -> None:
     module, data = build(task, ARMS[arm], student, model, limits)
+    a_step = data.batch_size * module.samples_per_query
     curve = Curve(student, data.queries("test"), options.calls, options.every, path)
     trainer = Trainer(
         accelerator="cpu" if options.tiny else "auto",
         devices=1,
-        max_steps=3 * -(-options.calls // (data.batch_size * module.samples_per_query)),  # cached answers spend nothing
-        val_check_interval=options.val_steps,
+        max_steps=3 * -(-options.calls // a_step),  # answers given before spend nothing
+        val_check_interval=max(1, options.val_calls // a_step),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         logger=False,
@@ -301,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--every", type=int, default=64, help="calls between two tries of the held-out queries (64)")
     parser.add_argument("--held_out", type=int, default=100, help="held-out queries (100)")
     parser.add_argument("--val", type=int, default=16, help="validation queries (16)")
-    parser.add_argument("--val_steps", type=int, default=5, help="steps between two validations (5)")
+    parser.add_argument("--val_calls", type=int, default=160, help="training calls between two validations (160)")
     parser.add_argument("--target", type=float, help="reward whose calls are counted (the end of the default arm)")
     parser.add_argument("--picture", type=Path, help="where `table` draws the curves")
     parser.add_argument("--tiny", action="store_true", help="the tests' tiny model instead of SmolLM2")

@@ -104,7 +104,7 @@ def made_up(one: Callable[[random.Random], tuple[str, str]]) -> Callable[[dict[s
 
     def data(options: dict[str, Any]) -> wst.QueryDataModule:
         generator, seen, rows = random.Random(0), set[str](), {}
-        for split, count in (("train", 400), ("val", 64), ("test", 200)):
+        for split, count in (("train", 300), ("val", 60), ("test", 120)):
             rows[split] = list[wst.Query]()
             while len(rows[split]) < count:
                 text, target = one(generator)
@@ -136,10 +136,10 @@ def arithmetic(steps: int) -> Task:
 
 
 _THINGS = {
-    "short": ["dog", "cat", "horse", "lion", "tiger", "rabbit", "whale", "eagle", "snake", "bear", "wolf", "mouse"],
-    "list": ["Paris", "Rome", "Cairo", "Tokyo", "Oslo", "Lima", "Berlin", "Madrid", "Athens", "Delhi", "Vienna", "Quito"],
-    "question": ["bread", "rice", "soup", "cheese", "pasta", "honey", "salad", "cake", "pizza", "yogurt", "beans", "tea"],
-    "number": ["piano", "guitar", "violin", "drum", "flute", "harp", "trumpet", "cello", "organ", "banjo", "tuba", "oboe"],
+    "short": ["dog", "cat", "horse", "lion", "tiger", "rabbit", "whale", "eagle", "snake", "bear"],
+    "list": ["Paris", "Rome", "Cairo", "Tokyo", "Oslo", "Lima", "Berlin", "Madrid", "Athens", "Delhi"],
+    "question": ["bread", "rice", "soup", "cheese", "pasta", "honey", "salad", "cake", "pizza", "tea"],
+    "number": ["piano", "guitar", "violin", "drum", "flute", "harp", "trumpet", "cello", "organ", "banjo"],
 }
 _ASKS = (
     *("Tell me about {}.", "What do you know about {}?", "Say something about {}.", "Explain {} to me.", "I like {}."),
