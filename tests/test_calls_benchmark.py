@@ -11,8 +11,9 @@ def test_a_quick_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.syspath_prepend(str(TESTS.parent / "benchmarks"))
     import calls
 
-    small = "--calls 40 --every 16 --held_out 4 --val 2 --val_calls 32 --tiny --tasks formats --seeds 0".split()
-    options = ["--out", str(tmp_path), *small, "--arms", "default", "all", "race"]
+    numbers = {"calls": 40, "every": 16, "held_out": 4, "val": 2, "val_calls": 32, "seeds": 0}
+    small = [f"--{name}={value}" for name, value in numbers.items()]
+    options = ["--out", str(tmp_path), *small, "--tiny", "--tasks", "formats", "--arms", "default", "all", "race"]
     assert calls.main(["one", *options]) == 0
     rows = {
         arm: [json.loads(line) for line in (tmp_path / f"formats.{arm}.0.jsonl").read_text().splitlines()]

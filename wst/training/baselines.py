@@ -228,5 +228,13 @@ class QueryTracker(Baseline):
         return {"queries": dict(self._queries), "all": list(self._all)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the memory."""
-        self._queries, self._all = dict(state["queries"]), list(state["all"])
+        """Restore the memory.
+
+        Raises:
+            RuntimeError: If the state is another one's, as torch has it.
+        """
+        try:
+            self._queries = {str(query): [float(x), float(y)] for query, (x, y) in state["queries"].items()}
+            self._all = [float(x) for x in state["all"]]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise RuntimeError("the baseline's memory is not that of a QueryTracker") from error

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from wst.data.datamodule import QueryDataModule
 from wst.distributed import check_strategy, collective_errors
 from wst.environment import Environment
-from wst.errors import ConfigError, WSTError
+from wst.errors import ConfigError, ModelError, WSTError
 from wst.teacher import Teacher
 from wst.training.checkpoint import TrainedWeightsOnly
 from wst.training.lightning_internals import is_fitting
@@ -187,6 +187,7 @@ class TrainingLifecycle(TrainedWeightsOnly):
 
         Raises:
             ConfigError: If a run would continue with another teacher than it began with.
+            ModelError: If the checkpoint holds something else than a run saves.
         """
         state = checkpoint.get("wst", {})
         if is_fitting(self):
@@ -197,7 +198,10 @@ class TrainingLifecycle(TrainedWeightsOnly):
             self.environment.reward.load_state_dict(state["reward"])
         for name, memory in state.get("memories", {}).items():
             if name in self.memories:
-                self.memories[name].load_state_dict(memory)
+                try:
+                    self.memories[name].load_state_dict(memory)
+                except (KeyError, TypeError, ValueError) as error:
+                    raise ModelError(f"checkpoint: its {name} cannot be read; give one that `wst fit` wrote") from error
 
     def _compare_teachers(self, before: dict[str, Any]) -> None:
         now = self.teacher.fixed_settings()
