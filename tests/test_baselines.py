@@ -249,6 +249,12 @@ def test_a_tracker_goes_on_from_its_state() -> None:
     assert after.get_extra_state() == before.get_extra_state()
 
 
+@pytest.mark.parametrize("state", [{}, {"queries": [1], "all": [0, 0]}, {"queries": {"a": 1.0}, "all": [0, 0]}, None])
+def test_the_state_of_something_else_is_refused(state: Any) -> None:
+    with pytest.raises(RuntimeError, match="not that of a QueryTracker"):
+        QueryTracker().load_state_dict({"_extra_state": state})
+
+
 @pytest.mark.parametrize(("settings", "words"), [({"decay": 1.1}, "decay"), ({"prior": 0.0}, "prior")], ids=str)
 def test_an_impossible_tracker_is_an_error(settings: dict[str, float], words: str) -> None:
     with pytest.raises(ConfigError, match=f"QueryTracker: {words} must be"):

@@ -10,7 +10,7 @@ from torch import Tensor
 from toys import Lowercase, Parrot, SixQueries, quiet_trainer, small_module
 
 from wst import Instruction, WeakToStrong
-from wst.errors import ConfigError
+from wst.errors import ConfigError, ModelError
 from wst.modeling.logprobs import LogProbs
 from wst.training.record import StepRecord
 from wst.training.replay import Paid, Replay
@@ -124,3 +124,10 @@ def test_weights_are_truncated_and_have_no_gradient() -> None:
 def test_impossible_settings_are_errors(setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"Replay: {next(iter(setting))} must be"):
         Replay(**setting)
+
+
+@pytest.mark.parametrize("state", [{}, {"steps": 3}, {"steps": [[1.0, [[1, 2]]]]}], ids=str)
+def test_a_checkpoint_of_something_else_is_refused(tiny_model: str, state: dict[str, Any]) -> None:
+    module = small_module(tiny_model, Parrot(), Lowercase(), replay=Replay())
+    with pytest.raises(ModelError, match="checkpoint: its replay cannot be read"):
+        module.on_load_checkpoint({"wst": {"memories": {"replay": state}}})
