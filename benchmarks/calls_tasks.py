@@ -44,13 +44,13 @@ class Format(wst.Reward):
 
 def form(text: str) -> str:
     """Return the form of an answer; there is one for each, so that no sentence can serve two kinds of queries."""
+    if text.lstrip().startswith("Dear"):
+        return "letter"
     if len(re.findall(r"^\s*(?:[-*•]|\d+[.)])\s", text, flags=re.MULTILINE)) >= 2:
         return "list"
-    if "?" in text:
-        return "question"
-    if re.search(r"\d", text):
-        return "number"
-    return "short" if len(text.split()) <= 3 else "prose"
+    if re.search(r"```|\bfunction\b|\bpython\b", text, flags=re.IGNORECASE):
+        return "code"
+    return "title" if re.match(r"\W*\w+( \w+){0,3}: \W*[A-Z]", text) else "prose"
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,10 @@ def arithmetic(steps: int) -> Task:
 
 
 _THINGS = {
-    "short": ["dog", "cat", "horse", "lion", "tiger", "rabbit", "whale", "eagle", "snake", "bear"],
+    "letter": ["dog", "cat", "horse", "lion", "tiger", "rabbit", "whale", "eagle", "snake", "bear"],
     "list": ["Paris", "Rome", "Cairo", "Tokyo", "Oslo", "Lima", "Berlin", "Madrid", "Athens", "Delhi"],
-    "question": ["bread", "rice", "soup", "cheese", "pasta", "honey", "salad", "cake", "pizza", "tea"],
-    "number": ["piano", "guitar", "violin", "drum", "flute", "harp", "trumpet", "cello", "organ", "banjo"],
+    "title": ["bread", "rice", "soup", "cheese", "pasta", "honey", "salad", "cake", "pizza", "tea"],
+    "code": ["piano", "guitar", "violin", "drum", "flute", "harp", "trumpet", "cello", "organ", "banjo"],
 }
 _ASKS = (
     *("Tell me about {}.", "What do you know about {}?", "Say something about {}.", "Explain {} to me.", "I like {}."),
@@ -176,14 +176,14 @@ TASKS = {
     "formats": Task(
         made_up(formats),
         Format,
-        "Message: Tell me about Rome.\nInstruction: Answer with a long text.\n\n"
-        "Message: What is gold?\nInstruction: Answer in one word.\n\n"
-        "Message: I like trains.\nInstruction: Answer with a question.\n\n"
-        "Message: Explain the moon.\nInstruction: Answer with a list.\n\n"
-        "Message: Describe a tree.\nInstruction: Answer with a number.\n\nMessage: {query}\nInstruction:",
+        "Message: Tell me about Rome.\nInstruction: Write a letter.\n\n"
+        "Message: What is gold?\nInstruction: Answer with a list.\n\n"
+        "Message: I like trains.\nInstruction: Write a headline.\n\n"
+        "Message: Explain the moon.\nInstruction: Write code.\n\n"
+        "Message: Describe a tree.\nInstruction: Write a poem.\n\nMessage: {query}\nInstruction:",
         wst.StudentPrompt("after"),
-        ("Answer in one word.", "Answer with a list.", "Answer with a question.", "Answer with a number."),
-        24,
+        ("Write a letter.", "Answer with a list.", "Write a headline.", "Write code."),
+        20,
     ),
 }
 
