@@ -132,6 +132,7 @@ def arithmetic(steps: int) -> Task:
         wst.StudentPrompt("before"),
         ("Let's think step by step.", "Write one short equation.", "Answer with one number.", "Calculate."),
         24,
+        {"max_new_tokens": 16, "temperature": 0.6},
     )
 
 
@@ -176,14 +177,13 @@ TASKS = {
     "formats": Task(
         made_up(formats),
         Format,
-        "Message: Tell me about Rome.\nInstruction: Write a letter.\n\n"
-        "Message: What is gold?\nInstruction: Answer with a list.\n\n"
-        "Message: I like trains.\nInstruction: Write a headline.\n\n"
-        "Message: Explain the moon.\nInstruction: Write code.\n\n"
-        "Message: Describe a tree.\nInstruction: Write a poem.\n\nMessage: {query}\nInstruction:",
+        "{query}\n\nWrite one short instruction that begins with Write or Answer, such as: Write a letter. "
+        "Answer with a list. Write a headline. Write code.",
         wst.StudentPrompt("after"),
         ("Write a letter.", "Answer with a list.", "Write a headline.", "Write code."),
         20,
+        # At a higher temperature a teacher this small writes mostly noise.
+        {"max_new_tokens": 12, "temperature": 0.6},
     ),
 }
 
