@@ -109,3 +109,10 @@ def test_a_curriculum_comes_or_goes_only_if_that_is_meant(saved: Curriculum | No
 def test_impossible_settings_are_errors(setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"Curriculum: {next(iter(setting))} must be"):
         Curriculum(**setting)
+
+
+@pytest.mark.parametrize("state", [{}, {"step": 1, "queries": [1]}, {"step": 1, "queries": {"q0": [1]}}], ids=str)
+def test_a_memory_of_something_else_is_refused(state: Any) -> None:
+    whole = QueryLoader(QUERIES, 5, curriculum=Curriculum()).state_dict() | {"curriculum": state}
+    with pytest.raises(ConfigError, match="its curriculum cannot be read"):
+        QueryLoader(QUERIES, 5, curriculum=Curriculum()).load_state_dict(whole)

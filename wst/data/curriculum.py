@@ -141,6 +141,18 @@ class Curriculum:
         return {"step": self._step, "queries": rows}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore the memory."""
-        self._step = state_dict["step"]
-        self._past = {query: _Past(*row) for query, row in state_dict["queries"].items()}
+        """Restore the memory.
+
+        Raises:
+            ConfigError: If it is no such memory.
+        """
+        try:
+            self._past = {
+                query: _Past(int(seen), int(alike), *map(float, rest))
+                for query, (seen, alike, *rest) in state_dict["queries"].items()
+            }
+            self._step = int(state_dict["step"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                "checkpoint: its curriculum cannot be read; give a checkpoint that `wst fit` wrote"
+            ) from error

@@ -59,7 +59,8 @@ class QueryDataModule(LightningDataModule):
         limit_val: Maximum number of validation queries, chosen in the same way.
         limit_test: Maximum number of test queries, chosen in the same way.
         resume_changed: Whether a run may be resumed with other training queries than it began with.
-        curriculum: Draws the training queries by the rewards so far; None: each query once an epoch.
+        curriculum: Draws the training queries by the rewards so far, whatever `shuffle` says; None: each query once an
+            epoch.
 
     Raises:
         ConfigError: If a setting is impossible, or does not fit the others.

@@ -20,7 +20,7 @@ class Paid:
     """An instruction whose answer is paid for.
 
     Attributes:
-        instruction: What was sampled; its text is not kept.
+        instruction: What was sampled; a checkpoint does not keep its text.
         advantage: What the answer was worth, by the baseline of its own step.
         log_prob: Log-probability of the whole instruction under the policy that sampled it.
     """

@@ -93,7 +93,8 @@ class PolicyUpdate:
         scale = scale + self.replay.scale
         entropy_coef = self._entropy_coef(module.trained_steps)
         rows = [i for i in range(len(instructions)) if entropy_coef or advantages[i] != 0]
-        done, paid = [], []
+        done: list[Tensor] = []
+        paid: list[tuple[int, float]] = []  # place and log-probability
         with collective_errors(), local_backward(module.trainer):
             for micro in self._micro_batches(rows):
                 z = log_probs.rows(micro) if log_probs else self._log_probs([instructions[i] for i in micro])
@@ -101,7 +102,7 @@ class PolicyUpdate:
                 module.manual_backward(loss)
                 entropy = torch.where(z.mask, cast(Tensor, z.entropy), 0.0).detach().sum()
                 done.append(torch.stack([loss.detach(), entropy, z.mask.sum()]))
-                paid += [(i, log_prob) for i, log_prob in zip(micro, sequence_log_probs(z).tolist(), strict=True)]
+                paid += zip(micro, sequence_log_probs(z).tolist(), strict=True)
             for old in self._micro_batches(local_share(self.replay.paid)):
                 z = self.teacher.log_probs([one.instruction for one in old])
                 loss = policy_loss(z.values, z.mask, self.replay.weighted(old, z), scale)
