@@ -1,16 +1,19 @@
 """The benchmark of rewards by student calls, in a quick form with the tiny model."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from runs import TESTS
 
+sys.path.append(str(TESTS.parent / "benchmarks"))
 
-def test_a_quick_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.syspath_prepend(str(TESTS.parent / "benchmarks"))
-    import calls
+import calls
+from calls_tasks import TASKS, form
 
+
+def test_a_quick_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     numbers = {"calls": 40, "every": 16, "held_out": 4, "val": 2, "val_calls": 32, "seeds": 0}
     small = [f"--{name}={value}" for name, value in numbers.items()]
     options = ["--out", str(tmp_path), *small, "--tiny", "--tasks", "formats", "--arms", "default", "all", "race"]
@@ -37,10 +40,7 @@ def test_a_quick_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     ]
 
 
-def test_figures_of_a_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(TESTS.parent / "benchmarks"))
-    import calls
-
+def test_figures_of_a_curve(tmp_path: Path) -> None:
     rows = [{"calls": 0, "reward": 0.1}, {"calls": 50, "reward": 0.5}, {"calls": 100, "reward": 0.4}]
     assert calls.held_out(rows, 99) == 0.5
     assert calls.area(rows, 100) == pytest.approx(0.3, abs=0.01)
@@ -53,10 +53,7 @@ def test_figures_of_a_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert picture.stat().st_size > 10_000
 
 
-def test_each_form_of_an_answer_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(TESTS.parent / "benchmarks"))
-    from calls_tasks import TASKS, form
-
+def test_each_form_of_an_answer_is_one() -> None:
     answers = {"Dear Sir,\n1. Rome\n2. Oslo": "letter", "1. Rome\n2. Oslo": "list", "A Python function: it": "code"}
     answers |= {"The Flute: A New Era": "title", "It is an animal.": "prose", "The flute: it sounds": "prose"}
     assert {text: form(text) for text in answers} == answers
