@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wst.errors import ConfigError
-from wst.prompts import Placement, StudentPrompt, TeacherPrompt, fill
+from wst.prompts import Experience, Placement, StudentPrompt, TeacherPrompt, fill
 from wst.types import Instruction, Message, Prompt, Query
 
 QUERY = Query("q", "2 + 2 = ?")
@@ -164,3 +164,47 @@ def test_examples_are_earlier_turns_of_the_teachers_chat() -> None:
 def test_an_example_that_is_no_pair_of_texts_is_refused(examples: Any) -> None:
     with pytest.raises(ConfigError, match=r"example 1 must be a pair of texts"):
         TeacherPrompt(examples=examples)
+
+
+# --- experience
+
+
+def experienced(**settings: int) -> Experience:
+    experience = Experience(**settings)
+    experience.observe([("a", "Be  brief.", 1.0), ("b", "Be kind.", 0.5), ("c", "Sing.", 0.0)])
+    experience.observe([("b", "Be brief.", 0.0), ("d", "Unknown.", float("nan")), ("d", "  ", 1.0)])
+    return experience
+
+
+def test_experience_is_of_other_queries_the_best_and_the_worst() -> None:
+    good, bad = (
+        "Instructions that worked well for other requests:",
+        "Instructions that worked badly for other requests:",
+    )
+    assert experienced(good=1).text("x") == f"{good}\n- Be brief.\n{bad}\n- Sing."  # 0.5 as Be kind., and earlier
+    assert experienced(good=1).text("a") == f"{good}\n- Be kind.\n{bad}\n- Be brief."  # b's alone, with 0.0
+    assert experienced(good=5, bad=0).text("b") == f"{good}\n- Be brief.\n- Sing."
+    assert Experience().text("x") == ""
+    alone = Experience()
+    alone.observe([("a", "Be brief.", 1.0)])
+    assert alone.text("a") == ""
+
+
+def test_the_oldest_experience_goes_and_the_rest_is_saved() -> None:
+    experience = experienced(capacity=2)
+    again = Experience(capacity=2)
+    again.load_state_dict(experience.state_dict())
+    assert again.state_dict() == {"rows": [["c", "Sing.", 0.0], ["b", "Be brief.", 0.0]]}
+    assert again.text("x") == experience.text("x")
+
+
+@pytest.mark.parametrize("value", NASTY)
+def test_experience_is_put_in_as_it_is(value: str) -> None:
+    prompt = TeacherPrompt("{experience}|{query}")
+    assert prompt.has_experience
+    assert turns(prompt(QUERY, value)) == [("user", f"{value}|2 + 2 = ?")]
+    assert turns(prompt(QUERY)) == [("user", "|2 + 2 = ?")]
+    exported = prompt.experienced(value)
+    assert not exported.has_experience
+    (_, text), *_ = turns(exported(QUERY))
+    assert text == f"{value}|2 + 2 = ?".replace("{query}", "{ query }")

@@ -1,5 +1,6 @@
 # The public names, each once: type checkers read this file, and so does __init__.py, which imports on demand.
 from wst.callbacks import CallAccounts as CallAccounts
+from wst.callbacks import EarlyStop as EarlyStop
 from wst.callbacks import InstructionSamples as InstructionSamples
 from wst.callbacks import PreferenceExport as PreferenceExport
 from wst.callbacks import RewardLogging as RewardLogging
@@ -8,6 +9,7 @@ from wst.data import GSM8K as GSM8K
 from wst.data import HHRLHF as HHRLHF
 from wst.data import MATH as MATH
 from wst.data import Benchmark as Benchmark
+from wst.data import Curriculum as Curriculum
 from wst.data import FieldMap as FieldMap
 from wst.data import QueryDataModule as QueryDataModule
 from wst.evaluation import Comparison as Comparison
@@ -43,10 +45,14 @@ from wst.teacher import LoRA as LoRA
 from wst.teacher import Teacher as Teacher
 from wst.training.baselines import Baseline as Baseline
 from wst.training.baselines import GroupMean as GroupMean
+from wst.training.baselines import JamesStein as JamesStein
 from wst.training.baselines import LeaveOneOut as LeaveOneOut
 from wst.training.baselines import MovingAverage as MovingAverage
+from wst.training.baselines import QueryTracker as QueryTracker
 from wst.training.baselines import Unaided as Unaided
+from wst.training.replay import Replay as Replay
 from wst.training.schedules import WarmupLinear as WarmupLinear
+from wst.training.warm_start import WarmStart as WarmStart
 from wst.types import Instruction as Instruction
 from wst.types import Message as Message
 from wst.types import Prompt as Prompt

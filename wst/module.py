@@ -16,7 +16,6 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from wst.callbacks import USUAL, missing
-from wst.data.datamodule import QueryDataModule
 from wst.distributed import collective_errors, gather, gather_rows
 from wst.environment import Environment
 from wst.errors import ConfigError, Diverged, StudentStopped
@@ -30,10 +29,13 @@ from wst.settings import check_counts
 from wst.students.base import Student
 from wst.teacher import Teacher
 from wst.training.baselines import Baseline, LeaveOneOut
+from wst.training.exploration import sample_distinct
 from wst.training.lifecycle import TrainingLifecycle
 from wst.training.objective import Normalization, whiten
 from wst.training.record import StepRecord
+from wst.training.replay import Replay
 from wst.training.update import PolicyUpdate
+from wst.training.warm_start import WarmStart
 from wst.types import Instruction, Query, Rollout
 
 
@@ -57,6 +59,10 @@ class WeakToStrong(TrainingLifecycle):
         kl_coef: Weight of the KL (nats a sequence) to the teacher before training, subtracted from the reward. At 0
             there is no reference pass.
         entropy_coef: Weight of the entropy bonus.
+        entropy_steps: Steps over which that weight falls linearly to 0; None: it is constant.
+        resample: Times that an instruction which a query has already is sampled again, see `sample_distinct`.
+        replay: Lets answers take part in further updates; None: each in one.
+        warm_start: A supervised phase before the first step; None: none.
         whiten_advantages: Whether to center and scale the advantages of a step.
         max_failed: Largest share of answers that may fail in a step; with more, the step makes no update.
         max_skips: The run ends when this many steps in a row made no update, because answers failed or the loss was
@@ -83,6 +89,10 @@ class WeakToStrong(TrainingLifecycle):
         leak_penalty: float = 0.0,
         kl_coef: float = 0.0,
         entropy_coef: float = 0.0,
+        entropy_steps: int | None = None,
+        resample: int = 0,
+        replay: Replay | None = None,
+        warm_start: WarmStart | None = None,
         whiten_advantages: bool = False,
         max_failed: float = 0.5,
         max_skips: int = 5,
@@ -96,7 +106,11 @@ class WeakToStrong(TrainingLifecycle):
         self.teacher = teacher
         self.environment = Environment(student, reward, student_prompt)
         self.baseline = baseline or LeaveOneOut()
-        self.update = PolicyUpdate(teacher, micro_batch_size, normalization, entropy_coef, gradient_clip)
+        objective = (normalization, entropy_coef, gradient_clip, entropy_steps)
+        self.update = PolicyUpdate(teacher, micro_batch_size, *objective, replay)
+        self.resample = resample
+        memories = {"replay": replay, "warm_start": warm_start, "experience": teacher.experience}
+        self.memories = {name: memory for name, memory in memories.items() if memory is not None}
         self.samples_per_query = samples_per_query
         self.leak_penalty = leak_penalty
         self.kl_coef = kl_coef
@@ -117,6 +131,7 @@ class WeakToStrong(TrainingLifecycle):
                 f"{self.baseline.min_samples}; raise it, or take MovingAverage or Unaided as baseline"
             )
         weights = {"leak_penalty": self.leak_penalty, "kl_coef": self.kl_coef, "entropy_coef": self.update.entropy_coef}
+        weights["resample"] = self.resample
         for name, value in weights.items():
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name} must be a finite number of at least 0, got {value}")
@@ -161,7 +176,7 @@ class WeakToStrong(TrainingLifecycle):
         penalty = self.leak_penalty * cast(Tensor, step.leaks).nan_to_num()
         if step.kl is not None:
             penalty += self.kl_coef * step.kl
-        advantages: Tensor = self.baseline(step.rewards - penalty, step.unaided)
+        advantages: Tensor = self.baseline(step.rewards - penalty, step.unaided, step.queries)
         return whiten(advantages, ~step.rewards.isnan()) if self.whiten_advantages else advantages
 
     def instruct(self, queries: Sequence[Query], samples: int = 1, greedy: bool = False) -> list[Instruction]:
@@ -171,7 +186,9 @@ class WeakToStrong(TrainingLifecycle):
         def done(place: int, instruction: Instruction) -> None:
             self.environment.prefetch(queries[place // samples], instruction, draws[place])
 
-        return self.teacher.sample(queries, samples, greedy, on_done=done)
+        if greedy:
+            return self.teacher.sample(queries, samples, greedy, on_done=done)
+        return sample_distinct(self.teacher, queries, samples, self.resample, on_done=done)
 
     def _draws(self, queries: int) -> list[int]:
         """Number the answers [queries * samples] that this step draws from the student (`Prompt.sample`).
@@ -245,28 +262,6 @@ class WeakToStrong(TrainingLifecycle):
         with collective_errors():
             rollouts = self.environment.respond(queries, self.instruct(queries, greedy=True))
         return gather_rows(rollouts)
-
-    def on_fit_start(self) -> None:
-        """Calibrate the reward, if it needs it."""
-        self._calibrate("train")
-
-    def on_validation_start(self) -> None:
-        """Calibrate the reward, if it needs it and no fit has done so."""
-        self._calibrate("val")
-
-    def _calibrate(self, stage: str) -> None:
-        """Calibrate the reward on queries of the training set, or without one, on those of the stage."""
-        if not self.reward.calibration_size:  # 0 once it is calibrated, and after a checkpoint that holds a calibration
-            return
-        data = cast(Any, self.trainer).datamodule
-        queries: Sequence[Query] = []
-        if isinstance(data, QueryDataModule):
-            queries = (data.queries("train") or data.queries(cast(Any, stage)))[: self.reward.calibration_size]
-        if not queries:
-            raise ConfigError(
-                f"reward {type(self.reward).__name__}: it is calibrated on queries of a data module; give one"
-            )
-        self.environment.calibrate(queries)
 
     def configure_callbacks(self) -> list[Callback]:
         """Add the callbacks of every run that the user has not added: logging, reports, orderly ends."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from wst.errors import ConfigError
 from wst.types import Instruction, Message, Prompt, Query
@@ -40,7 +41,8 @@ class TeacherPrompt:
     """The teacher's prompt: it asks for an instruction for a query.
 
     Args:
-        template: The user turn; ``{query}`` is replaced by the query.
+        template: The user turn; ``{query}`` is replaced by the query, and ``{experience}``, if it is there, by
+            instructions that did well and badly on other training queries (`Experience`).
         system: The system turn, or None.
         examples: Pairs of a query and an instruction for it, shown as earlier turns of the chat. They tell a small
             model the form of an instruction.
@@ -66,13 +68,80 @@ class TeacherPrompt:
                 raise ConfigError(f"TeacherPrompt: example {number} must be a pair of texts: [query, instruction]")
         object.__setattr__(self, "examples", examples)  # JSON brings lists
 
-    def __call__(self, query: Query) -> Prompt:
+    @property
+    def has_experience(self) -> bool:
+        """Whether the template has a place for experience."""
+        return "{experience}" in self.template
+
+    def __call__(self, query: Query, experience: str = "") -> Prompt:
         """Return the chat for a query. Earlier turns of a dialogue are put before the query as plain text."""
         turns = [f"{message.role}: {message.content}" for message in query.history]
         chat = [Message("system", self.system)] if self.system is not None else []
         for text, instruction in self.examples:
-            chat += [Message("user", fill(self.template, query=text)), Message("assistant", instruction)]
-        return Prompt((*chat, Message("user", fill(self.template, query="\n\n".join([*turns, query.text])))))
+            chat += [
+                Message("user", fill(self.template, query=text, experience=experience)),
+                Message("assistant", instruction),
+            ]
+        text = fill(self.template, query="\n\n".join([*turns, query.text]), experience=experience)
+        return Prompt((*chat, Message("user", text)))
+
+    def experienced(self, experience: str) -> TeacherPrompt:
+        """Return the prompt with the experience written into its template."""
+        # What the teacher wrote must not become a place.
+        plain = experience.replace("{query}", "{ query }").replace("{experience}", "{ experience }")
+        return replace(self, template=self.template.replace("{experience}", plain))
+
+
+class Experience:
+    """Instructions that did well and badly on training queries, for the teacher's prompt.
+
+    After arXiv 2605.14443. Only training steps add to it, so nothing of a
+    validation or test query is in it, and what was written for a query is never shown for that query. Instructions that
+    contain the gold answer are left out. It is part of checkpoints, and of the template of an exported teacher.
+
+    Args:
+        good: Instructions shown that did well.
+        bad: Instructions shown that did badly.
+        capacity: Instructions remembered, the newest.
+    """
+
+    def __init__(self, good: int = 2, bad: int = 1, capacity: int = 64) -> None:
+        self.good = good
+        self.bad = bad
+        self.capacity = capacity
+        self._rows: list[tuple[str, str, float]] = []  # query, instruction, reward
+
+    def observe(self, rows: Sequence[tuple[str, str, float]]) -> None:
+        """Remember instructions of a training step.
+
+        Args:
+            rows: Id of the query, instruction and reward of each; a reward that is NaN is unknown.
+        """
+        known = [row for row in rows if row[1].strip() and row[2] == row[2]]
+        self._rows = [*self._rows, *known][-self.capacity :]
+
+    def text(self, query: str | None = None) -> str:
+        """Return what is shown for a query, by its id; empty if nothing is known from other queries."""
+        rewards: dict[str, list[float]] = {}
+        for other, instruction, reward in self._rows:
+            if other != query:
+                rewards.setdefault(" ".join(instruction.split()), []).append(reward)
+        ranked = sorted(rewards, key=lambda line: -sum(rewards[line]) / len(rewards[line]))
+        if not ranked:
+            return ""
+        good, rest = ranked[: self.good], ranked[self.good :]
+        parts = ["Instructions that worked well for other requests:", *(f"- {line}" for line in good)]
+        if bad := rest[-self.bad :] if self.bad else []:
+            parts += ["Instructions that worked badly for other requests:", *(f"- {line}" for line in bad)]
+        return "\n".join(parts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is remembered."""
+        return {"rows": [list(row) for row in self._rows]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore what was remembered."""
+        self._rows = [(query, text, reward) for query, text, reward in state_dict["rows"]]
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from wst.modeling.generation import Decoding, generate
 from wst.modeling.logprobs import LogProbs, continuation_log_probs
 from wst.modeling.prefix import prefix_sharing
 from wst.modeling.spec import DType, FromSpec, ModelSpec, Quantization, file_fingerprint, first_line
-from wst.prompts import TeacherPrompt
+from wst.prompts import Experience, TeacherPrompt
 from wst.settings import check_counts, identity_of
 from wst.types import Instruction, Message, Query
 
@@ -137,6 +137,7 @@ class Teacher(FromSpec, nn.Module):
         if adapter is not None:
             check_adapter(adapter)
         self.prompt = prompt or TeacherPrompt()
+        self.experience = Experience() if self.prompt.has_experience else None
         self.lora = lora
         self.adapter = adapter
         self.temperature = temperature
@@ -260,9 +261,10 @@ class Teacher(FromSpec, nn.Module):
 
     def encode(self, query: Query) -> tuple[int, ...]:
         """Return the token ids of the prompt for a query, at most ``max_prompt_tokens``."""
+        experience = self.experience.text(query.id) if self.experience is not None else ""
 
         def chat(text: str) -> tuple[Message, ...]:
-            return self.prompt(Query(query.id, text, history=query.history)).messages
+            return self.prompt(Query(query.id, text, history=query.history), experience).messages
 
         return tuple(self.encoder.prompt(self.tokenizer, chat, query.text, f"query {query.id!r}"))
 

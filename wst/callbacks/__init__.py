@@ -7,7 +7,9 @@ from lightning.pytorch.loggers import CSVLogger
 
 from wst.callbacks.calls import CallAccounts
 from wst.callbacks.curve import DueValidation, UnbrokenCurve
+from wst.callbacks.early_stop import EarlyStop
 from wst.callbacks.export import PreferenceExport, TeacherExport
+from wst.callbacks.feedback import QueryFeedback
 from wst.callbacks.report import PredictionWriter, PreferenceReport, TestReport
 from wst.callbacks.rewards import RewardLogging
 from wst.callbacks.samples import InstructionSamples
@@ -16,7 +18,11 @@ from wst.training.lightning_internals import end_with_parent, keep_rows
 
 _ORDERLY: tuple[type[Callback], ...] = (FolderGuard, UnbrokenCurve, DueValidation, StopInOrder, CheckpointOnStop)
 #: Callbacks of every run of `wst.WeakToStrong`.
-USUAL: tuple[type[Callback], ...] = (RewardLogging, CallAccounts, *_ORDERLY, TestReport, PredictionWriter)
+USUAL: tuple[type[Callback], ...] = (
+    *(QueryFeedback, RewardLogging, CallAccounts),
+    *_ORDERLY,
+    *(TestReport, PredictionWriter),
+)
 #: Callbacks of every run of `wst.PreferenceModel`.
 USUAL_OF_PREFERENCE: tuple[type[Callback], ...] = (*_ORDERLY, PreferenceReport)
 
@@ -39,11 +45,13 @@ __all__ = [
     "CallAccounts",
     "CheckpointOnStop",
     "DueValidation",
+    "EarlyStop",
     "FolderGuard",
     "InstructionSamples",
     "PredictionWriter",
     "PreferenceExport",
     "PreferenceReport",
+    "QueryFeedback",
     "RewardLogging",
     "StopInOrder",
     "TeacherExport",

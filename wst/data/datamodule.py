@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 import torch
 from lightning.pytorch import LightningDataModule
 
+from wst.data.curriculum import Curriculum
 from wst.data.fields import FieldMap, Row, kind
 from wst.data.loader import Batches, QueryLoader
 from wst.data.queries import Queries
@@ -69,6 +70,8 @@ class QueryDataModule(LightningDataModule):
         limit_val: Maximum number of validation queries, chosen in the same way.
         limit_test: Maximum number of test queries, chosen in the same way.
         resume_changed: Whether a run may be resumed with other training queries than it began with.
+        curriculum: Draws the training queries by the rewards so far, whatever `shuffle` says; None: each query once an
+            epoch.
 
     Raises:
         ConfigError: If a setting is impossible, or does not fit the others.
@@ -98,6 +101,7 @@ class QueryDataModule(LightningDataModule):
         limit_val: int | None = None,
         limit_test: int | None = None,
         resume_changed: bool = False,
+        curriculum: Curriculum | None = None,
     ) -> None:
         super().__init__()
         named: dict[Split, str | list[str] | None] = {"train": train, "val": val, "test": test, "predict": predict}
@@ -115,6 +119,7 @@ class QueryDataModule(LightningDataModule):
         self.shuffle_seed = shuffle_seed
         self.limits: dict[Split, int | None] = {"train": limit_train, "val": limit_val, "test": limit_test}
         self.resume_changed = resume_changed
+        self.curriculum = curriculum
         self._loaded: dict[Split, Sequence[Query]] = {}
         self._queries: dict[Split, Sequence[Query]] = {}
         self._check()
@@ -313,13 +318,15 @@ class QueryDataModule(LightningDataModule):
         trainer = self.trainer
         if trainer is not None and trainer.training:
             skip_finished_epoch(trainer)
+        overfit = bool(getattr(trainer, "overfit_batches", 0))  # the first batches, every epoch
         return QueryLoader(
             self.queries("train"),
             self.batch_size,
             *self._rank_and_world_size,
-            shuffle=self.shuffle and not getattr(trainer, "overfit_batches", 0),  # the first batches, every epoch
+            shuffle=self.shuffle and not overfit,
             seed=self.shuffle_seed,
             resume_changed=self.resume_changed,
+            curriculum=None if overfit else self.curriculum,
         )
 
     @property

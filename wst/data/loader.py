@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
+from wst.data.curriculum import Curriculum
 from wst.distributed import collective_errors, share
 from wst.errors import ConfigError, DataError, WSTError
 from wst.types import Query
@@ -82,6 +83,8 @@ class QueryLoader(Batches[Query]):
         shuffle: Whether to shuffle, in a new order each epoch.
         seed: Seed of the order.
         resume_changed: Whether a state of other queries or settings is accepted; its position is then kept.
+        curriculum: Draws the queries of each batch by the rewards so far; None: each query once an epoch. Its memory
+            is part of the state.
     """
 
     def __init__(
@@ -93,8 +96,10 @@ class QueryLoader(Batches[Query]):
         shuffle: bool = True,
         seed: int = 0,
         resume_changed: bool = False,
+        curriculum: Curriculum | None = None,
     ) -> None:
         super().__init__(items, batch_size, rank, world_size)
+        self.curriculum = curriculum
         self.shuffle = shuffle
         self.seed = seed
         self.resume_changed = resume_changed
@@ -126,7 +131,11 @@ class QueryLoader(Batches[Query]):
         batches = Batches(order, self.batch_size, self.rank, self.world_size)
         for number in range(first, len(batches)):
             self._position = epoch, number + 1
-            yield [self.items[index] for index in batches[number]]
+            if self.curriculum is None:
+                yield [self.items[index] for index in batches[number]]
+            else:
+                drawn = self.curriculum.choose(self.items, self.global_batch_size, self.seed, epoch, number)
+                yield [self.items[index] for index in share(drawn, self.rank, self.world_size)]
 
     def put_back(self) -> None:
         """Count the last batch as not handed out, because its step was not finished."""
@@ -135,7 +144,8 @@ class QueryLoader(Batches[Query]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position, and the queries and settings for which it is valid."""
-        return dict(zip(("epoch", "batches"), self._position, strict=True)) | self._identity()
+        state = dict(zip(("epoch", "batches"), self._position, strict=True)) | self._identity()
+        return state if self.curriculum is None else state | {"curriculum": self.curriculum.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue at the position of a state.
@@ -159,6 +169,8 @@ class QueryLoader(Batches[Query]):
         self._position = state_dict["epoch"], min(state_dict["batches"], len(self))
         self._next_epoch = state_dict["epoch"]
         self._resumed = True
+        if self.curriculum is not None and "curriculum" in state_dict:
+            self.curriculum.load_state_dict(state_dict["curriculum"])
 
     def _difference(self, state: dict[str, Any], identity: dict[str, Any]) -> WSTError | None:
         """Return the first difference that makes the position meaningless."""
@@ -176,6 +188,12 @@ class QueryLoader(Batches[Query]):
                     f"checkpoint: it was made with {words.format(state[key], identity[key])}; resume with the same "
                     "data and settings, or set data.init_args.resume_changed to true to resume anyway"
                 )
+        if ("curriculum" in state) != (self.curriculum is not None):
+            with_or_without = "with" if "curriculum" in state else "without"
+            return ConfigError(
+                f"checkpoint: it was made {with_or_without} a curriculum; resume {with_or_without} one, or set "
+                "data.init_args.resume_changed to true to resume anyway"
+            )
         return None
 
     def _identity(self) -> dict[str, Any]:

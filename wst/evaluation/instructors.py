@@ -241,7 +241,9 @@ def _from_checkpoint(path: str, settings: Teacher, device: torch.device) -> Teac
     different = f"{len(wanted ^ set(weights))} weights differ" if wanted != set(weights) else None
     try:
         teacher.load_state_dict({} if different else weights, strict=False)
-    except RuntimeError as error:
+        if teacher.experience is not None:
+            teacher.experience.load_state_dict(checkpoint["wst"]["memories"]["experience"])
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
         different = str(error).splitlines()[-1].strip()
     if different:
         raise ModelError(f"trained {path!r}: it belongs to another teacher ({different}); give teacher its settings")

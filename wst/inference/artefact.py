@@ -71,10 +71,11 @@ class Artefact:
         """Describe a teacher that was saved in a folder."""
         whole, spec = teacher.full_finetuning, teacher.spec
         base = {"model": None if whole else spec.model, "revision": None if whole else spec.revision}
+        prompt = teacher.prompt.experienced(teacher.experience.text()) if teacher.experience else teacher.prompt
         return cls(
             folder,
             base | {"dtype": spec.dtype, "quantization": spec.quantization},
-            teacher.prompt,
+            prompt,
             student_prompt,
             teacher.max_new_tokens,
             teacher.max_prompt_tokens,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from operator import attrgetter
 from typing import Any, cast
@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from wst.distributed import check_strategy, collective_errors
 from wst.environment import Environment
-from wst.errors import ConfigError, WSTError
+from wst.errors import ConfigError, ModelError, WSTError
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward
 from wst.students.base import Student
@@ -24,6 +24,7 @@ from wst.teacher import Teacher
 from wst.training.checkpoint import TrainedWeightsOnly
 from wst.training.lightning_internals import is_fitting
 from wst.training.record import StepRecord
+from wst.types import Query
 
 
 def _of_environment(name: str) -> Any:  # noqa: ANN401 - a property
@@ -51,6 +52,7 @@ class TrainingLifecycle(TrainedWeightsOnly):
         self.trained_steps = 0  #: updates that made the weights what they are, over all resumes
         self.seed: int | None = None  #: of the run, from its first step on
         self._skips = 0  #: steps in a row without an update
+        self.memories: dict[str, Any] = {}  #: what else is part of checkpoints, with `state_dict`, by name
 
     def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - any attribute
         if name in ("student", "reward"):  # torch would register a module without asking the property
@@ -80,6 +82,42 @@ class TrainingLifecycle(TrainedWeightsOnly):
             self.environment.setup(device)
         self.exclude_frozen_from_ddp()
 
+    def on_fit_start(self) -> None:
+        """Calibrate the reward, if it needs it."""
+        self._calibrate("train")
+
+    def on_train_start(self) -> None:
+        """Make the supervised phase, if there is one and it was not made yet."""
+        warm_start = self.memories.get("warm_start")
+        if warm_start is None or warm_start.done or self.trained_steps:
+            return
+        queries = self._training_queries("train")
+        if not queries:
+            raise ConfigError("warm_start: it needs the training queries of a data module; give one")
+        self.seed_everything("warm start")
+        warm_start(self, queries)
+
+    def on_validation_start(self) -> None:
+        """Calibrate the reward, if it needs it and no fit has done so."""
+        self._calibrate("val")
+
+    def _calibrate(self, stage: str) -> None:
+        """Calibrate the reward on queries of the training set, or without one, on those of the stage."""
+        reward = self.environment.reward
+        if not reward.calibration_size:  # 0 once it is calibrated, and after a checkpoint that holds a calibration
+            return
+        queries = self._training_queries(stage)[: reward.calibration_size]
+        if not queries:
+            raise ConfigError(f"reward {type(reward).__name__}: it is calibrated on queries of a data module; give one")
+        self.environment.calibrate(queries)
+
+    def _training_queries(self, stage: str) -> Sequence[Query]:
+        """Return the training queries, without any those of the stage, without a data module none."""
+        queries = getattr(cast(Any, self.trainer).datamodule, "queries", None)  # of a `QueryDataModule`
+        if queries is None:
+            return []
+        return queries("train") or queries(stage)
+
     def teardown(self, stage: str) -> None:
         """Release what student and reward hold."""
         self.environment.close()
@@ -88,15 +126,19 @@ class TrainingLifecycle(TrainedWeightsOnly):
 
     def begin_step(self) -> StepRecord:
         """Start a training step, with randomness derived from (seed, step, rank) so that a resumed run is the same."""
+        self.seed_everything(str(self.trained_steps))
+        return StepRecord()
+
+    def seed_everything(self, moment: str) -> None:
+        """Derive randomness from (seed, moment, rank)."""
         self.environment.begin_step()
         if self.seed is None:
             self.seed = torch.initial_seed() % 2**32
-        key = f"{self.seed}/{self.trained_steps}/{self.global_rank}"
-        step_seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
-        random.seed(step_seed)
-        np.random.seed(step_seed)  # a user's reward may draw from it
-        torch.manual_seed(step_seed)
-        return StepRecord()
+        key = f"{self.seed}/{moment}/{self.global_rank}"
+        derived = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
+        random.seed(derived)
+        np.random.seed(derived)  # a user's reward may draw from it
+        torch.manual_seed(derived)
 
     @contextmanager
     def phase(self, record: StepRecord, name: str, communicates: bool = False) -> Iterator[None]:
@@ -144,6 +186,8 @@ class TrainingLifecycle(TrainedWeightsOnly):
         state["teacher"] = self.teacher.fixed_settings()
         if reward := self.environment.reward.state_dict():
             state["reward"] = reward
+        if self.memories:
+            state["memories"] = {name: memory.state_dict() for name, memory in self.memories.items()}
         checkpoint["wst"] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -151,6 +195,7 @@ class TrainingLifecycle(TrainedWeightsOnly):
 
         Raises:
             ConfigError: If a run would continue with another teacher than it began with.
+            ModelError: If the checkpoint holds something else than a run saves.
         """
         state = checkpoint.get("wst", {})
         if is_fitting(self):
@@ -159,6 +204,12 @@ class TrainingLifecycle(TrainedWeightsOnly):
         self.trained_steps, self.seed = state.get("trained_steps", 0), state.get("seed")
         if "reward" in state:
             self.environment.reward.load_state_dict(state["reward"])
+        for name, memory in state.get("memories", {}).items():
+            if name in self.memories:
+                try:
+                    self.memories[name].load_state_dict(memory)
+                except (KeyError, TypeError, ValueError) as error:
+                    raise ModelError(f"checkpoint: its {name} cannot be read; give one that `wst fit` wrote") from error
 
     def _compare_teachers(self, before: dict[str, Any]) -> None:
         now = self.teacher.fixed_settings()

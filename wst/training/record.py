@@ -48,6 +48,11 @@ class StepRecord:
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     skipped: bool = False
 
+    @property
+    def queries(self) -> list[str]:
+        """Ids [queries]."""
+        return [rollout.query.id for rollout in self.rollouts[:: max(1, self.rewards.shape[-1])]]
+
     @contextmanager
     def clock(self, phase: str) -> Iterator[None]:
         """Add the elapsed time to a phase, and note the phase's name on an out-of-memory error."""

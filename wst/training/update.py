@@ -11,13 +11,14 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from wst.distributed import collective_errors, gather, gather_rows, local_backward, sum_gradients
+from wst.distributed import collective_errors, gather, gather_rows, local_backward, local_share, sum_gradients
 from wst.errors import ConfigError
 from wst.settings import check_choice, check_counts
 from wst.teacher import LogProbs, Teacher
-from wst.training.checkpoint import TrainedWeightsOnly
+from wst.training.lifecycle import TrainingLifecycle
 from wst.training.objective import Normalization, denominator, policy_loss, sequence_kl
 from wst.training.record import StepRecord
+from wst.training.replay import Paid, Replay, sequence_log_probs
 from wst.types import Instruction
 
 _T = TypeVar("_T")
@@ -33,6 +34,8 @@ class PolicyUpdate:
             "tokens" or of "sequences" (rollouts).
         entropy_coef: Weight of the entropy bonus.
         gradient_clip: Largest norm of the gradient; None for no clipping.
+        entropy_steps: Steps over which the weight of the entropy bonus falls linearly to 0; None: it is constant.
+        replay: Lets answers take part in further updates; None: each in one.
 
     Raises:
         ConfigError: If a setting is out of range.
@@ -45,8 +48,10 @@ class PolicyUpdate:
         normalization: Normalization,
         entropy_coef: float,
         gradient_clip: float | None,
+        entropy_steps: int | None = None,
+        replay: Replay | None = None,
     ) -> None:
-        check_counts("WeakToStrong", micro_batch_size=micro_batch_size)
+        check_counts("WeakToStrong", micro_batch_size=micro_batch_size, entropy_steps=entropy_steps)
         check_choice("normalization", normalization, ("tokens", "sequences"))
         if gradient_clip is not None and not gradient_clip > 0:
             raise ConfigError(f"gradient_clip must be above 0, or null for no clipping, got {gradient_clip}")
@@ -55,10 +60,12 @@ class PolicyUpdate:
         self.normalization = normalization
         self.entropy_coef = entropy_coef
         self.gradient_clip = gradient_clip
+        self.entropy_steps = entropy_steps
+        self.replay = replay or Replay(0)
 
     def __call__(
         self,
-        module: TrainedWeightsOnly,
+        module: TrainingLifecycle,
         instructions: Sequence[Instruction],
         advantages: Tensor,
         record: StepRecord,
@@ -83,30 +90,48 @@ class PolicyUpdate:
         optimizer.zero_grad()
         lengths = [len(rollout.instruction.token_ids) for rollout in record.rollouts if rollout.instruction is not None]
         scale = denominator(torch.tensor(lengths), self.normalization)
-        rows = [i for i in range(len(instructions)) if self.entropy_coef or advantages[i] != 0]
-        done = []
+        new_scale = float(scale)
+        scale = scale + self.replay.scale
+        entropy_coef = self._entropy_coef(module.trained_steps)
+        rows = [i for i in range(len(instructions)) if entropy_coef or advantages[i] != 0]
+        done: list[Tensor] = []
+        paid: list[tuple[int, float]] = []  # place and log-probability
         with collective_errors(), local_backward(module.trainer):
             for micro in self._micro_batches(rows):
                 z = log_probs.rows(micro) if log_probs else self._log_probs([instructions[i] for i in micro])
-                loss = policy_loss(z.values, z.mask, advantages[micro], scale, z.entropy, self.entropy_coef)
+                loss = policy_loss(z.values, z.mask, advantages[micro], scale, z.entropy, entropy_coef)
                 module.manual_backward(loss)
                 entropy = torch.where(z.mask, cast(Tensor, z.entropy), 0.0).detach().sum()
                 done.append(torch.stack([loss.detach(), entropy, z.mask.sum()]))
+                paid += zip(micro, sequence_log_probs(z).tolist(), strict=True)
+            for old in self._micro_batches(local_share(self.replay.paid)):
+                z = self.teacher.log_probs([one.instruction for one in old])
+                loss = policy_loss(z.values, z.mask, self.replay.weighted(old, z), scale)
+                module.manual_backward(loss)
+                done.append(torch.stack([loss.detach(), loss.new_zeros(()), loss.new_zeros(())]))
         sum_gradients(module.trainable())
         sums = [part for part in gather(torch.stack(done).sum(dim=0).tolist() if done else None) if part is not None]
         if sums:
             record.loss, entropy_sum, tokens = map(sum, zip(*sums, strict=True))
-            record.entropy = entropy_sum / tokens
+            record.entropy = entropy_sum / tokens if tokens else math.nan
             limit = self.gradient_clip if self.gradient_clip is not None else math.inf
             record.grad_norm = float(nn.utils.clip_grad_norm_(module.trainable(), limit))
             if not math.isfinite(record.loss + record.grad_norm):
                 record.skipped = True
+                self.replay.clear()  # it may be the cause
                 optimizer.zero_grad()
                 return self._not_finite(module, instructions, advantages, scale)
         optimizer.step()
         if (scheduler := module.lr_schedulers()) is not None:
             cast(LRScheduler, scheduler).step()
+        if self.replay.updates:
+            own = [Paid(instructions[i], float(advantages[i]), log_prob) for i, log_prob in paid if advantages[i] != 0]
+            self.replay.add(new_scale, gather_rows(own))
         return None
+
+    def _entropy_coef(self, step: int) -> float:
+        """Return the weight of the entropy bonus after so many steps."""
+        return self.entropy_coef * (max(0.0, 1 - step / self.entropy_steps) if self.entropy_steps else 1.0)
 
     def kl(self, instructions: Sequence[Instruction], samples: int) -> tuple[Tensor, LogProbs | None]:
         """Estimate the KL to the reference teacher: log pi(z) - log pi_ref(z) of each sampled instruction.
@@ -133,7 +158,7 @@ class PolicyUpdate:
         return self.teacher.log_probs(instructions, entropy=True, entropy_gradient=self.entropy_coef > 0)
 
     def _not_finite(
-        self, module: TrainedWeightsOnly, instructions: Sequence[Instruction], advantages: Tensor, scale: Tensor
+        self, module: TrainingLifecycle, instructions: Sequence[Instruction], advantages: Tensor, scale: Tensor
     ) -> str:
         """Find the rollouts that make loss or gradient NaN or infinite, by one backward pass for each."""
         causes = []

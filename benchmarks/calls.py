@@ -1,0 +1,323 @@
+"""Reward on held-out queries against student calls spent, for each measure that may save calls, alone and together.
+
+    python benchmarks/calls.py run --out runs/calls            # each run in a process of its own; what is done is kept
+    python benchmarks/calls.py table --out runs/calls --picture runs/calls/calls.png
+
+A call is an answer that the student had to give in training, in a validation or in a warm start; an answer that it has
+given before in the run, and those for the held-out queries, are not counted. Each run leaves ``TASK.ARM.SEED.jsonl``: a
+row for each time that the held-out queries were tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from calls_tasks import ARMS, MODEL, TASKS, Task, build, tiny
+from lightning import Callback, Trainer, seed_everything
+from same_weights import write_models
+
+import wst
+from wst.inference.distil import race
+from wst.types import Instruction, Prompt, Query, Response
+
+RACE = "race"
+Row = dict[str, Any]
+
+
+class Counted(wst.Student):
+    """Asks another student each prompt once, and counts."""
+
+    deterministic = True
+
+    def __init__(self, student: wst.Student) -> None:
+        self.student = student
+        self.calls = 0
+        self.counting = True
+        self._answers: dict[Any, Response] = {}
+
+    def check(self) -> None:
+        """Check the other student."""
+        self.student.check()
+
+    def setup(self, device: torch.device) -> None:
+        """Load the other student."""
+        self.student.setup(device)
+
+    def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
+        """Ask for what is new."""
+        new = {p.messages: p for p in prompts if p.messages not in self._answers}
+        if new:
+            self._answers |= dict(zip(new, self.student.respond(list(new.values())), strict=True))
+            self.calls += len(new) * self.counting
+        return [self._answers[prompt.messages] for prompt in prompts]
+
+
+class Curve(Callback):
+    """Tries the held-out queries every so many calls, and ends the run when the calls are spent."""
+
+    def __init__(self, student: Counted, queries: Sequence[Query], calls: int, every: int, path: Path) -> None:
+        self.student, self.queries, self.calls, self.every, self.path = student, queries, calls, every, path
+        self.rows: list[Row] = []
+        self.in_validation = self._before = 0
+        self.began = time.perf_counter()
+
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:  # noqa: ANN401
+        """Try the untrained teacher: callbacks are asked before the module makes its warm start."""
+        self._try(trainer, module)
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:  # noqa: ANN401
+        """Try the teacher, if it is time, or the end."""
+        spent = self.student.calls >= self.calls
+        if spent or self.student.calls - self.rows[-1]["calls"] >= self.every:
+            self._try(trainer, module)
+        if spent:
+            trainer.should_stop = True
+
+    def on_validation_start(self, *_: Any) -> None:  # noqa: ANN401
+        """Count the calls of a validation apart as well."""
+        self._before = self.student.calls
+
+    def on_validation_end(self, *_: Any) -> None:  # noqa: ANN401
+        """Count the calls of a validation apart as well."""
+        self.in_validation += self.student.calls - self._before
+
+    def on_train_end(self, trainer: Trainer, module: Any) -> None:  # noqa: ANN401
+        """Try the last teacher, if it was not tried."""
+        if self.rows[-1]["step"] < trainer.global_step:
+            self._try(trainer, module)
+
+    def _try(self, trainer: Trainer, module: Any) -> None:  # noqa: ANN401
+        self.student.counting = False
+        instructions = module.teacher.sample(self.queries, greedy=True)
+        rollouts = module.environment.respond(self.queries, instructions)
+        rewards, leaks = module.environment.score(rollouts).total, module.environment.leaks(rollouts)
+        self.student.counting = True
+        row = {"calls": self.student.calls, "validation": self.in_validation, "step": trainer.global_step}
+        row |= {"reward": _mean(rewards), "leak": _mean(leaks), "seconds": round(time.perf_counter() - self.began, 1)}
+        self.rows.append(row | {"example": instructions[0].text})
+        _append(self.path, self.rows[-1])
+
+
+def one(out: Path, task_name: str, arm: str, seed: int, options: argparse.Namespace) -> Path:
+    """Make a run, unless it is done; return its file."""
+    target = out / f"{task_name}.{arm}.{seed}.jsonl"
+    if target.is_file():
+        return target
+    out.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    seed_everything(seed, verbose=False)
+    task, model = TASKS[task_name], MODEL
+    if options.tiny:
+        task, model = tiny(task), str(out / "tiny/lm")
+        if not Path(model).is_dir():
+            write_models(out / "tiny")
+            seed_everything(seed, verbose=False)
+    cache = wst.AnswerCache(str(out / "answers.sqlite"))
+    student = Counted(wst.LocalStudent(model, max_new_tokens=task.answer_tokens, batch_size=64, cache=cache))
+    limits = {"limit_val": options.val, "limit_test": options.held_out, "shuffle_seed": seed}
+    if arm == RACE:
+        _race(task, model, student, seed, limits, options, part)
+    else:
+        _train(task, model, arm, student, limits, options, part)
+    part.rename(target)
+    return target
+
+
+def _train(
+    task: Task, model: str, arm: str, student: Counted, limits: Row, options: argparse.Namespace, path: Path
+) -> None:
+    module, data = build(task, ARMS[arm], student, model, limits)
+    a_step = data.batch_size * module.samples_per_query
+    curve = Curve(student, data.queries("test"), options.calls, options.every, path)
+    trainer = Trainer(
+        accelerator="cpu" if options.tiny else "auto",
+        devices=1,
+        max_steps=3 * -(-options.calls // a_step),  # answers given before spend nothing
+        val_check_interval=max(1, options.val_calls // a_step),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[curve],
+    )
+    trainer.fit(module, data)
+
+
+def _race(
+    task: Task, model: str, student: Counted, seed: int, limits: Row, options: argparse.Namespace, path: Path
+) -> None:
+    """Race given sentences and samples of the untrained teacher, once for each number of calls."""
+    module, data = build(task, ARMS["default"], student, model, limits)
+    device = torch.device("cuda" if torch.cuda.is_available() and not options.tiny else "cpu")
+    module.teacher.load(device)
+    student.setup(device)
+    test, train = list(data.queries("test")), data.queries("train")
+    samples = [z.text for z in module.teacher.sample([train[i] for i in range(min(28, len(train)))]) if z.text.strip()]
+    began, fewest = time.perf_counter(), 8 * math.ceil(math.log2(8))
+    for calls in sorted({max(fewest, options.calls * i // 4) for i in range(1, 5)}):
+        fits = max(n for n in range(8, 33) if n * math.ceil(math.log2(n)) <= calls)
+        sentences = list(dict.fromkeys([*task.sentences, *samples]))[:fits]
+        student.counting = False  # a race of fewer calls would have been another race, which this one does not pay for
+        finished = race(sentences, train, module.environment, calls, seed)
+        rollouts = module.environment.respond(test, [Instruction(finished.winner)] * len(test))
+        rewards, leaks = module.environment.score(rollouts).total, module.environment.leaks(rollouts)
+        row = {"calls": finished.calls, "validation": 0, "step": 0, "reward": _mean(rewards), "leak": _mean(leaks)}
+        _append(path, row | {"seconds": round(time.perf_counter() - began, 1), "example": finished.winner})
+
+
+def run(options: argparse.Namespace) -> int:
+    """Make all runs that are not done, each in a process of its own."""
+    jobs = [(task, arm, seed) for seed in options.seeds for task in options.tasks for arm in options.arms]
+    left = [job for job in jobs if not (options.out / "{}.{}.{}.jsonl".format(*job)).is_file()]
+    print(f"{len(jobs)} runs, {len(left)} of them to be made", flush=True)
+    failed = 0
+    for number, (task, arm, seed) in enumerate(left, 1):
+        began = time.perf_counter()
+        command = [sys.executable, __file__, "one", *sys.argv[2:], "--tasks", task, "--arms", arm, "--seeds", str(seed)]
+        code = subprocess.run(command).returncode
+        failed += code != 0
+        seconds = time.perf_counter() - began
+        print(f"{number} of {len(left)}: {task}, {arm}, seed {seed}: {seconds:.0f} s, exit code {code}", flush=True)
+    return int(failed > 0)
+
+
+def load(out: Path) -> dict[str, dict[str, list[list[Row]]]]:
+    """Return the rows of all runs that are done, by task, arm and seed."""
+    found: dict[str, dict[str, list[list[Row]]]] = {}
+    for path in sorted(out.glob("*.*.*.jsonl")):
+        task, arm, _ = path.name.removesuffix(".jsonl").split(".")
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        found.setdefault(task, {}).setdefault(arm, []).append(rows)
+    order = [*ARMS, RACE]
+    return {task: dict(sorted(arms.items(), key=lambda item: order.index(item[0]))) for task, arms in found.items()}
+
+
+def held_out(rows: Sequence[Row], calls: float) -> float:
+    """Return the reward of the last teacher that was tried within so many calls; 0 before the first."""
+    known = [row["reward"] for row in rows if row["calls"] <= calls]
+    return float(known[-1]) if known else 0.0
+
+
+def area(rows: Sequence[Row], calls: int) -> float:
+    """Return the mean reward over the calls, from none to all of them."""
+    return float(np.mean([held_out(rows, spent) for spent in np.linspace(0, calls, 201)]))
+
+
+def calls_to(rows: Sequence[Row], target: float) -> float:
+    """Return the calls after which the reward was first at least the target; infinite if it never was."""
+    return next((float(row["calls"]) for row in rows if row["reward"] >= target), math.inf)
+
+
+def table(options: argparse.Namespace) -> int:
+    """Print a table for each task, and draw a picture."""
+    found = load(options.out)
+    for task, arms in found.items():
+        ends = [held_out(rows, options.calls) for rows in arms.get("default", [])]
+        target = options.target if options.target is not None else median(ends) if ends else math.nan
+        print(f"\n### {task}\n\nTarget {target:.3f}; medians with ranges over the seeds.\n")
+        print("| arm | seeds | reward at the end | area | calls to the target | leak at the end |")
+        print("|---|---:|---|---|---|---|")
+        for arm, runs in arms.items():
+            figures = [
+                [held_out(rows, options.calls) for rows in runs],
+                [area(rows, options.calls) for rows in runs],
+                [calls_to(rows, target) for rows in runs],
+                [rows[-1]["leak"] for rows in runs],
+            ]
+            print(f"| {arm} | {len(runs)} | {' | '.join(map(_shown, figures))} |")
+    if options.picture:
+        draw(found, options)
+    return 0
+
+
+def _shown(values: Sequence[float]) -> str:
+    def number(value: float) -> str:
+        return "never" if math.isinf(value) else f"{value:.0f}" if value > 1.5 else f"{value:.3f}"
+
+    low, middle, high = map(number, (min(values), sorted(values)[(len(values) - 1) // 2], max(values)))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def draw(found: dict[str, dict[str, list[list[Row]]]], options: argparse.Namespace) -> None:
+    """Draw a panel for each task: the median of each arm, and the range of the default."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(found), figsize=(4.6 * len(found), 3.8), dpi=130, squeeze=False)
+    grid = np.linspace(0, options.calls, 201)
+    arms = list(dict.fromkeys(arm for of_task in found.values() for arm in of_task))
+    colors = dict(zip(arms, mpl.colormaps["tab20"].colors, strict=False))
+    for axes, (task, of_task) in zip(panels[0], found.items(), strict=True):
+        for arm, runs in of_task.items():
+            curves = np.array([[held_out(rows, calls) for calls in grid] for rows in runs])
+            width = 2.2 if arm in ("default", "all", RACE) else 1.0
+            axes.plot(grid, np.median(curves, axis=0), lw=width, color=colors.get(arm, "black"), label=arm)
+            if arm == "default":
+                axes.fill_between(grid, curves.min(axis=0), curves.max(axis=0), color=colors[arm], alpha=0.15, lw=0)
+        axes.set(title=task, xlabel="student calls", ylabel="held-out reward")
+        axes.grid(alpha=0.25)
+    handles = {text: line for axes in panels[0] for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), fontsize=8, ncols=6, loc="lower center", frameon=False)
+    figure.tight_layout(rect=(0, 0.12, 1, 1))
+    figure.savefig(options.picture)
+
+
+def _append(path: Path, row: Row) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make runs, one run, or the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "one", "table"))
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs' files")
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS, RACE], default=[*ARMS, RACE])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--calls", type=int, default=480, help="student calls of a run (480)")
+    parser.add_argument("--every", type=int, default=64, help="calls between two tries of the held-out queries (64)")
+    parser.add_argument("--held_out", type=int, default=100, help="held-out queries (100)")
+    parser.add_argument("--val", type=int, default=16, help="validation queries (16)")
+    parser.add_argument("--val_calls", type=int, default=160, help="training calls between two validations (160)")
+    parser.add_argument("--target", type=float, help="reward whose calls are counted (the end of the default arm)")
+    parser.add_argument("--picture", type=Path, help="where `table` draws the curves")
+    parser.add_argument("--tiny", action="store_true", help="the tests' tiny model instead of SmolLM2")
+    options = parser.parse_args(arguments)
+    if options.what != "one":
+        return (run if options.what == "run" else table)(options)
+    warnings.simplefilter("ignore")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for task in options.tasks:
+        for arm in options.arms:
+            for seed in options.seeds:
+                one(options.out, task, arm, seed, options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""Replay: answers that are paid for are learned from more than once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wst.errors import ConfigError
+from wst.modeling.logprobs import LogProbs
+from wst.types import Instruction
+
+
+@dataclass(frozen=True)
+class Paid:
+    """An instruction whose answer is paid for.
+
+    Attributes:
+        instruction: What was sampled; a checkpoint does not keep its text.
+        advantage: What the answer was worth, by the baseline of its own step.
+        log_prob: Log-probability of the whole instruction under the policy that sampled it.
+    """
+
+    instruction: Instruction
+    advantage: float
+    log_prob: float
+
+
+@dataclass
+class Step:
+    """What is kept of a step, the same in all ranks.
+
+    Attributes:
+        scale: What the loss of the step alone was divided by: its tokens or sequences, those without gradient included.
+        paid: Its instructions that have an advantage.
+    """
+
+    scale: float
+    paid: list[Paid] = field(default_factory=list)
+
+
+class Replay:
+    """Lets each answer take part in a bounded number of further updates.
+
+    The loss of an update is the mean over the new instructions and those of the last steps. An old instruction counts
+    with its importance weight, the ratio of its probabilities now and when it was sampled, truncated from above
+    (Ionides 2008; for language models RePO, arXiv 2506.09340, and TOPR, arXiv 2503.14286). The weight has no gradient.
+    Below the truncation the gradient is unbiased, above it an instruction counts less than it should. What is kept is
+    part of checkpoints.
+
+    Args:
+        updates: Further updates that an answer takes part in; 0 for none.
+        max_weight: Where weights are truncated, at least 1.
+
+    Raises:
+        ConfigError: If a setting is out of range.
+    """
+
+    def __init__(self, updates: int = 2, max_weight: float = 2.0) -> None:
+        if updates < 0:
+            raise ConfigError(f"Replay: updates must be at least 0, got {updates}")
+        if not max_weight >= 1:
+            raise ConfigError(f"Replay: max_weight must be at least 1, got {max_weight}")
+        self.updates = updates
+        self.max_weight = max_weight
+        self._steps: deque[Step] = deque(maxlen=updates)
+
+    @property
+    def scale(self) -> float:
+        """What the loss is divided by for the kept steps, besides the scale of the new one."""
+        return sum(step.scale for step in self._steps)
+
+    @property
+    def paid(self) -> list[Paid]:
+        """What is kept, the oldest first."""
+        return [paid for step in self._steps for paid in step.paid]
+
+    def add(self, scale: float, paid: Sequence[Paid]) -> None:
+        """Keep a step; the oldest one leaves."""
+        self._steps.append(Step(scale, list(paid)))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._steps.clear()
+
+    def weighted(self, paid: Sequence[Paid], now: LogProbs) -> Tensor:
+        """Return the advantages [rows] times the truncated importance weights."""
+        then = torch.tensor([one.log_prob for one in paid], device=now.values.device)
+        advantages = torch.tensor([one.advantage for one in paid], device=now.values.device)
+        ratio = (sequence_log_probs(now) - then).exp()
+        return advantages * ratio.clamp(max=self.max_weight)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is kept, as plain values."""
+        steps = [
+            [
+                step.scale,
+                [
+                    [list(p.instruction.prompt_ids), list(p.instruction.token_ids), p.advantage, p.log_prob]
+                    for p in step.paid
+                ],
+            ]
+            for step in self._steps
+        ]
+        return {"steps": steps}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore what was kept; with fewer updates than before, the oldest steps are left out."""
+        self.clear()
+        for scale, rows in state_dict["steps"]:
+            paid = [Paid(Instruction("", tuple(prompt), tuple(tokens)), a, log_p) for prompt, tokens, a, log_p in rows]
+            self.add(scale, paid)
+
+
+def sequence_log_probs(log_probs: LogProbs) -> Tensor:
+    """Return the log-probability [rows] of each whole instruction, without gradient."""
+    return torch.where(log_probs.mask, log_probs.values.detach(), 0.0).sum(dim=1)

@@ -1,0 +1,186 @@
+"""Warm start: before it is reinforced, the teacher imitates the best of a few instructions that were tried."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from wst.distributed import collective_errors, gather_rows, local_backward, local_share, sum_gradients
+from wst.errors import ConfigError
+from wst.settings import check_counts
+from wst.terminal import show
+from wst.types import Instruction, Query
+
+if TYPE_CHECKING:
+    from wst.module import WeakToStrong
+
+#: Draws of a sampled student that no training step has.
+_FIRST_DRAW = 2**30
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """An instruction that was tried on a query."""
+
+    query: str
+    instruction: Instruction
+    sentence: int  #: number of the given sentence, -1 for an own sample
+    value: float  #: reward less leak penalty
+
+
+class WarmStart:
+    """A supervised phase on the best instructions for some training queries, before the first step.
+
+    For each query the student is asked under the given sentences and under the teacher's own samples; the teacher then
+    learns to write the best one, if it is better than the mean of all that was tried (best of N, as in RAFT, arXiv
+    2504.11343; supervision before reinforcement as in DSP, arXiv 2302.11520). Between sentences that are equally good
+    for a query, the one that is better over all queries wins. It costs ``queries * (samples + len(sentences))``
+    answers.
+
+    The phase has its own optimizer, of the run's kind. It is made once, before the first step; a run that is killed in
+    it begins it anew.
+
+    Args:
+        sentences: Instructions to choose from, for instance those that ``wst distil`` has found.
+        queries: Training queries, drawn at random.
+        samples: The teacher's own samples a query.
+        epochs: Times that each chosen instruction is learned from.
+        batch_size: Instructions in one step of the optimizer.
+
+    Raises:
+        ConfigError: If a setting is out of range, or there is nothing to choose from.
+    """
+
+    def __init__(
+        self,
+        sentences: list[str] | None = None,
+        queries: int = 32,
+        samples: int = 4,
+        epochs: int = 2,
+        batch_size: int = 16,
+    ) -> None:
+        check_counts("WarmStart", queries=queries, epochs=epochs, batch_size=batch_size)
+        self.sentences = list(dict.fromkeys(sentences or []))
+        if any(not sentence.strip() for sentence in self.sentences):
+            raise ConfigError("WarmStart: a sentence is blank; take it out")
+        if samples < 0 or samples + len(self.sentences) < 2:
+            raise ConfigError(
+                f"WarmStart: {len(self.sentences)} sentences and samples={samples} leave nothing to choose from; give "
+                "at least two in all"
+            )
+        self.queries = queries
+        self.samples = samples
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.done = False
+
+    def __call__(self, module: WeakToStrong, queries: Sequence[Query]) -> None:
+        """Try, choose and learn; all ranks must call it.
+
+        Args:
+            module: Has the teacher, its environment, the optimizer and the trainer.
+            queries: The training queries.
+        """
+        shuffled = random.Random(f"warm start {module.seed}").sample(range(len(queries)), len(queries))
+        drawn = [queries[i] for i in shuffled[: self.queries]]
+        with collective_errors():
+            own = self._try(module, local_share(drawn))
+        tried = gather_rows(own)
+        best = self._best(tried)
+        steps = self._learn(module, best)
+        self.done = True
+        if module.global_rank == 0:
+            values = [one.value for one in tried]
+            show(
+                f"warm start: {len(tried)} answers for {len(drawn)} queries, mean {_mean(values):.3f}; "
+                f"{len(best)} instructions with a mean of {_mean([one.value for one in best]):.3f} learned in "
+                f"{steps} steps"
+            )
+
+    def _try(self, module: WeakToStrong, queries: Sequence[Query]) -> list[_Tried]:
+        """Ask the student under each sentence and sample; leave out what cannot be scored."""
+        teacher, environment = module.teacher, module.environment
+        sampled = teacher.sample(queries, self.samples) if self.samples and queries else []
+        rows: list[tuple[Query, Instruction, int]] = []
+        for i, query in enumerate(queries):
+            prompt = teacher.encode(query)
+            rows += [(query, z, -1) for z in sampled[i * self.samples : (i + 1) * self.samples]]
+            rows += [(query, _written(module, text, prompt), n) for n, text in enumerate(self.sentences)]
+        if not rows:
+            return []
+        asked, instructions, sentences = zip(*rows, strict=True)
+        draws = [_FIRST_DRAW + i % (self.samples + len(self.sentences)) for i in range(len(rows))]
+        rollouts = environment.respond(asked, instructions, draws)
+        rewards, leaks = environment.score(rollouts).total, environment.leaks(rollouts)
+        values = torch.tensor(rewards) - module.leak_penalty * torch.tensor(leaks).nan_to_num()
+        found = zip(asked, instructions, sentences, values.tolist(), strict=True)
+        return [_Tried(query.id, z, number, value) for query, z, number, value in found if value == value]
+
+    def _best(self, tried: Sequence[_Tried]) -> list[_Tried]:
+        mean = _mean([one.value for one in tried])
+        of_sentence = {n: _mean([one.value for one in tried if one.sentence == n]) for n in range(len(self.sentences))}
+        best: dict[str, _Tried] = {}
+        for one in tried:
+            rank = (one.value, of_sentence.get(one.sentence, mean))
+            held = best.get(one.query)
+            if held is None or rank > (held.value, of_sentence.get(held.sentence, mean)):
+                best[one.query] = one
+        return [one for one in best.values() if one.value > mean]
+
+    def _learn(self, module: WeakToStrong, best: Sequence[_Tried]) -> int:
+        """Lower the cross-entropy of the chosen instructions; return the number of steps."""
+        parameters = module.trainable()
+        optimizer = module.make_optimizer(parameters)
+        steps = 0
+        for epoch in range(self.epochs):
+            order = random.Random(f"warm start {module.seed} {epoch}").sample(range(len(best)), len(best))
+            for start in range(0, len(best), self.batch_size):
+                batch = [best[i].instruction for i in order[start : start + self.batch_size]]
+                tokens = sum(len(instruction.token_ids) for instruction in batch)
+                own = local_share(batch)
+                size = module.update.micro_batch_size or max(1, len(own))
+                optimizer.zero_grad()
+                with collective_errors(), local_backward(module.trainer):
+                    for first in range(0, len(own), size):
+                        z = module.teacher.log_probs(own[first : first + size])
+                        module.manual_backward(-torch.where(z.mask, z.values, 0.0).sum() / tokens)
+                sum_gradients(parameters)
+                if module.update.gradient_clip is not None:
+                    nn.utils.clip_grad_norm_(parameters, module.update.gradient_clip)
+                optimizer.step()
+                steps += 1
+        optimizer.zero_grad()
+        return steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return whether it was made."""
+        return {"done": self.done}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore whether it was made."""
+        self.done = state_dict["done"]
+
+
+def _written(module: WeakToStrong, text: str, prompt: tuple[int, ...]) -> Instruction:
+    """Return a sentence as if the teacher had written it: its tokens, and the end token.
+
+    Raises:
+        ConfigError: If the teacher may not write as much.
+    """
+    teacher = module.teacher
+    tokens = teacher.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if len(tokens) >= teacher.max_new_tokens:
+        raise ConfigError(
+            f"WarmStart: sentence {text!r:.80} has {len(tokens)} tokens and an end token, more than the teacher's "
+            f"max_new_tokens={teacher.max_new_tokens}; shorten it, or raise that"
+        )
+    return Instruction(text, prompt, (*tokens, teacher.end_ids[0]))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")
