@@ -43,6 +43,8 @@ class TrainingLifecycle(TrainedWeightsOnly):
     student: Student = _of_environment("student")
     reward: Reward = _of_environment("reward")
     student_prompt: StudentPrompt = _of_environment("prompt")
+    update: Any  #: a `PolicyUpdate`, whose file imports this one
+    leak_penalty: float
     max_skips: int
     resume_changed: bool
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,10 +14,8 @@ from wst.distributed import collective_errors, gather_rows, local_backward, loca
 from wst.errors import ConfigError
 from wst.settings import check_counts
 from wst.terminal import show
+from wst.training.lifecycle import TrainingLifecycle
 from wst.types import Instruction, Query
-
-if TYPE_CHECKING:
-    from wst.module import WeakToStrong
 
 #: Draws of a sampled student that no training step has.
 _FIRST_DRAW = 2**30
@@ -79,7 +77,7 @@ class WarmStart:
         self.batch_size = batch_size
         self.done = False
 
-    def __call__(self, module: WeakToStrong, queries: Sequence[Query]) -> None:
+    def __call__(self, module: TrainingLifecycle, queries: Sequence[Query]) -> None:
         """Try, choose and learn; all ranks must call it.
 
         Args:
@@ -102,7 +100,7 @@ class WarmStart:
                 f"{steps} steps"
             )
 
-    def _try(self, module: WeakToStrong, queries: Sequence[Query]) -> list[_Tried]:
+    def _try(self, module: TrainingLifecycle, queries: Sequence[Query]) -> list[_Tried]:
         """Ask the student under each sentence and sample; leave out what cannot be scored."""
         teacher, environment = module.teacher, module.environment
         sampled = teacher.sample(queries, self.samples) if self.samples and queries else []
@@ -132,7 +130,7 @@ class WarmStart:
                 best[one.query] = one
         return [one for one in best.values() if one.value > mean]
 
-    def _learn(self, module: WeakToStrong, best: Sequence[_Tried]) -> int:
+    def _learn(self, module: TrainingLifecycle, best: Sequence[_Tried]) -> int:
         """Lower the cross-entropy of the chosen instructions; return the number of steps."""
         parameters = module.trainable()
         optimizer = module.make_optimizer(parameters)
@@ -166,7 +164,7 @@ class WarmStart:
         self.done = state_dict["done"]
 
 
-def _written(module: WeakToStrong, text: str, prompt: tuple[int, ...]) -> Instruction:
+def _written(module: TrainingLifecycle, text: str, prompt: tuple[int, ...]) -> Instruction:
     """Return a sentence as if the teacher had written it: its tokens, and the end token.
 
     Raises:
