@@ -37,6 +37,7 @@ def draw(run: Path, picture: Path) -> None:
                 name = "best fixed sentence" if arm == student["best_fixed"] else arm
                 axes.axhline(student["arms"][arm]["mean"], color=color, ls=style, lw=1.2, label=f"test, {name}")
     axes.set(xlabel="step", ylabel="reward", ylim=(-0.02, 1.05))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     figure.tight_layout()

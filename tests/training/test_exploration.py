@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from toys import Lowercase, Parrot, SixQueries, quiet_trainer, small_module
+from toys import Lowercase, Parrot, SixQueries, small_module
+from trainers import quiet_trainer
 
 from wst import Instruction, Query
 from wst.errors import ConfigError
@@ -76,7 +77,7 @@ def test_a_step_asks_the_student_no_two_alike(tiny_model: str, tmp_path: Path) -
         student = Parrot()
         module = small_module(tiny_model, student, Lowercase(), resample=resample)
         module.teacher.temperature, module.teacher.max_new_tokens, module.samples_per_query = 0.25, 2, 4
-        quiet_trainer(tmp_path, 3).fit(module, SixQueries(batch_size=6))
+        quiet_trainer(tmp_path, max_steps=3).fit(module, SixQueries(batch_size=6))
         asked = [prompt.messages[0].content for prompt in student.asked if prompt.sample]
         groups = [{"".join(text.split()) for text in asked[i : i + 4]} for i in range(0, len(asked), 4)]
         shares.append(sum(map(len, groups)) / len(asked))
@@ -97,7 +98,7 @@ def test_the_entropy_bonus_fades(tiny_model: str, tmp_path: Path) -> None:
             optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1.0),
         )
         module.trained_steps = 2
-        quiet_trainer(tmp_path, 1).fit(module, SixQueries(batch_size=6))
+        quiet_trainer(tmp_path, max_steps=1).fit(module, SixQueries(batch_size=6))
         weights[coef, steps] = [parameter.detach().clone() for parameter in module.trainable()]
     same = [torch.allclose(a, b, atol=1e-7) for a, b in zip(weights[0.0, None], weights[0.3, 2], strict=True)]
     assert all(same)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from lightning import Callback
 from torch import Tensor
-from toys import Lowercase, Parrot, SixQueries, quiet_trainer, small_module
+from toys import Lowercase, Parrot, SixQueries, small_module
+from trainers import quiet_trainer
 
 from wst import Instruction, WeakToStrong
 from wst.errors import ConfigError, ModelError
@@ -35,7 +36,7 @@ class Watch(Callback):
 def trained(model: str, folder: Path, steps: int, **settings: Any) -> tuple[WeakToStrong, Watch]:
     watch = Watch()
     module = small_module(model, Parrot(), Lowercase(), gradient_clip=None, **settings)
-    quiet_trainer(folder, steps, callbacks=[watch]).fit(module, SixQueries(batch_size=4))
+    quiet_trainer(folder, max_steps=steps, callbacks=[watch]).fit(module, SixQueries(batch_size=4))
     return module, watch
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from toys import Lowercase, Parrot, SixQueries, quiet_trainer, small_module
+from toys import Lowercase, Parrot, SixQueries, small_module
+from trainers import quiet_trainer
 
 from wst import Instruction, Reward, Rollout, WarmStart, WeakToStrong
 from wst.errors import ConfigError
@@ -25,7 +26,7 @@ def text(rollout: Rollout) -> str:
 def start(model: str, folder: Path, warm_start: WarmStart, reward: Any, steps: int = 0, **settings: Any) -> Any:
     student = Parrot()
     module = small_module(model, student, reward, warm_start=warm_start, **settings)
-    quiet_trainer(folder, steps or 1, limit_train_batches=steps or 1).fit(module, SixQueries(batch_size=2))
+    quiet_trainer(folder, max_steps=steps or 1, limit_train_batches=steps or 1).fit(module, SixQueries(batch_size=2))
     return module, student
 
 
@@ -88,7 +89,7 @@ def test_it_is_made_once(tiny_model: str, tmp_path: Path) -> None:
     again = WarmStart(queries=2, samples=2)
     student = Parrot()
     resumed = small_module(tiny_model, student, Lowercase(), warm_start=again)
-    quiet_trainer(tmp_path, 2).fit(resumed, SixQueries(batch_size=2), ckpt_path=path)
+    quiet_trainer(tmp_path, max_steps=2).fit(resumed, SixQueries(batch_size=2), ckpt_path=path)
     assert again.done
     assert resumed.trained_steps == 2
     assert all(prompt.sample < 2**30 for prompt in student.asked)
