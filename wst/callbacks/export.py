@@ -219,6 +219,8 @@ def _model_of(student: Any) -> str | None:  # noqa: ANN401 - any student
 
 
 def _describe(thing: Any) -> str:  # noqa: ANN401 - student or data module
-    source = getattr(thing, "source", None) or getattr(thing, "files", {}).get("train")
+    files = [str(file) for file in getattr(thing, "files", {}).get("train") or []]
+    shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+    source = getattr(thing, "source", None) or getattr(thing, "hub_name", None) or shown
     name = type(thing).__name__
-    return f"{name} ({source})" if isinstance(source, str) else name
+    return f"{name} ({source})" if isinstance(source, str) and source else name
