@@ -51,7 +51,7 @@ def test_fit_leaves_logs_samples_and_adapter(trained: Path, tiny_model: str) -> 
             "QueryDataModule",
             "rows.jsonl",
             "Lowercase",
-            "val/reward",
+            "validation",
             "Instructor",
         ):
             assert word in card
