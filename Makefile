@@ -12,10 +12,10 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: demo test lint figure clean
 
 demo: $(VENV)/.installed
-	$(BIN)/wst fit --config $(DEMO) --seed_everything $(SEED) --trainer.logger.init_args.save_dir $(RUN)
-	run=$$(ls -td $(RUN)/quickstart/version_*/ | head -n 1) && \
-	  $(BIN)/wst compare --config lightning_configs/compare/quickstart.yaml --output $${run}compare --run $$run \
-	    --trained "{trained teacher: $${run}teacher/best}"
+	$(BIN)/wst fit --config $(DEMO) --seed_everything $(SEED) --trainer.logger.init_args.save_dir "$(RUN)"
+	run=$$(ls -td "$(RUN)"/quickstart/version_*/ | head -n 1) && test -n "$$run" && \
+	  $(BIN)/wst compare --config lightning_configs/compare/quickstart.yaml --output "$${run}compare" --run "$$run" \
+	    --trained "{trained teacher: '$${run}teacher/best'}"
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest

@@ -10,6 +10,9 @@ from typing import Any, Literal
 from wst.errors import ConfigError
 from wst.types import Instruction, Message, Prompt, Query
 
+#: Each is read again for each query.
+_MOST_EXAMPLES = 100
+
 Placement = Literal["system", "before", "after"]
 
 
@@ -63,9 +66,13 @@ class TeacherPrompt:
         """
         require_places("TeacherPrompt", "template", self.template, "query")
         examples = tuple(tuple(pair) if isinstance(pair, list) else pair for pair in self.examples)
+        if len(examples) > _MOST_EXAMPLES:
+            raise ConfigError(f"TeacherPrompt: {len(examples)} examples; give at most {_MOST_EXAMPLES}")
         for number, pair in enumerate(examples, 1):
             if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
                 raise ConfigError(f"TeacherPrompt: example {number} must be a pair of texts: [query, instruction]")
+        if examples and self.has_experience:
+            raise ConfigError("TeacherPrompt: it has examples and a place for {experience}; leave one of them out")
         object.__setattr__(self, "examples", examples)  # JSON brings lists
 
     @property
@@ -79,7 +86,7 @@ class TeacherPrompt:
         chat = [Message("system", self.system)] if self.system is not None else []
         for text, instruction in self.examples:
             chat += [
-                Message("user", fill(self.template, query=text, experience=experience)),
+                Message("user", fill(self.template, query=text)),
                 Message("assistant", instruction),
             ]
         text = fill(self.template, query="\n\n".join([*turns, query.text]), experience=experience)
@@ -140,8 +147,15 @@ class Experience:
         return {"rows": [list(row) for row in self._rows]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore what was remembered."""
-        self._rows = [(query, text, reward) for query, text, reward in state_dict["rows"]]
+        """Restore what was remembered, the newest of it.
+
+        Raises:
+            ValueError: If it is not what a run remembered.
+        """
+        rows = [(query, text, reward) for query, text, reward in state_dict["rows"]]
+        if not all(isinstance(q, str) and isinstance(t, str) and isinstance(r, float | int) for q, t, r in rows):
+            raise ValueError("a row is not query, instruction and reward")
+        self._rows = rows[-self.capacity :]
 
 
 @dataclass(frozen=True)

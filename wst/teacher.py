@@ -363,19 +363,21 @@ class Teacher(FromSpec, nn.Module):
 
     @contextmanager
     def untrained(self) -> Iterator[nn.Module]:
-        """Turn the teacher back, for a while, into the base model before any training; `sample` follows."""
-        if isinstance(self.network, PeftModel):
-            with self.network.disable_adapter():
-                yield self.network
-            return
-        if not self._frozen_copy:
-            copy, _ = loading.load_causal_lm(self.spec, device=self.policy.device)
-            self._frozen_copy.append(copy)
-        trained, self.network = self.network, self._frozen_copy[0]
+        """Turn the teacher back, for a while, into the base model without any experience; `sample` follows."""
+        trained, experience = self.network, self.experience
+        self.experience = experience and Experience()
         try:
+            if isinstance(trained, PeftModel):
+                with trained.disable_adapter():
+                    yield trained
+                return
+            if not self._frozen_copy:
+                copy, _ = loading.load_causal_lm(self.spec, device=self.policy.device)
+                self._frozen_copy.append(copy)
+            self.network = self._frozen_copy[0]
             yield self.network
         finally:
-            self.network = trained
+            self.network, self.experience = trained, experience
 
     # ----------------------------------------------------------------- export
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
+from wst.errors import DataError
+
 Role = Literal["system", "user", "assistant"]
 
 
@@ -50,9 +52,16 @@ class Query(_Text):
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Turn a list of acceptable answers into a tuple."""
+        """Turn a list of acceptable answers into a tuple.
+
+        Raises:
+            DataError: If the target is neither text nor several texts.
+        """
         if isinstance(self.target, list):
             object.__setattr__(self, "target", tuple(self.target))
+        answers = self.target if isinstance(self.target, tuple) else (self.target or "",)
+        if not all(isinstance(answer, str) for answer in answers):
+            raise DataError(f"query {self.id!r}: target is {self.target!r:.60}; make it text, or a list of texts")
 
     @property
     def targets(self) -> tuple[str, ...]:

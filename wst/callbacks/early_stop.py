@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
 
+from wst.errors import ConfigError
 from wst.evaluation.metrics import Estimate, Values, estimate_gain, is_binary
 from wst.settings import check_counts
 from wst.terminal import show
@@ -36,6 +37,7 @@ class EarlyStop(Callback):
         self._step = 0  #: its step
         self._waited = 0
         self._gain = Estimate(math.nan, math.nan, math.nan)  #: of the last validation
+        self._compared = 0  #: queries that it is over
 
     def state_dict(self) -> dict[str, Any]:
         """Return what later validations are compared with, and how many showed no gain."""
@@ -43,9 +45,29 @@ class EarlyStop(Callback):
         return {key: dict(value) if isinstance(value, dict) else value for key, value in state.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what later validations are compared with."""
-        self._reference, self._step = dict(state_dict["reference"]), state_dict["step"]
-        self._waited, self._gain = state_dict["waited"], Estimate(*state_dict["gain"])
+        """Restore what later validations are compared with.
+
+        Raises:
+            ConfigError: If the state is not one that was saved.
+        """
+        try:
+            self._reference = {str(query): float(reward) for query, reward in state_dict["reference"].items()}
+            self._step, self._waited = int(state_dict["step"]), int(state_dict["waited"])
+            mean, low, high = map(float, state_dict["gain"])
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise ConfigError(
+                "checkpoint: the state of EarlyStop cannot be read; give a checkpoint that `wst fit` wrote"
+            ) from error
+        self._gain = Estimate(mean, low, high)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a module whose validations have no rewards.
+
+        Raises:
+            ConfigError: If the module is not a `WeakToStrong`.
+        """
+        if not hasattr(pl_module, "environment"):
+            raise ConfigError("EarlyStop: it compares rewards of validations; use it with model wst.WeakToStrong alone")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End a resumed run that had ended."""
@@ -71,7 +93,7 @@ class EarlyStop(Callback):
                 self._reference, self._step = now, trainer.global_step
             return
         before, after = (np.array([of[query] for query in shared]) for of in (self._reference, now))
-        self._gain = paired_gain(before, after)
+        self._gain, self._compared = paired_gain(before, after), len(shared)
         if self._gain.low > 0:
             self._reference, self._step, self._waited = now, trainer.global_step, 0
         else:
@@ -84,9 +106,10 @@ class EarlyStop(Callback):
         trainer.should_stop = True
         if trainer.is_global_zero:
             gain = f"{self._gain.mean:+.3f} ({self._gain.low:+.3f} to {self._gain.high:+.3f})"
+            rows = self._compared or len(self._reference)
             show(
                 f"early stop: {self._waited} validations in a row show no gain over that of step {self._step}; of the "
-                f"last one it is {gain} on {len(self._reference)} queries. To go on, resume with more patience"
+                f"last one it is {gain} on {rows} queries. To go on, resume with more patience"
             )
 
 

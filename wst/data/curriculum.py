@@ -147,12 +147,14 @@ class Curriculum:
             ConfigError: If it is no such memory.
         """
         try:
-            self._past = {
-                query: _Past(int(seen), int(alike), *map(float, rest))
-                for query, (seen, alike, *rest) in state_dict["queries"].items()
-            }
+            self._past = {}
+            for query, (seen, alike, *rest) in state_dict["queries"].items():
+                past = _Past(int(seen), int(alike), *map(float, rest))
+                if not min(past.alike, past.count) >= 0 or any(map(math.isinf, map(float, rest))):
+                    raise ValueError(query)
+                self._past[str(query)] = past
             self._step = int(state_dict["step"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ConfigError(
                 "checkpoint: its curriculum cannot be read; give a checkpoint that `wst fit` wrote"
             ) from error

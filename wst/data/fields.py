@@ -159,12 +159,16 @@ class Row:
                 raise DataError(
                     f"{self.place}: field {field!r} is {value}, which is no answer; fix it, or {alternative}"
                 )
-            return str(int(value)) if value == int(value) else str(value)  # 51.0 is how some writers spell 51
+            # 51.0 is how some writers spell 51. The digits are those written, not those of the float next to them.
+            written = Decimal(str(value))
+            return str(int(written)) if written == int(written) and abs(written) < 10**40 else str(value)
         if not isinstance(value, str):
             self.refuse(field, value, "text or a number", alternative)
         number = None if self.typed else _number(value)
-        if number is not None and (not math.isfinite(number) or value.rstrip("0").endswith(".")):
+        if number is not None and not math.isfinite(number):
             return self.answer(field, number, alternative)
+        if number is not None and value.rstrip("0").endswith("."):
+            return str(int(Decimal(value)))
         return self._filled(field, value, alternative)
 
     def _filled(self, field: str, text: str, alternative: str) -> str:
@@ -257,7 +261,7 @@ def _is_missing(value: Any) -> bool:  # noqa: ANN401
 
 def _number(text: str) -> float | None:
     try:
-        return float(text)
+        return None if "_" in text else float(text)
     except ValueError:
         return None
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from wst.errors import ModelError, WSTError
+from wst.errors import ConfigError, ModelError, WSTError
 from wst.evaluation.rows import NONE
 from wst.files import sha256_of
 from wst.modeling.allocator import release_memory
@@ -125,6 +125,11 @@ class TeacherArm(Arm):
             self._teacher = self._settings.unloaded(adapter=None)
         elif Path(self.trained).is_file():
             self._teacher = _from_checkpoint(self.trained, self._settings, device)
+        elif self._settings.experience is not None:
+            raise ConfigError(
+                f"trained {self.name!r}: the teacher's {{experience}} is not in the config; copy the prompt from "
+                f"{self.trained}/wst.json into teacher, or give a checkpoint of the run"
+            )
         elif _is_adapter(self.trained):
             self._teacher = self._settings.unloaded(adapter=self.trained)
             _warn_of_another_base(self.trained, self._settings.spec.model)

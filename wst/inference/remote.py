@@ -95,6 +95,7 @@ class RemoteTeacher:
         self._encoder = ChatEncoder(
             artefact.max_prompt_tokens, "the teacher's max_prompt_tokens", artefact.chat_template_options
         )
+        self._closed = False
         self._jitter = random.Random()
         self._slots = asyncio.Semaphore(server.concurrency)
         self._loop = asyncio.new_event_loop()
@@ -105,12 +106,18 @@ class RemoteTeacher:
 
         Raises:
             ModelError: If the server gives none.
+            ConfigError: After `close`.
         """
+        if self._closed:
+            raise ConfigError("Instructor: it was closed; make another one")
         requests = [self._request(query, greedy) for query in queries]
         return asyncio.run_coroutine_threadsafe(self._written(requests), self._loop).result()
 
     def close(self) -> None:
         """Close the connections; nothing can be written afterwards."""
+        if self._closed:
+            return
+        self._closed = True
         asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(timeout=30)
         self._loop.call_soon_threadsafe(self._loop.stop)
 

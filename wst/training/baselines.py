@@ -7,6 +7,7 @@ is left out of every mean and gets advantage 0.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -234,7 +235,11 @@ class QueryTracker(Baseline):
             RuntimeError: If the state is another one's, as torch has it.
         """
         try:
-            self._queries = {str(query): [float(x), float(y)] for query, (x, y) in state["queries"].items()}
-            self._all = [float(x) for x in state["all"]]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            queries = {str(query): [float(x), float(y)] for query, (x, y) in state["queries"].items()}
+            whole = [float(x) for x in state["all"]]
+            for weight, mean in [*queries.values(), whole]:
+                if not (0 <= weight < math.inf and math.isfinite(mean)):
+                    raise ValueError(f"weight {weight}, mean {mean}")
+            self._queries, self._all = queries, whole
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise RuntimeError("the baseline's memory is not that of a QueryTracker") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from operator import attrgetter
 from typing import Any, cast
@@ -89,7 +89,9 @@ class TrainingLifecycle(TrainedWeightsOnly):
         self._calibrate("train")
 
     def on_train_start(self) -> None:
-        """Make the supervised phase, if there is one and it was not made yet."""
+        """Check what a checkpoint brought, and make the supervised phase, if there is one and it was not made yet."""
+        if (replay := self.memories.get("replay")) is not None:
+            replay.check(self.teacher.policy.get_input_embeddings().num_embeddings)
         warm_start = self.memories.get("warm_start")
         if warm_start is None or warm_start.done or self.trained_steps:
             return
@@ -116,7 +118,7 @@ class TrainingLifecycle(TrainedWeightsOnly):
     def _training_queries(self, stage: str) -> Sequence[Query]:
         """Return the training queries, without any those of the stage, without a data module none."""
         queries = getattr(cast(Any, self.trainer).datamodule, "queries", None)  # of a `QueryDataModule`
-        if queries is None:
+        if not callable(queries):
             return []
         return queries("train") or queries(stage)
 
@@ -200,17 +202,20 @@ class TrainingLifecycle(TrainedWeightsOnly):
             ModelError: If the checkpoint holds something else than a run saves.
         """
         state = checkpoint.get("wst", {})
+        memories = state.get("memories", {}) if isinstance(state, Mapping) else None
+        if not isinstance(memories, Mapping):
+            raise ModelError("checkpoint: its state cannot be read; give one that `wst fit` wrote")
         if is_fitting(self):
             with collective_errors():
                 self._compare_teachers(state.get("teacher", {}))
         self.trained_steps, self.seed = state.get("trained_steps", 0), state.get("seed")
         if "reward" in state:
             self.environment.reward.load_state_dict(state["reward"])
-        for name, memory in state.get("memories", {}).items():
+        for name, memory in memories.items():
             if name in self.memories:
                 try:
                     self.memories[name].load_state_dict(memory)
-                except (KeyError, TypeError, ValueError) as error:
+                except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
                     raise ModelError(f"checkpoint: its {name} cannot be read; give one that `wst fit` wrote") from error
 
     def _compare_teachers(self, before: dict[str, Any]) -> None:

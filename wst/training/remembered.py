@@ -39,7 +39,7 @@ def _are_examples(value: object) -> bool:
     return (
         isinstance(value, list)
         and len(value) <= 100
-        and all(isinstance(p, list) and all(map(_is_text, p)) for p in value)
+        and all(isinstance(p, list) and len(p) == 2 and all(map(_is_text, p)) for p in value)
     )
 
 

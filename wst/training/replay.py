@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wst.errors import ConfigError
+from wst.errors import ConfigError, ModelError
 from wst.modeling.logprobs import LogProbs
 from wst.types import Instruction
 
@@ -109,11 +110,39 @@ class Replay:
         return {"steps": steps}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore what was kept; with fewer updates than before, the oldest steps are left out."""
+        """Restore what was kept; with fewer updates than before, the oldest steps are left out.
+
+        Raises:
+            ValueError: If it is not what a run kept.
+        """
         self.clear()
         for scale, rows in state_dict["steps"]:
-            paid = [Paid(Instruction("", tuple(prompt), tuple(tokens)), a, log_p) for prompt, tokens, a, log_p in rows]
-            self.add(scale, paid)
+            paid = [Paid(Instruction("", _ids(p), _ids(t)), _finite(a), _finite(log_p)) for p, t, a, log_p in rows]
+            if not _finite(scale) > 0:
+                raise ValueError(f"scale {scale}")
+            self.add(float(scale), paid)
+
+    def check(self, vocabulary: int) -> None:
+        """Check that a model knows all tokens that are kept.
+
+        Raises:
+            ModelError: If it does not.
+        """
+        instructions = [one.instruction for one in self.paid]
+        if any(not 0 <= token < vocabulary for z in instructions for token in (*z.prompt_ids, *z.token_ids)):
+            raise ModelError("checkpoint: its replay holds tokens that the teacher does not know; leave replay out")
+
+
+def _ids(values: Sequence[Any]) -> tuple[int, ...]:
+    if not values or any(type(value) is not int for value in values):
+        raise ValueError("token ids must be integers")
+    return tuple(values)
+
+
+def _finite(value: Any) -> float:  # noqa: ANN401 - from a file
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not finite")
+    return float(value)
 
 
 def sequence_log_probs(log_probs: LogProbs) -> Tensor:

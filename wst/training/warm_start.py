@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from wst.distributed import collective_errors, gather_rows, local_backward, local_share, sum_gradients
-from wst.errors import ConfigError
+from wst.errors import ConfigError, StudentStopped
 from wst.settings import check_counts
 from wst.terminal import show
 from wst.training.lifecycle import TrainingLifecycle
@@ -89,6 +89,8 @@ class WarmStart:
         with collective_errors():
             own = self._try(module, local_share(drawn))
         tried = gather_rows(own)
+        if not tried:
+            raise StudentStopped("warm_start: no answer could be scored; see to the student, then start again")
         best = self._best(tried)
         steps = self._learn(module, best)
         self.done = True
