@@ -75,6 +75,11 @@ class TeacherPrompt:
             raise ConfigError("TeacherPrompt: it has examples and a place for {experience}; leave one of them out")
         object.__setattr__(self, "examples", examples)  # JSON brings lists
 
+    def identity(self) -> dict[str, object]:
+        """Return the settings that a resumed run is compared by; without examples, those of earlier checkpoints."""
+        settings: dict[str, object] = {"template": self.template, "system": self.system}
+        return settings | ({"examples": self.examples} if self.examples else {})
+
     @property
     def has_experience(self) -> bool:
         """Whether the template has a place for experience."""

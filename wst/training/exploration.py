@@ -32,6 +32,8 @@ def sample_distinct(
     Returns:
         ``len(queries) * samples`` instructions; the K of a query are neighbours.
     """
+    if not tries:
+        return teacher.sample(queries, samples, on_done=on_done)
     written: dict[int, Instruction] = {}
     texts: list[set[str]] = [set() for _ in queries]
 
@@ -52,6 +54,8 @@ def sample_distinct(
         asked = queries if first else [queries[place // samples] for place in places]
         for row, instruction in enumerate(teacher.sample(asked, samples if first else 1, on_done=done)):
             done(row, instruction)  # a teacher need not call on_done
+            if places[row] in written:
+                written[places[row]] = instruction  # a subclass may return another one than it announced
         places = [place for place in places if place not in written]
         if not places:
             break
