@@ -293,3 +293,12 @@ def test_no_config_of_a_model_is_too_odd_for_one_line(
     edit(folder, file, lambda config: config.update({option: value}))
     for action in (ModelSpec(str(folder)).check, lambda: load_causal_lm(str(folder), device=CPU, dtype="float32")):
         works_or_one_line(action)
+
+
+@pytest.mark.parametrize("end", [{}, [[3]], "3", [3, {"a": 1}], 2.5])
+def test_an_end_token_that_is_no_id_is_refused(end: Any, tiny_model: str, tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    shutil.copytree(tiny_model, folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+    with pytest.raises(ModelError):
+        load_causal_lm(ModelSpec(str(folder)), device=CPU)

@@ -178,7 +178,13 @@ def _quantization_config(quantization: str | None, dtype: torch.dtype) -> BitsAn
 def _end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     configured = getattr(model.generation_config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
-    return tuple(dict.fromkeys(i for i in [*ids, tokenizer.eos_token_id] if i is not None))
+    known = [i for i in [*ids, tokenizer.eos_token_id] if i is not None]
+    if odd := [i for i in known if type(i) is not int]:
+        raise ModelError(
+            f"model {model.name_or_path!r:.100}: its end token id is {odd[0]!r:.60}, no integer; set eos_token_id in "
+            "its generation_config.json"
+        )
+    return tuple(dict.fromkeys(known))
 
 
 def _contiguous(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
