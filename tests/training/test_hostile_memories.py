@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from wst import Curriculum, EarlyStop, Query, QueryTracker, Replay
+from wst.data.loader import QueryLoader
 from wst.errors import ConfigError, DataError, ModelError
 from wst.prompts import Experience, TeacherPrompt
 
@@ -82,3 +83,17 @@ def test_examples_are_few_and_do_not_go_with_experience() -> None:
 def test_a_target_that_is_no_text(target: Any) -> None:
     with pytest.raises(DataError, match="'q7': target is"):
         Query("q7", "x", target)
+
+
+@pytest.mark.parametrize("change", [{"batches": "x"}, {"batches": -5}, {"epoch": 1.5}, {"epoch": None}])
+def test_position_in_the_data(change: dict[str, Any]) -> None:
+    loader = QueryLoader([Query("a", "x"), Query("b", "y")])
+    with pytest.raises(ConfigError, match="position in the training data"):
+        loader.load_state_dict(loader.state_dict() | change)
+
+
+def test_a_setting_of_a_checkpoint_is_shown_without_control_characters() -> None:
+    loader = QueryLoader([Query("a", "x")])
+    with pytest.raises(ConfigError) as caught:
+        loader.load_state_dict(loader.state_dict() | {"seed": ESCAPE})
+    assert "\x1b" not in str(caught.value)

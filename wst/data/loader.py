@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from wst.data.curriculum import Curriculum
 from wst.distributed import collective_errors, share
 from wst.errors import ConfigError, DataError, WSTError
+from wst.terminal import printable
 from wst.types import Query
 
 _T = TypeVar("_T")
@@ -161,6 +162,10 @@ class QueryLoader(Batches[Query]):
                     f"checkpoint: the state of the training data lacks {', '.join(sorted(missing))}; "
                     "resume with the data module that the checkpoint was made with"
                 )
+            if any(type(state_dict[name]) is not int or state_dict[name] < 0 for name in ("epoch", "batches")):
+                raise ConfigError(
+                    "checkpoint: the position in the training data cannot be read; give one that `wst fit` wrote"
+                )
             fault = self._difference(state_dict, identity)
             if fault is not None and not self.resume_changed:
                 raise fault
@@ -184,8 +189,9 @@ class QueryLoader(Batches[Query]):
         for key, words in changed.items():
             if state[key] != identity[key]:
                 kind = DataError if key in ("queries", "ids") else ConfigError
+                made = printable(words.format(state[key], identity[key]))
                 return kind(
-                    f"checkpoint: it was made with {words.format(state[key], identity[key])}; resume with the same "
+                    f"checkpoint: it was made with {made}; resume with the same "
                     "data and settings, or set data.init_args.resume_changed to true to resume anyway"
                 )
         if ("curriculum" in state) != (self.curriculum is not None):
