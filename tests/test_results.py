@@ -1,10 +1,12 @@
 """The tables of docs/results.md come from the published rows, to the digit."""
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 from runs import TESTS
 
 FOLDER = TESTS.parent / "benchmarks" / "results"
@@ -12,14 +14,18 @@ PAGE = (TESTS.parent / "docs" / "results.md").read_text(encoding="utf-8")
 FILES = sorted(FOLDER.glob("*.jsonl.gz"))
 
 
-@pytest.fixture(scope="module")
-def tables() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tables", FOLDER / "tables.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    return script("tables")
 
 
 def test_there_are_rows() -> None:
@@ -29,3 +35,20 @@ def test_there_are_rows() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.name.removesuffix(".jsonl.gz"))
 def test_a_table_is_that_of_its_rows(file: Path, tables: ModuleType) -> None:
     assert tables.table(file) in PAGE
+
+
+def test_a_query_that_serves_two_purposes_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {"train": ["One", "Two"], "val": ["Three"], "test": ["two ", "Four"]}
+    files = {}
+    for split, texts in rows.items():
+        files[split] = str(tmp_path / f"{split}.jsonl")
+        Path(files[split]).write_text("".join(json.dumps({"text": t, "label": "x"}) + "\n" for t in texts))
+    for name, test in (("apart", files["val"]), ("mixed", files["test"])):
+        (tmp_path / name).mkdir()
+        options = {"train": files["train"], "val": None, "test": test}
+        config = {"data": {"class_path": "wst.QueryDataModule", "init_args": options | {"val_share": 0.0}}}
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
+    disjoint = script("disjoint")
+    assert disjoint.main([str(tmp_path / "apart")]) == 0
+    assert disjoint.main([str(tmp_path / "mixed")]) == 1
+    assert "mixed train and" in capsys.readouterr().out

@@ -16,13 +16,16 @@ from wst.evaluation.figures import figures
 from wst.evaluation.rows import read_rows
 
 FOLDER = Path(__file__).parent
-HEAD = "| instructor | reward | 95% interval | gain over no instruction | p (Holm) | helped | harmed | leak | words |"
+HEAD = (
+    "| instructor | reward | 95% interval | gain over no instruction | p (Holm) | helped | harmed | leak "
+    "| words | cut |"
+)
 
 
 def table(path: Path) -> str:
     """Return the Markdown table of a rows file; rewards are means over its queries."""
     (student,) = figures(read_rows(path), {})["students"].values()
-    lines = [HEAD, "|---|" + "---:|" * 8]
+    lines = [HEAD, "|---|" + "---:|" * 9]
     for arm, cell in student["arms"].items():
         gain = cell["vs_unaided"] or {}
         shown = [
@@ -33,6 +36,7 @@ def table(path: Path) -> str:
             f"{gain['p_holm']:.4f}" if gain else "",
             *("" if cell[key] is None else f"{cell[key]:.1%}" for key in ("help", "harm", "leak")),
             f"{cell['response_words']:.1f}",
+            f"{cell['response_truncated']:.0%}",
         ]
         lines.append("| " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
