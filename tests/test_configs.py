@@ -89,8 +89,6 @@ def tiny_options(config: Path, tiny_model: str, tiny_scorer: str, benchmarks: Pa
 def test_two_steps_and_a_test(
     config: Path, tmp_path: Path, tiny_model: str, tiny_scorer: str, benchmarks: Path
 ) -> None:
-    # the configs name their data relative to the project's folder
-    os.symlink(ROOT / "data", tmp_path / "data")
     tiny = tiny_options(config, tiny_model, tiny_scorer, benchmarks)
     short = ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]
     done = wst(["fit", "--config", str(config), *tiny, *short], tmp_path)
@@ -136,7 +134,6 @@ def test_the_overlay_that_allows_leaks_on_the_quickstart(capsys: pytest.CaptureF
 
 
 def test_the_endpoint_overlay_on_the_quickstart(tmp_path: Path, tiny_model: str) -> None:
-    os.symlink(ROOT / "data", tmp_path / "data")
     overlay = ROOT / "lightning_configs" / "overlays" / "endpoint.yaml"
     configs = ["--config", str(ROOT / "lightning_configs" / "quickstart.yaml"), "--config", str(overlay)]
     with FakeServer(key="sk-test") as server:
@@ -157,7 +154,6 @@ def test_the_endpoint_overlay_on_the_quickstart(tmp_path: Path, tiny_model: str)
 
 @pytest.mark.parametrize("config", COMPARISONS, ids=lambda path: path.stem)
 def test_a_comparison(config: Path, tmp_path: Path, tiny_model: str) -> None:
-    os.symlink(ROOT / "data", tmp_path / "data")
     wanted = yaml.safe_load(config.read_text())
     tiny = {"class_path": "wst.LocalStudent", "init_args": {"model": tiny_model, "max_new_tokens": 4}}
     teacher = {"class_path": "wst.Teacher", "init_args": {"model": tiny_model, "max_new_tokens": 4}}

@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from importlib import import_module
 
+from wst.cli import COMMANDS, CONFIGURED, LIGHT
 from wst.cli.errors import guarded
 from wst.errors import ConfigError
 from wst.terminal import protect_output
-
-#: Module (with a function ``run``) and one line of help for each command.
-COMMANDS = {
-    "fit": ("wst.cli.lightning", "train the teacher"),
-    "validate": ("wst.cli.lightning", "compute the validation metrics"),
-    "test": ("wst.cli.lightning", "compare the trained teacher with the untrained one and with no instruction"),
-    "predict": ("wst.cli.lightning", "write instructions and responses to predictions.jsonl"),
-    "check": ("wst.cli.check", "try the reward on the gold answers of a config"),
-    "compare": ("wst.cli.compare", "compare instructors on one test set"),
-    "instruct": ("wst.cli.instruct", "write instructions with a trained teacher"),
-    "serve": ("wst.cli.serve", "serve a trained teacher before any student, as an OpenAI-compatible server"),
-    "distil": ("wst.cli.distil", "find the best static sentence, and compare the trained teacher with it"),
-    "gate": ("wst.cli.gate", "give no instruction where the trained teacher may do harm"),
-    "cache": ("wst.cli.cache", "show, verify and prune the answers kept on disk"),
-}
-#: Commands that import torch themselves, if and when they need it.
-LIGHT = ("cache", "instruct", "serve")
-#: Commands that take LightningCLI's options.
-CONFIGURED = ("fit", "validate", "test", "predict", "check")
 
 
 def main() -> int:
     """Run the command line and return its exit code."""
     protect_output()
+    if sys.platform == "win32":
+        return guarded(lambda: _refuse("wst runs on Linux and macOS; on Windows use WSL (`wsl --install`)"))
     if "LOCAL_RANK" not in os.environ:  # the ranks that this process starts end with it, see `end_with_parent`
         os.environ["WST_RANK_0"] = str(os.getpid())
     return guarded(lambda: _dispatch(sys.argv[1:]))
+
+
+def _refuse(reason: str) -> int:
+    raise ConfigError(reason)
 
 
 def _dispatch(args: list[str]) -> int:
@@ -49,23 +36,25 @@ def _dispatch(args: list[str]) -> int:
     if name in ("-h", "--help"):
         from wst.cli.help import overview
 
-        print(overview(COMMANDS))
+        print(overview())
         return 0
+    if name == "help" and rest and rest[0] in COMMANDS:
+        return _dispatch([rest[0], "--help"])
     if name in LIGHT:
         return int(import_module(COMMANDS[name][0]).run(rest))
+    from wst.cli.early import check_configs, check_options, did_you_mean
+
     if name not in COMMANDS and not name.startswith("-"):
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        said = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
+        said = did_you_mean(name, COMMANDS, otherwise=f"the commands are {', '.join(COMMANDS)}")
         raise ConfigError(f"{f'no command {name!r}' if name else 'no command given'}; {said}")
-    from wst.cli.early import check_configs, check_options
     from wst.cli.help import FULL, short_help
 
     if name in CONFIGURED and {"-h", "--help"} & set(rest):
-        print(short_help(name, COMMANDS[name][1]))
+        print(short_help(name))
         return 0
     check_configs(rest)
     if name in CONFIGURED:
-        check_options(rest)
+        check_options(rest, CONFIGURED[name])
     # As with `python -m`: a config may name classes in files of the current folder.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import difflib
 import glob
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from wst._moved import MOVED_CLASSES, lazy_attributes
 from wst.errors import ConfigError
 
+SHIPPED = "wst:"  #: what the name of a file that comes with the package begins with
 _AT_FDCWD = -100  #: linux/fcntl.h: relative names begin at the current folder
 _EXCHANGE = 2  #: RENAME_EXCHANGE of linux/fs.h, RENAME_SWAP of macOS's sys/stdio.h
 
@@ -143,6 +146,32 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def shipped_files() -> dict[str, Path]:
+    """Return the files that come with the package by name: configs as ``overlays/endpoint``, data as ``data/...``."""
+    package = Path(__file__).parent
+    # A wheel holds them inside the package, a clone beside it.
+    root = package / "_share" if (package / "_share").is_dir() else package.parent
+    configs = root / "lightning_configs"
+    named = {path.relative_to(configs).with_suffix("").as_posix(): path for path in sorted(configs.rglob("*.yaml"))}
+    data = {path.relative_to(root).as_posix(): path for path in sorted((root / "data").rglob("*.jsonl"))}
+    return named | data
+
+
+def shipped(name: str) -> Path:
+    """Return the file that a name means, such as ``wst:quickstart`` or ``wst:data/reviews/train.jsonl``.
+
+    Raises:
+        ConfigError: If the package has no such file.
+    """
+    wanted, files = name.removeprefix(SHIPPED).removesuffix(".yaml"), shipped_files()
+    if wanted not in files:
+        near = difflib.get_close_matches(wanted, files, 1)
+        hint = f"did you mean {SHIPPED}{near[0]}?" if near else "`wst list` shows what there is"
+        raise ConfigError(f"{name!r} does not come with wst; {hint}")
+    return files[wanted]
 
 
 def cache_dir() -> Path:

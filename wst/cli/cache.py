@@ -16,8 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wst.cli.errors import guarded
-from wst.cli.options import Parser
+from wst.cli.errors import Parser, guarded
 from wst.errors import CacheError, ConfigError
 from wst.students.cache import AnswerCache, decode, drop, least_used, recount, total_size
 from wst.students.sqlite import is_damage

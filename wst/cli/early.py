@@ -6,12 +6,15 @@ A check that is not sure of a mistake says nothing: the parser sees every option
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from wst.cli.signatures import signature_of
+from wst._moved import MOVED, MOVED_CLASSES
+from wst.cli.signatures import find_class, is_dataclass, public_names, signature_of
 from wst.errors import ConfigError
+from wst.files import SHIPPED, shipped, shipped_files
 
 #: Top-level options of the commands that run a config, other than those with options of their own.
 TOP = (
@@ -37,29 +40,47 @@ def check_configs(args: list[str]) -> None:
     """
     for key, value in _options(args):
         if key == "config" and _is_path(value):
-            if not Path(value).is_file():
-                raise ConfigError(f"config: no such file: {value!r}")
-            read_config(Path(value))
+            read_config(_config_file(value))
 
 
-def check_options(args: list[str]) -> None:
-    """Check the names of the options against the signatures of the package's classes.
+def _config_file(name: str, folder: Path = Path()) -> Path:
+    """Return the file of a config.
 
     Raises:
-        ConfigError: If the class that an option belongs to surely has no such argument.
+        ConfigError: If there is none.
+    """
+    path = shipped(name) if name.startswith(SHIPPED) else folder / name
+    if not path.is_file():
+        known = [key for key in shipped_files() if key.rpartition("/")[2] == Path(name).stem]
+        hint = f"; did you mean {SHIPPED}{known[0]}?" if known else ""
+        raise ConfigError(f"config: no such file: {name!r}{hint}")
+    return path
+
+
+def check_options(args: list[str], own: Iterable[str] = ()) -> None:
+    """Check the names of classes and options, here and in the configs, against the source of the classes.
+
+    Args:
+        args: The command line after the command.
+        own: Options that the command has besides those of `fit`.
+
+    Raises:
+        ConfigError: If a class of the package surely does not exist, or the class that an option belongs to surely has
+            no such argument.
     """
     classes = {"trainer": _TRAINER}
     options = list(_options(args))
     for key, value in options:
+        keys: list[str] = []
         if key == "config":
-            if _is_path(value):
-                _collect_classes(_read(Path(value)), "", Path(value).parent, classes)
-            else:
-                _collect_classes(_load(value or ""), "", Path(), classes)
+            file = _config_file(value) if _is_path(value) else None
+            _collect(_load(value or "") if file is None else _read(file), "", file or Path(), classes, keys)
+            for name in keys:
+                _check_key(name, classes, f"config{'' if file is None else f' {str(file)!r}'}: {name}")
         elif value is not None:
-            _collect_classes({key: value}, "", Path(), classes)
+            _collect({key: value}, "", Path(), classes, keys)
     for key, _ in options:
-        _check_key(key, classes)
+        _check_key(key, classes, f"option --{key}", own)
 
 
 def _options(args: list[str]) -> Iterator[tuple[str, str | None]]:
@@ -74,7 +95,8 @@ def _options(args: list[str]) -> Iterator[tuple[str, str | None]]:
 
 
 def _is_path(config: str | None) -> TypeGuard[str]:
-    return bool(config) and not {":", "{", "\n"} & set(str(config))  # a config may also be given as YAML text
+    # A config may also be given as YAML text.
+    return bool(config) and not {":", "{", "\n"} & set(str(config).removeprefix(SHIPPED))
 
 
 def read_config(path: Path) -> str:
@@ -128,39 +150,85 @@ def _load(text: str) -> Any:  # noqa: ANN401
         return None  # the parser will say what is wrong with it
 
 
-def _collect_classes(value: Any, place: str, folder: Path, classes: dict[str, str]) -> None:  # noqa: ANN401 - YAML
-    """Note the class path at each place; a later config's wins. Places leave out ``init_args``."""
+def _collect(value: Any, place: str, file: Path, classes: dict[str, str], keys: list[str]) -> None:  # noqa: ANN401 - YAML
+    """Note the class path at each place, of which a later config's wins, and all keys. Places leave out ``init_args``.
+
+    Args:
+        value: What stands at the place.
+        place: Dotted name.
+        file: The config that it stands in.
+        classes: Class paths by place, added to.
+        keys: Dotted names, added to.
+    """
     if isinstance(value, str):
-        file = folder / value
-        if value.endswith((".yaml", ".yml")) and file.is_file():
-            _collect_classes(_read(file), place, file.parent, classes)
+        part = _part(value, place, file.parent)
+        if part is not None:
+            _collect(_read(part), "" if place == "config" else place, part, classes, keys)
         elif place != "trainer":
             classes[place] = value
+            _check_class(value, place)
     elif isinstance(value, dict):
         for key, inner in value.items():
             parts = [place, *str(key).split(".")]
             name = ".".join(part for part in parts if part and part not in ("init_args", "class_path"))
-            _collect_classes(inner, name, folder, classes)
+            if name:
+                keys.append(name)
+            _collect(inner, name, file, classes, keys)
+    elif isinstance(value, list):  # of callbacks or loggers: their classes are checked, but no key can name them
+        for inner in value:
+            _collect(inner, place, file, {}, [])
 
 
-def _check_key(key: str, classes: dict[str, str]) -> None:
+def _part(value: str, place: str, folder: Path) -> Path | None:
+    """Return the file that a value of a config names, if it names one."""
+    if place == "config":
+        return _config_file(value, folder)
+    if value.startswith(SHIPPED):
+        known = shipped_files().get(value.removeprefix(SHIPPED).removesuffix(".yaml"))
+        return known if known is not None and known.suffix == ".yaml" else None
+    return folder / value if value.endswith((".yaml", ".yml")) and (folder / value).is_file() else None
+
+
+def _check_class(class_path: str, place: str) -> None:
+    """Check that a class of the package exists; what does not look like one is left alone."""
+    if not re.fullmatch(r"wst(\.\w+)*\.[A-Z]\w*", class_path):
+        return
+    module, _, name = class_path.rpartition(".")
+    if name not in MOVED_CLASSES.get(module, {}) and find_class(MOVED.get(module, module), name) is None:
+        raise ConfigError(f"{place}: there is no class {class_path}; {did_you_mean(name, public_names(), 'wst.')}")
+
+
+def _check_key(key: str, classes: dict[str, str], where: str, own: Iterable[str] = ()) -> None:
     parts = [part for part in key.split(".") if part not in ("init_args", "class_path")]
     if parts[0] not in ("trainer", "model", "data"):
-        names, owner, wrong = [*TOP, "trainer", "model", "data"], "the command", parts[0]
-        if wrong not in names:
-            _refuse(key, wrong, names, owner)
+        if parts[0] not in (*TOP, *own):
+            _refuse(where, parts[0], (*TOP, *own, "trainer", "model", "data"), "the command")
         return
+    fields = ""  # the dataclass that a place takes without naming it
     for depth in range(1, len(parts)):
-        owner = classes.get(".".join(parts[:depth]), "")
+        owner = classes.get(".".join(parts[:depth]), fields)
         signature = signature_of(owner)
         wrong = parts[depth].rstrip("+")
         if signature is None or wrong in ("help", "dict_kwargs"):
             return
         if wrong not in signature.defaults:
-            _refuse(key, wrong, list(signature.defaults), owner.rpartition(".")[2])
+            _refuse(where, wrong, list(signature.defaults), owner.rpartition(".")[2])
+        named = signature.types.get(wrong, "").removesuffix(" | None")
+        found = find_class("wst", named) if named.isidentifier() else None
+        fields = f"wst.{named}" if found is not None and is_dataclass(found.node) else ""
 
 
-def _refuse(key: str, wrong: str, names: list[str], owner: str) -> None:
-    near = difflib.get_close_matches(wrong, names, 1)
-    hint = f"did you mean {near[0]}?" if near else "see `wst fit --help` for the options"
-    raise ConfigError(f"option --{key}: {owner} has no option {wrong!r}; {hint}")
+def did_you_mean(wrong: str, names: Iterable[str], prefix: str = "", otherwise: str = "") -> str:
+    """Return the remedy for a misspelt name: the nearest name, or else where to look.
+
+    >>> did_you_mean("LabelMach", ["LabelMatch", "Length"], "wst.")
+    'did you mean wst.LabelMatch?'
+    """
+    folded = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(wrong.lower(), folded, 1)
+    return f"did you mean {prefix}{folded[near[0]]}?" if near else otherwise or "`wst list` shows what there is"
+
+
+def _refuse(where: str, wrong: str, names: Sequence[str], owner: str) -> None:
+    hint = did_you_mean(wrong, names, otherwise="see `wst fit --help` for the options")
+    raise ConfigError(f"{where}: {owner} has no option {wrong!r}; {hint}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import difflib
 import errno
 import re
 import sys
@@ -35,7 +37,20 @@ class OneLineErrors:
             ConfigError: Always.
         """
         # Parsers of nested options pass their errors up through here, one after the other.
-        raise ConfigError(one_line(message).replace(self.hint, "") + self.hint) from ex
+        said, hint = one_line(message).replace(self.hint, ""), self.hint
+        if unknown := re.search(r"nrecognized arguments: (--[\w.]+)", said):
+            near = difflib.get_close_matches(unknown[1], getattr(self, "_option_string_actions", ()), 1)
+            hint = f"; did you mean {near[0]}?" if near else hint
+        raise ConfigError(said + hint) from ex
+
+
+class Parser(OneLineErrors, argparse.ArgumentParser):
+    """A parser of plain options whose errors are one line."""
+
+    @property
+    def hint(self) -> str:  # type: ignore[override]
+        """Where the options are listed."""
+        return f"; see `{self.prog} --help`"
 
 
 def guarded(command: Callable[[], int]) -> int:

@@ -3,23 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
 
-from wst.errors import ConfigError
+from wst.cli.errors import Parser
 from wst.inference.instructor import Instructor
 from wst.inference.remote import TeacherServer
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print before it exits.
-
-        Raises:
-            ConfigError: Always.
-        """
-        raise ConfigError(f"{message}; see `{self.prog} --help`")
 
 
 def teacher_parser(command: str, description: str, rest: bool = False) -> Parser:

@@ -11,18 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import _typehints, _util, set_dumper
+from jsonargparse import Namespace, _typehints, _util, set_dumper
 from jsonargparse._loaders_dumpers import dump_yaml_kwargs, get_yaml_default_loader
 from jsonargparse._paths import Path as ConfigPath
+from lightning import LightningDataModule
 
 from wst.cli.early import read_config
+from wst.files import SHIPPED, shipped_files
 
 _parse_value = _util.parse_value_or_config
 
 
 def mend() -> None:
-    """Mend null, text that looks like a number, and the encoding of configs, for every parser of this process."""
+    """Mend null, text that looks like a number, configs and other data modules, for every parser of this process."""
     setattr(_typehints, "parse_value_or_config", _parse_nested)  # noqa: B010 - no public name of the module
+    setattr(_typehints, "discard_init_args_on_class_path_change", _discard)  # noqa: B010
+    setattr(ConfigPath, "__init__", _locate)  # noqa: B010
     setattr(ConfigPath, "read_text", _read_text)  # noqa: B010
     set_dumper("yaml", _dump)
 
@@ -46,6 +50,29 @@ def _read_text(path: ConfigPath) -> str:
     """Read a config as UTF-8; jsonargparse uses the locale's encoding."""
     file = Path(os.fspath(path))
     return read_config(file) if file.is_file() else _read_other(path)
+
+
+_init = ConfigPath.__init__
+
+
+def _locate(path: ConfigPath, name: Any, *settings: Any, **named: Any) -> None:  # noqa: ANN401
+    """Find the configs that come with the package: ``wst:quickstart``, ``wst:overlays/endpoint``."""
+    if isinstance(name, str) and name.startswith(SHIPPED):
+        name = str(shipped_files().get(name.removeprefix(SHIPPED).removesuffix(".yaml"), name))
+    _init(path, name, *settings, **named)
+
+
+_discard_unknown = _typehints.discard_init_args_on_class_path_change
+
+
+def _discard(parser: Any, before: Any, now: Any) -> None:  # noqa: ANN401 - what jsonargparse hands over
+    """Let a data module of another class begin with its own defaults: the old one's files and fields are not its."""
+    if isinstance(before, Namespace) and "init_args" in before:
+        old, new = (_util.import_object(each["class_path"]) for each in (before, now))
+        if new is not old and isinstance(new, type) and issubclass(new, LightningDataModule):
+            for key in list(before.init_args.__dict__):
+                before.init_args.pop(key)
+    _discard_unknown(parser, before, now)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -47,7 +47,8 @@ class QueryDataModule(LightningDataModule):
     batches stay as they are.
 
     Args:
-        train: File to train on, or several, or a glob pattern; with ``hub``, the name of a split instead.
+        train: File to train on, or several, or a glob pattern, or ``wst:data/...`` for what comes with wst; with
+            ``hub``, the name of a split instead.
         val: File to validate on; without one, `fit` runs without validation unless `val_share` is given.
         test: File to test on.
         predict: File to write instructions for; its rows may lack the target. Default: the test queries.

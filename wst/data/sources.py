@@ -12,6 +12,7 @@ from typing import Any
 from wst.data.fields import Row, kind
 from wst.data.jsonl import check_file, printable, read_csv, read_json, read_rows, records_in
 from wst.errors import ConfigError, DataError
+from wst.files import SHIPPED, shipped
 
 _PATTERNS = ("{split}.jsonl", "{split}.jsonl.gz", "{split}.parquet", "{split}-*.parquet")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -22,14 +23,19 @@ def find_files(files: str | Sequence[str] | None, option: str) -> list[str]:
     """Return the files that paths and glob patterns name, those of a pattern in alphabetical order.
 
     Args:
-        files: Paths or patterns, relative to the current directory.
+        files: Paths or patterns, relative to the current directory, or ``wst:data/...`` for what comes with wst.
         option: The option that named them, for messages.
 
     Raises:
         DataError: If one does not exist, or is of a format that cannot be read.
+        ConfigError: If none of that name comes with wst.
     """
     found: list[str] = []
     for name in as_list(files, option):
+        if name.startswith(SHIPPED):
+            shipped(name)
+            found.append(name)
+            continue
         matches = (
             sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) and not Path(name).exists() else [name]
         )
@@ -56,6 +62,8 @@ def file_rows(path: str | Path, records: str | None = None, name: str | None = N
     Raises:
         DataError: If it cannot be read; the message names file and row.
     """
+    if str(path).startswith(SHIPPED):
+        path = shipped(str(path))
     check_file(path)
     # From the absolute path, so that a row's id does not depend on the current directory. Links are not resolved: the
     # hub's cache links to files whose names say nothing.
