@@ -67,9 +67,10 @@ _discard_unknown = _typehints.discard_init_args_on_class_path_change
 
 def _discard(parser: Any, before: Any, now: Any) -> None:  # noqa: ANN401 - what jsonargparse hands over
     """Let a data module of another class begin with its own defaults: the old one's files and fields are not its."""
-    if isinstance(before, Namespace) and "init_args" in before:
-        old, new = (_util.import_object(each["class_path"]) for each in (before, now))
-        if new is not old and isinstance(new, type) and issubclass(new, LightningDataModule):
+    old, new = (each.get("class_path") if isinstance(each, Namespace) else None for each in (before, now))
+    if old and new and old != new and "init_args" in before:
+        cls = _util.import_object(new)
+        if cls is not _util.import_object(old) and isinstance(cls, type) and issubclass(cls, LightningDataModule):
             for key in list(before.init_args.__dict__):
                 before.init_args.pop(key)
     _discard_unknown(parser, before, now)
