@@ -68,8 +68,12 @@ class Failure(Exception):
     @property
     def meaning(self) -> str:
         """Why no call can succeed, for failures that say so."""
+        if self.outcome == "connection":
+            return "no server answers"
         if 300 <= self.status < 400:
             return "the address redirects elsewhere"
+        if self.kind == "prompt":
+            return "the request is refused"
         return _REASONS.get(self.status, "the quota is spent")
 
 
@@ -89,12 +93,13 @@ class ChatClient:
     def __init__(self, base_url: str, key: ApiKey, model: str, azure_api_version: str | None) -> None:
         import httpx2  # takes long
 
-        self._url = f"{base_url}/chat/completions"
+        self._url, self._listing = f"{base_url}/chat/completions", f"{base_url}/models"
         secret = key.read()
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if azure_api_version is not None:
             version = quote(azure_api_version, safe="")
             self._url = f"{base_url}/openai/deployments/{quote(model, safe='')}/chat/completions?api-version={version}"
+            self._listing = ""  # Azure lists models, not the deployments that are asked for
         if secret is not None:
             self._headers |= {"Authorization": f"Bearer {secret}"} if azure_api_version is None else {"api-key": secret}
         host = urlsplit(base_url).hostname or ""
@@ -127,11 +132,23 @@ class ChatClient:
         Raises:
             Failure: If there is none, or it says that the call failed.
         """
+        return await self._send("POST", self._url, json.dumps(request).encode())
+
+    async def models(self) -> list[str]:
+        """Return the names of the models that the endpoint lists; none if it has no such list.
+
+        Raises:
+            Failure: If there is no response, or it says that the call failed.
+        """
+        body = await self._send("GET", self._listing) if self._listing else None
+        rows = body.get("data") if isinstance(body, dict) else None
+        return [str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row] if isinstance(rows, list) else []
+
+    async def _send(self, method: str, url: str, content: bytes | None = None) -> Any:  # noqa: ANN401
         import httpx2
 
-        content = json.dumps(request).encode()
         try:
-            async with self._client.stream("POST", self._url, content=content, headers=self._headers) as response:
+            async with self._client.stream(method, url, content=content, headers=self._headers) as response:
                 self._client.cookies.clear()  # none is ever sent back
                 data = bytearray()
                 async for chunk in response.aiter_raw():

@@ -22,6 +22,7 @@ from wst.students.base import Student, check_decoding
 from wst.students.cache import AnswerCache, answer_key, open_cache
 from wst.students.completions import ChatClient, Failure, check_address, read_completion, valid_text, without_thinking
 from wst.students.keys import ApiKey
+from wst.students.probe import probe
 from wst.types import Message, Prompt, Response
 
 if TYPE_CHECKING:
@@ -120,8 +121,7 @@ class EndpointStudent(Student):
         self.base_url = base_url.rstrip("/")
         self._key = ApiKey(api_key_env, self.base_url)
         self.azure_api_version = azure_api_version
-        self.concurrency = concurrency
-        self.timeout, self.retries, self.backoff = timeout, retries, backoff
+        self.concurrency, self.timeout, self.retries, self.backoff = concurrency, timeout, retries, backoff
         self.max_new_tokens = max_new_tokens
         self.deterministic = temperature == 0
         self.cache = open_cache(cache)
@@ -146,7 +146,7 @@ class EndpointStudent(Student):
             self._identity["strip_thinking"] = False
         self._asked: dict[str, Future[Response]] = {}
         self._stopped: StudentStopped | CacheError | None = None
-        self._succeeded = False  # whether this process has had an answer from the endpoint
+        self._probed = self._succeeded = False  # whether this process has asked the endpoint, and had an answer
         self._denied: set[tuple[Message, ...]] = set()  # prompts that were refused access
         self._warned = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -154,18 +154,30 @@ class EndpointStudent(Student):
         self._jitter = random.Random()  # its own: a run's draws must not depend on how the network does
 
     def check(self) -> None:
-        """Check that there is a key, before any model is loaded.
+        """Check key, address and model before any model is loaded; an endpoint that has answered the run may be down.
 
         Raises:
-            ConfigError: If there is none, or it cannot be one.
+            ConfigError: If one of them is surely wrong.
         """
         self._key.read()
+        if self._probed or int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))):  # one process asks for all
+            return
+        self._probed, running = True, self._loop is not None
+        self.setup()
+        try:
+            failure = self._run(probe(self._client, self.source, self._try)).result()
+        finally:
+            if not running:
+                self.close()
+        if failure is not None and not (failure.outcome == "connection" and self.accounts.ever_answered()):
+            why = f"{failure.meaning} ({self._key.one_line(failure.reason)})"
+            raise ConfigError(f"student {self.label}: {why}; {self._remedy(failure)}")
 
     def identity(self) -> dict[str, Any]:
         """Return what determines its answers besides the prompt."""
         return self._identity
 
-    def setup(self, device: torch.device) -> None:
+    def setup(self, device: torch.device | None = None) -> None:
         """Start the background loop; does nothing when called again, unless the calls were stopped.
 
         Raises:
@@ -307,7 +319,7 @@ class EndpointStudent(Student):
         reason = self._key.one_line(failure.reason)
         if failure.kind == "never" or (failure.kind == "access" and await self._is_denied(prompt)):
             raise StudentStopped(
-                f"student {self.label}: {failure.meaning} ({reason}); {self._remedy(failure.status)}, then resume"
+                f"student {self.label}: {failure.meaning} ({reason}); {self._remedy(failure)}, then resume"
             )
         self.accounts.count("failed")
         return Response("", error=reason)
@@ -376,11 +388,13 @@ class EndpointStudent(Student):
             )
         return bound
 
-    def _remedy(self, status: int) -> str:
-        if status in (401, 403):
-            if self._key.variable is None:
-                return "name the environment variable with the key in api_key_env"
+    def _remedy(self, failure: Failure) -> str:
+        if failure.outcome == "connection":
+            return f"start it, or correct base_url {self.base_url}"
+        if failure.status in (401, 403) and self._key.variable is None:
+            return "name the environment variable with the key in api_key_env"
+        if failure.status in (401, 403):
             return f"check the key in {self._key.variable} and what it may use"
-        if status == 404 or 300 <= status < 400:
+        if failure.status == 404 or 300 <= failure.status < 400:
             return f"check model {self.source!r} and base_url {self.base_url}"
-        return "raise the account's limit"
+        return "correct the setting that it names" if failure.kind == "prompt" else "raise the account's limit"
