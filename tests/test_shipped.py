@@ -31,7 +31,7 @@ def test_every_config_has_a_name() -> None:
 
 @pytest.mark.parametrize("name", ["wst:quickstrat", "wst:../../pyproject", "wst:data/reviews/README.md", "wst:"])
 def test_an_unknown_name_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="does not come with wst; (did you mean wst:|`wst list`)"):
+    with pytest.raises(ConfigError, match=r"does not come with wst; (did you mean wst:|`wst list`)"):
         shipped(name)
 
 
@@ -41,7 +41,7 @@ def test_data_that_come_with_the_package(tmp_path: Path, monkeypatch: pytest.Mon
     assert find_files(name, "val") == [name]
     rows = list(file_rows(name))
     assert (len(rows), rows[0].id) == (104, "reviews/val.jsonl:1")
-    with pytest.raises(ConfigError, match="did you mean wst:data/reviews/val.jsonl"):
+    with pytest.raises(ConfigError, match=r"did you mean wst:data/reviews/val\.jsonl"):
         find_files("wst:data/reviews/valid.jsonl", "val")
 
 
@@ -83,11 +83,11 @@ def test_list_names_everything_with_a_line_and_no_torch() -> None:
     assert set(named["data"]) == {"wst.GSM8K", "wst.HHRLHF", "wst.MATH", "wst.QueryDataModule"}
     assert {"wst.LeaveOneOut", "wst.Unaided", "wst.QueryTracker"} <= set(named["baselines"])
     assert {"wst.EarlyStop", "wst.TeacherExport"} <= set(named["callbacks"])
-    assert not {"wst.Reward", "wst.Student", "wst.Baseline", "wst.Budget"} & {n for rows in named.values() for n in rows}
+    assert not {"wst.Reward", "wst.Student", "wst.Baseline", "wst.Budget"} & {
+        n for rows in named.values() for n in rows
+    }
 
 
 def test_list_of_an_unknown_kind_is_refused() -> None:
     code, _, err = start("list", "reward")
     assert (code, err) == (2, "wst: error: list: no kind 'reward'; did you mean rewards?")
-
-

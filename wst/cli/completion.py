@@ -1,1 +1,84 @@
-"""x"""
+"""``wst completion SHELL``: a script that completes commands, options, classes and configs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from importlib import import_module
+from inspect import signature
+
+from wst.cli import COMMANDS, CONFIGURED
+from wst.cli.early import TOP, TRAINER
+from wst.cli.errors import Parser
+from wst.cli.help import SHOWN
+from wst.cli.list import KINDS, names_of
+from wst.cli.quiet import prepare
+from wst.cli.signatures import public_classes, signature_of
+from wst.errors import ConfigError
+
+_EPILOG = """\
+bash:  echo 'eval "$(wst completion bash)"' >> ~/.bashrc
+zsh:   wst completion zsh > "${fpath[1]}/_wst"
+fish:  wst completion fish > ~/.config/fish/completions/wst.fish
+"""
+
+
+def run(args: list[str]) -> int:
+    """Print the script.
+
+    Raises:
+        ConfigError: If the extra is not installed.
+    """
+    parser = Parser("wst completion", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+    shell = parser.parse_args(args).shell
+    try:
+        import shtab
+    except ImportError as error:
+        install = "pip install 'weak-to-strong-transfer[completion]'"
+        raise ConfigError(f"wst completion: {error.name} is not installed; {install}") from error
+    prepare()  # some commands import torch with their options
+    print(shtab.complete(_commands(shtab.FILE), shell))
+    return 0
+
+
+def _commands(file: dict[str, str]) -> argparse.ArgumentParser:
+    """Return a parser of all commands that is only looked at."""
+    parser = argparse.ArgumentParser("wst")
+    parser.add_argument("--version", action="store_true", help="show the version")
+    commands = parser.add_subparsers()
+    for name, (module, purpose) in COMMANDS.items():
+        if name in CONFIGURED:
+            _add_config(commands.add_parser(name, help=purpose), file, CONFIGURED[name])
+        elif name in ("help", "list", "completion"):
+            known = {"help": [*COMMANDS, *public_classes()], "list": [*KINDS], "completion": ["bash", "zsh", "fish"]}
+            commands.add_parser(name, help=purpose).add_argument("name", choices=known[name])
+        elif name == "compare":
+            options = ("config", "from", *signature(import_module("wst").compare).parameters)
+            _add(commands.add_parser(name, help=purpose), options, file)
+        else:
+            own = import_module(module)._parser()
+            commands.add_parser(name, help=purpose, parents=[own], conflict_handler="resolve")
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser, file: dict[str, str], own: Iterable[str]) -> None:
+    _add(parser, (*TOP, *own, *(f"trainer.{name}" for name in _options(TRAINER))), file)
+    for kind, (_, option) in KINDS.items():
+        if option.endswith(" NAME") and kind != "configs":
+            parser.add_argument(option.removesuffix(" NAME"), choices=names_of(kind))
+    for class_path, option in (*SHOWN.items(), ("wst.EndpointStudent", SHOWN["wst.LocalStudent"])):
+        _add(parser, (f"{option.removeprefix('--')}.{name}" for name in _options(class_path)), file)
+
+
+def _add(parser: argparse.ArgumentParser, options: Iterable[str], file: dict[str, str]) -> None:
+    for option in options:
+        if f"--{option}" not in parser._option_string_actions:
+            action = parser.add_argument(f"--{option}")
+            if option in ("config", "ckpt_path"):
+                action.complete = file  # type: ignore[attr-defined]
+
+
+def _options(class_path: str) -> Iterable[str]:
+    found = signature_of(class_path)
+    return found.defaults if found is not None else ()

@@ -29,7 +29,7 @@ TOP = (
     "return_predictions",
 )
 _LARGEST, _DEEPEST, _MOST_ALIASES = 10**7, 50, 20  #: of a config: bytes, levels, YAML aliases
-_TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
+TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
 
 
 def check_configs(args: list[str]) -> None:
@@ -68,7 +68,7 @@ def check_options(args: list[str], own: Iterable[str] = ()) -> None:
         ConfigError: If a class of the package surely does not exist, or the class that an option belongs to surely has
             no such argument.
     """
-    classes = {"trainer": _TRAINER}
+    classes = {"trainer": TRAINER}
     options = list(_options(args))
     for key, value in options:
         keys: list[str] = []

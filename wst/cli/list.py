@@ -37,25 +37,30 @@ def run(args: list[str]) -> int:
         if kind not in KINDS:
             raise ConfigError(f"list: no kind {kind!r}; {did_you_mean(kind, KINDS, otherwise=', '.join(KINDS))}")
     for kind in args or KINDS:
-        base, option = KINDS[kind]
-        print(f"{kind} ({option})")
-        for name, told in _classes(base) if base else _configs():
+        print(f"{kind} ({KINDS[kind][1]})")
+        for name, told in _entries(kind):
             print(f"  {name:<28} {textwrap.shorten(told, 87, placeholder='…')}")
         print()
     print("`wst help NAME` shows the options of a class. Your own are named by file and name, as in my_reward.Brief.")
     return 0
 
 
-def _classes(base: str) -> Iterator[tuple[str, str]]:
+def names_of(kind: str) -> list[str]:
+    """Return the names of a kind, as a config has them."""
+    return [name for name, _ in _entries(kind)]
+
+
+def _entries(kind: str) -> Iterator[tuple[str, str]]:
+    """Yield name and line of each of a kind."""
+    base, _ = KINDS[kind]
+    if not base:
+        for name, path in shipped_files().items():
+            if path.suffix == ".yaml" and not name.startswith("parts/"):
+                yield SHIPPED + name, _comment(path)
+        return
     for name, found in public_classes().items():
         if not found.is_abstract and (name == base or found.is_a(base)):
             yield f"wst.{name}", found.summary
-
-
-def _configs() -> Iterator[tuple[str, str]]:
-    for name, path in shipped_files().items():
-        if path.suffix == ".yaml" and not name.startswith("parts/"):
-            yield SHIPPED + name, _comment(path)
 
 
 def _comment(path: Path) -> str:

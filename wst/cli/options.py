@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from wst.cli.errors import Parser
-from wst.inference.instructor import Instructor
-from wst.inference.remote import TeacherServer
+
+if TYPE_CHECKING:
+    from wst.inference.instructor import Instructor
 
 
 def teacher_parser(command: str, description: str, rest: bool = False) -> Parser:
@@ -43,6 +45,9 @@ def read_teacher(options: argparse.Namespace) -> Instructor:
     Raises:
         WSTError: If it is not there, or an option is impossible.
     """
+    from wst.inference.instructor import Instructor  # it imports torch
+    from wst.inference.remote import TeacherServer
+
     server = None
     if options.server is not None:
         server = TeacherServer(options.server, options.server_model, options.server_key_env)

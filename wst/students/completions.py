@@ -142,7 +142,9 @@ class ChatClient:
         """
         body = await self._send("GET", self._listing) if self._listing else None
         rows = body.get("data") if isinstance(body, dict) else None
-        return [str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row] if isinstance(rows, list) else []
+        return (
+            [str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row] if isinstance(rows, list) else []
+        )
 
     async def _send(self, method: str, url: str, content: bytes | None = None) -> Any:  # noqa: ANN401
         import httpx2
