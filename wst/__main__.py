@@ -48,16 +48,19 @@ def _dispatch(args: list[str]) -> int:
         said = did_you_mean(name, COMMANDS, otherwise=f"the commands are {', '.join(COMMANDS)}")
         raise ConfigError(f"{f'no command {name!r}' if name else 'no command given'}; {said}")
     from wst.cli.help import FULL, short_help
+    from wst.cli.parts import WAITING, check_parts
 
     if name in CONFIGURED and {"-h", "--help"} & set(rest):
         print(short_help(name))
         return 0
     check_configs(rest)
-    if name in CONFIGURED:
-        check_options(rest, CONFIGURED[name])
     # As with `python -m`: a config may name classes in files of the current folder.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    if name in CONFIGURED:
+        settings = check_options(rest, CONFIGURED[name])
+        if not any(arg.startswith(WAITING) for arg in rest):
+            check_parts(settings)
     from wst.cli.quiet import prepare
 
     prepare()

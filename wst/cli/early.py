@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -57,30 +58,69 @@ def _config_file(name: str, folder: Path = Path()) -> Path:
     return path
 
 
-def check_options(args: list[str], own: Iterable[str] = ()) -> None:
+@dataclass
+class Settings:
+    """What the command line and its configs say, as far as can be told without the parser.
+
+    Attributes:
+        classes: The class path at each place. Places are dotted names without ``init_args`` and ``class_path``.
+        values: The value at each place.
+        keys: All places that the last config names.
+    """
+
+    classes: dict[str, str] = field(default_factory=lambda: {"trainer": TRAINER})
+    values: dict[str, Any] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)
+
+    def put(self, place: str, value: Any) -> None:  # noqa: ANN401 - what YAML holds
+        """Note a value, which replaces what stood there."""
+        # Another data module has settings of its own; the settings of other classes stay, as far as they fit.
+        if self.values.get(place) != value if place == "data" else not isinstance(value, str):
+            self.values = {key: old for key, old in self.values.items() if not key.startswith(f"{place}.")}
+        self.values[place] = value
+
+    def below(self, place: str) -> dict[str, Any]:
+        """Return the settings below a place, nested."""
+        tree: dict[str, Any] = {}
+        for key, value in self.values.items():
+            *path, last = key.removeprefix(f"{place}.").split(".")
+            if key.startswith(f"{place}."):
+                node = tree
+                for part in path:
+                    node = node.setdefault(part, {}) if isinstance(node.get(part, {}), dict) else {}
+                node[last] = value
+        return tree
+
+
+def check_options(args: list[str], own: Iterable[str] = ()) -> Settings:
     """Check the names of classes and options, here and in the configs, against the source of the classes.
 
     Args:
         args: The command line after the command.
         own: Options that the command has besides those of `fit`.
 
+    Returns:
+        What is set.
+
     Raises:
         ConfigError: If a class of the package surely does not exist, or the class that an option belongs to surely has
-            no such argument.
+            no such argument, or an argument surely is no number.
     """
-    classes = {"trainer": TRAINER}
+    settings = Settings()
     options = list(_options(args))
     for key, value in options:
-        keys: list[str] = []
+        settings.keys = []
         if key == "config":
             file = _config_file(value) if _is_path(value) else None
-            _collect(_load(value or "") if file is None else _read(file), "", file or Path(), classes, keys)
-            for name in keys:
-                _check_key(name, classes, f"config{'' if file is None else f' {str(file)!r}'}: {name}")
+            _collect(_load(value or "") if file is None else _read(file), "", file or Path(), settings)
+            for name in settings.keys:
+                _check_key(name, settings, f"config{'' if file is None else f' {str(file)!r}'}: {name}")
         elif value is not None:
-            _collect({key: value}, "", Path(), classes, keys)
+            loaded = _load(value)
+            _collect({key: value if isinstance(loaded, str) else loaded}, "", Path(), settings)
     for key, _ in options:
-        _check_key(key, classes, f"option --{key}", own)
+        _check_key(key, settings, f"option --{key}", own)
+    return settings
 
 
 def _options(args: list[str]) -> Iterator[tuple[str, str | None]]:
@@ -150,33 +190,25 @@ def _load(text: str) -> Any:  # noqa: ANN401
         return None  # the parser will say what is wrong with it
 
 
-def _collect(value: Any, place: str, file: Path, classes: dict[str, str], keys: list[str]) -> None:  # noqa: ANN401 - YAML
-    """Note the class path at each place, of which a later config's wins, and all keys. Places leave out ``init_args``.
-
-    Args:
-        value: What stands at the place.
-        place: Dotted name.
-        file: The config that it stands in.
-        classes: Class paths by place, added to.
-        keys: Dotted names, added to.
-    """
-    if isinstance(value, str):
-        part = _part(value, place, file.parent)
-        if part is not None:
-            _collect(_read(part), "" if place == "config" else place, part, classes, keys)
-        elif place != "trainer":
-            classes[place] = value
-            _check_class(value, place)
+def _collect(value: Any, place: str, file: Path, settings: Settings) -> None:  # noqa: ANN401 - YAML
+    """Note what stands at a place of a config; what a later one says wins."""
+    if isinstance(value, str) and (part := _part(value, place, file.parent)) is not None:
+        _collect(_read(part), "" if place == "config" else place, part, settings)
+    elif isinstance(value, str) and place != "trainer":
+        settings.classes[place] = value
+        settings.put(place, value)
+        _check_class(value, place)
     elif isinstance(value, dict):
         for key, inner in value.items():
             parts = [place, *str(key).split(".")]
             name = ".".join(part for part in parts if part and part not in ("init_args", "class_path"))
             if name:
-                keys.append(name)
-            _collect(inner, name, file, classes, keys)
-    elif isinstance(value, list):  # of callbacks or loggers: their classes are checked, but no key can name them
-        for inner in value:
-            _collect(inner, place, file, {}, [])
+                settings.keys.append(name)
+            _collect(inner, name, file, settings)
+    else:
+        settings.put(place, value)
+        for inner in value if isinstance(value, list) else ():  # callbacks, loggers: no key can name them
+            _collect(inner, place, file, Settings())
 
 
 def _part(value: str, place: str, folder: Path) -> Path | None:
@@ -198,7 +230,7 @@ def _check_class(class_path: str, place: str) -> None:
         raise ConfigError(f"{place}: there is no class {class_path}; {did_you_mean(name, public_names(), 'wst.')}")
 
 
-def _check_key(key: str, classes: dict[str, str], where: str, own: Iterable[str] = ()) -> None:
+def _check_key(key: str, settings: Settings, where: str, own: Iterable[str] = ()) -> None:
     parts = [part for part in key.split(".") if part not in ("init_args", "class_path")]
     if parts[0] not in ("trainer", "model", "data"):
         if parts[0] not in (*TOP, *own):
@@ -206,7 +238,7 @@ def _check_key(key: str, classes: dict[str, str], where: str, own: Iterable[str]
         return
     fields = ""  # the dataclass that a place takes without naming it
     for depth in range(1, len(parts)):
-        owner = classes.get(".".join(parts[:depth]), fields)
+        owner = settings.classes.get(".".join(parts[:depth]), fields)
         signature = signature_of(owner)
         wrong = parts[depth].rstrip("+")
         if signature is None or wrong in ("help", "dict_kwargs"):
@@ -214,8 +246,17 @@ def _check_key(key: str, classes: dict[str, str], where: str, own: Iterable[str]
         if wrong not in signature.defaults:
             _refuse(where, wrong, list(signature.defaults), owner.rpartition(".")[2])
         named = signature.types.get(wrong, "").removesuffix(" | None")
+        if named in ("int", "float") and not _may_be_number(given := settings.values.get(".".join(parts))):
+            raise ConfigError(f"{where}: expected a number ({named}), got {given!r:.60}")
         found = find_class("wst", named) if named.isidentifier() else None
         fields = f"wst.{named}" if found is not None and is_dataclass(found.node) else ""
+
+
+def _may_be_number(value: Any) -> bool:  # noqa: ANN401 - what YAML holds
+    try:
+        return not isinstance(value, str) or float(value) is not None  # YAML takes 1e-4 for a text
+    except ValueError:
+        return False
 
 
 def did_you_mean(wrong: str, names: Iterable[str], prefix: str = "", otherwise: str = "") -> str:

@@ -210,6 +210,19 @@ class Accounts:
             if outcome == "answered":
                 self._seconds.append(seconds)
 
+    def take_over(self, other: Accounts) -> None:
+        """Book the calls that other accounts have booked.
+
+        Raises:
+            CacheError: If the ledger cannot be written.
+            StudentStopped: If the budget does not hold them.
+        """
+        with other._ledger.use() as ledger:
+            statement = "SELECT outcome, seconds, prompt_tokens, completion_tokens, cost, bound FROM calls"
+            rows = ledger.execute(statement).fetchall()
+        for outcome, seconds, read, written, cost, bound in rows:
+            self.end(self.begin(bound) or 0, outcome, seconds, (read, written), cost)
+
     def ever_answered(self) -> bool:
         """Return whether the ledger has an answered call, of this process or another."""
         with self._ledger.use() as ledger:

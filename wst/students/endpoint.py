@@ -22,7 +22,7 @@ from wst.students.base import Student, check_decoding
 from wst.students.cache import AnswerCache, answer_key, open_cache
 from wst.students.completions import ChatClient, Failure, check_address, read_completion, valid_text, without_thinking
 from wst.students.keys import ApiKey
-from wst.students.probe import probe
+from wst.students.probe import is_due, probe
 from wst.types import Message, Prompt, Response
 
 if TYPE_CHECKING:
@@ -160,9 +160,9 @@ class EndpointStudent(Student):
             ConfigError: If one of them is surely wrong.
         """
         self._key.read()
-        if self._probed or int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))):  # one process asks for all
+        probed, self._probed, running = self._probed, True, self._loop is not None
+        if probed or not is_due((self.base_url, self.source), self.accounts):
             return
-        self._probed, running = True, self._loop is not None
         self.setup()
         try:
             failure = self._run(probe(self._client, self.source, self._try)).result()

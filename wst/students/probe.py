@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import os
 from collections.abc import Awaitable, Callable
 
 from wst.errors import StudentStopped
+from wst.students.accounts import Accounts
 from wst.students.completions import ChatClient, Failure
 from wst.types import Message, Prompt
 
+#: Accounts of endpoints that the command line has asked before it imported torch, by address and model.
+ASKED: dict[tuple[str, str], Accounts] = {}
 _HELLO = Prompt((Message("user", "Hello"),))
 _PATIENCE = 20.0  #: seconds; a server that takes longer may be starting
+
+
+def is_due(endpoint: tuple[str, str], accounts: Accounts) -> bool:
+    """Return whether this process is to probe: one asks for all, and what the command line has asked is booked now.
+
+    Args:
+        endpoint: Address and model.
+        accounts: The student's.
+    """
+    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))):
+        return False
+    if (asked := ASKED.pop(endpoint, None)) is None:
+        return True
+    accounts.take_over(asked)
+    return False
 
 
 async def probe(client: ChatClient, model: str, call: Callable[[Prompt], Awaitable[object]]) -> Failure | None:
