@@ -1,10 +1,12 @@
 """`wst check`: the gold answers of a config's data score 1.0 with its reward, or the rows are named."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from endpoints import FakeServer
 
 from wst.cli.check import run
 
@@ -42,6 +44,39 @@ def test_a_gold_answer_that_does_not_score_is_named(
     said = capsys.readouterr().out
     assert "test: 4 of 4 gold answers score 1.0\n" in said
     assert f"test: 0 of 4 worked answers (field solution) score 1.0; not: {tmp_path.name}/test.jsonl:1, " in said
+
+
+def test_a_few_queries_are_shown_all_the_way(
+    tmp_path: Path, tiny_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(config(tmp_path, tiny_model, "wst.MathAnswer", ["1", "2", "3", "4"]))
+    settings = yaml.safe_load(path.read_text())
+    with FakeServer(answer=lambda _: "It is 3.") as server:
+        student = {"model": "fake", "base_url": server.url, "api_key_env": None, "cache": False}
+        settings["model"]["init_args"]["student"] = {"class_path": "wst.EndpointStudent", "init_args": student}
+        path.write_text(yaml.safe_dump(settings))
+        assert run(["--config", str(path), "--queries", "3"]) == 0
+        said = capsys.readouterr().out
+        asked = [request.body["messages"] for request in server.requests]
+    tried = re.findall(
+        r"teacher's prompt \(\d+ tokens\):\n    <\|im_start\|>user\n(?:    .*\n)*?    Request: (.*)\n(?:    .*\n)*"
+        r"  instruction \(\d+ tokens.*\n(?:    .*\n)*(?:  student's prompt, \w+:\n(?:    .*\n)*)+"
+        r"  answer \(3 tokens\):\n    It is 3.\n  reward:\n    ([01])",
+        said,
+    )
+    assert len(tried) == len(asked) == 3
+    assert {query for query, _ in tried} == {messages[-1]["content"] for messages in asked}
+    assert [reward for _, reward in tried].count("1") == 1
+    assert "fake at 127.0.0.1" in said
+    assert "3 calls" in said
+
+
+def test_no_query_loads_no_model(tmp_path: Path, tiny_model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = config(tmp_path, tiny_model, "wst.MathAnswer", ["1", "2", "3", "4"])
+    assert run(["--config", path, "--queries=0", "--model.init_args.teacher.init_args.model=no/where"]) == 0
+    assert "loading" not in capsys.readouterr().out
+    assert run(["--config", path, "--queries=x"]) == 2
+    assert "--queries must be a number" in capsys.readouterr().err
 
 
 def test_a_config_of_another_kind_is_refused_in_one_line(

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from endpoints import FakeServer
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from runs import TESTS
 
 import wst
+from wst import EndpointStudent
 from wst.__main__ import COMMANDS, CONFIGURED
 from wst.cli.early import TOP, check_options
-from wst.cli.help import SHOWN
+from wst.cli.help import SHOWN, class_help, short_help
 from wst.cli.lightning import SETTINGS, WSTCommandLine
+from wst.cli.parts import check_parts
 from wst.cli.signatures import signature_of
 from wst.errors import ConfigError
 
@@ -44,6 +47,79 @@ def test_help_lists_the_commands() -> None:
     code, out, _ = start("--help")
     assert code == 0
     assert all(re.search(rf"^  {name} +\w", out, flags=re.MULTILINE) for name in COMMANDS)
+
+
+MISTAKES = {
+    "model: {class_path: wst.WeakToStrong, init_args: {samples_per_qery: 3}}": "model.samples_per_qery: WeakToStrong has no",
+    "trainer: {callbacks: [{class_path: wst.EarlyStopp}]}": "no class wst.EarlyStopp; did you mean wst.EarlyStop?",
+    "modle: {class_path: wst.WeakToStrong}": "the command has no option 'modle'; did you mean model?",
+    "config: wst:parts/rum": "'wst:parts/rum' does not come with wst; did you mean wst:parts/run?",
+    "model.init_args.reward: my_reward.Right": "there is no my_reward.py in the current folder; did you mean my_rewards?",
+    "model.init_args.reward: my_rewards.Wrong": "my_rewards.py has no 'Wrong'; it has Right",
+    "model.init_args.reward: broken.Right": "broken.py:2: ",
+    "model.init_args.reward.init_args.labels: [positive, positive]": "LabelMatch: ",
+    "model.init_args.student_prompt.query: none": "StudentPrompt: query has no place for {query}",
+    "model.init_args.teacher.init_args.prompt.template: none": "TeacherPrompt: template has no place for {query}",
+    "model.init_args.teacher.init_args.model: ./none": "model './none': no such folder",
+    "data.init_args.train: none.csv": "train: none.csv does not exist",
+    "data.init_args.train: rows.csv": "rows.csv:2: field 'text' is missing (there are 'body', 'label')",
+    "model.init_args.student: {class_path: wst.EndpointStudent, init_args: {model: m, api_key_env: NO_KEY}}": "NO_KEY is not",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_in_a_config_is_one_line_before_torch(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text(line)
+    Path("my_rewards.py").write_text("class Right: ...\n")
+    Path("broken.py").write_text("class Right:\n")
+    Path("rows.csv").write_text("body,label\nx,positive\n")
+    code, out, err = start("fit", "--config", "wst:quickstart", "--config", "own.yaml")
+    assert (code, out) == (2, "")
+    assert MISTAKES[line] in err
+    assert len(err.splitlines()) == 1
+
+
+def test_what_the_command_line_has_asked_is_booked_by_the_run(tmp_path: Path) -> None:
+    with FakeServer() as server:
+        settings = check_options(
+            [
+                *("--config", "wst:quickstart", "--model.init_args.student", "wst.EndpointStudent"),
+                *("--model.init_args.student.base_url", server.url, "--model.init_args.student.model", "alias"),
+                "--model.init_args.student.api_key_env=null",
+            ]
+        )
+        check_parts(settings)
+        student = EndpointStudent("alias", server.url, None)
+        student.accounts.open(tmp_path, "fit")
+        student.check()
+        assert len(server.requests) == 1
+        assert student.accounts.run()["fit"]["answered"] == 1
+
+
+@pytest.mark.parametrize(("name", "words"), [("LabelMatch", "labels: list[str]"), ("wst.Teacher", "lora: LoRA | None")])
+def test_help_of_a_class_is_read_from_its_source(name: str, words: str) -> None:
+    code, out, _ = start("help", name)
+    assert code == 0
+    assert f"\n  {words}\n" in out
+    assert "(required)" in out
+
+
+def test_help_of_a_class_that_only_its_library_knows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--val_share" in class_help("wst.GSM8K")
+    assert "weight_decay" in class_help("torch.optim.AdamW")
+    with pytest.raises(ConfigError, match="help: no class 'nowhere.Nothing'"):
+        class_help("nowhere.Nothing")
+
+
+def test_help_of_a_command_fits_two_screens() -> None:
+    lines = short_help("fit").splitlines()
+    assert len(lines) < 120
+    assert max(map(len, lines)) <= 120
+    assert lines.index("wst.WeakToStrong: --model.init_args.NAME VALUE") < 8
 
 
 @pytest.mark.parametrize("name", ["fit", "check"])
@@ -86,6 +162,18 @@ def test_help_of_a_command_lists_the_main_options(name: str) -> None:
             ["fit", "--config", QUICKSTART, "--model.init_args.reward=wst.Judge", "--model.init_args.reward.rubrik=x"],
             "Judge has no option 'rubrik'; did you mean rubric?",
         ),
+        (
+            ["fit", "-c", QUICKSTART, "--data.init_args.fields.qery=x"],
+            "FieldMap has no option 'qery'; did you mean query?",
+        ),
+        (
+            ["fit", "-c", QUICKSTART, "--model.init_args.reward=wst.LabelMach"],
+            "no class wst.LabelMach; did you mean wst.La",
+        ),
+        (["fit", "-c", QUICKSTART, "--trainer.max_steps", "ten"], "max_steps: expected a number (int), got 'ten'"),
+        (["fit", "-c", "quickstart.yaml"], "config: no such file: 'quickstart.yaml'; did you mean wst:quickstart?"),
+        (["help", "LabelMach"], "no class 'wst.LabelMach'; did you mean wst.LabelMatch?"),
+        (["serve", "folder", "--prot", "80"], "--prot"),
     ],
 )
 def test_a_mistake_that_can_be_seen_early_is_one_line(args: list[str], said: str) -> None:
