@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint figure clean
+.PHONY: demo test lint dist figure clean
 
 demo: $(VENV)/.installed
 	$(BIN)/wst fit --config $(DEMO) --seed_everything $(SEED) --trainer.logger.init_args.save_dir "$(RUN)"
@@ -24,6 +24,12 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Wheel and source archive, as .github/workflows/release.yml builds them.
+dist: $(VENV)/.installed-test
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 # The reward curve of the newest demo run, as it stands in the README.
 figure: $(VENV)/.installed-test
@@ -46,4 +52,4 @@ $(VENV)/.installed-lint: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

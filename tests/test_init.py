@@ -1,0 +1,126 @@
+"""`wst init`: the project is of the data's kind, is checked before it is written, and overwrites nothing."""
+
+import builtins
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from test_start import start
+
+from wst.cli.early import check_options
+from wst.cli.init import run
+from wst.cli.parts import check_parts
+from wst.errors import ConfigError, DataError, WSTError
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+
+
+def write_rows(targets: list[Any], name: str = "rows.jsonl") -> None:
+    rows = [{"question": f"Is it {i}?", "answer": target} for i, target in enumerate(targets)]
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def config(folder: str) -> dict[str, Any]:
+    return dict(yaml.safe_load(Path(folder, "config.yaml").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("targets", "reward", "form"),
+    [
+        (["yes", "no"] * 5, "LabelMatch", "{query}\n\nAnswer with one of: no, yes."),
+        ([1, 2.5, "1,000", [3, 4]], "LastNumber", "{query}\n\nGive the answer as a number at the end."),
+        ([f"because of {i}" for i in range(30)], "Reward", "{query}"),
+    ],
+)
+def test_the_reward_fits_the_answers(
+    targets: list[Any], reward: str, form: str, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(targets)
+    assert run(["new", "--data", "rows.jsonl", "--student", tiny_model, "--teacher", tiny_model]) == 0
+    settings = config("new")
+    assert settings["model"]["init_args"]["student_prompt"]["query"] == form
+    assert settings["data"]["init_args"]["val_share"] == settings["data"]["init_args"]["test_share"] == 0.2
+    assert Path("new/my_reward.py").read_text().count(f"class Right({reward}):") == 1
+    assert Path("new/data/rows.jsonl").read_bytes() == Path("rows.jsonl").read_bytes()
+    monkeypatch.chdir("new")
+    monkeypatch.syspath_prepend(".")
+    check_parts(check_options(["--config", "config.yaml"]))
+    scored: dict[str, Any] = {}
+    exec(Path("my_reward.py").read_text(), scored)
+    assert isinstance(scored["Right"](), scored[reward])
+
+
+def test_without_data_the_reviews_are_the_example_and_no_torch_is_loaded() -> None:
+    code, out, err = start("init", "new")
+    assert (code, err) == (0, "")
+    assert "744 rows, 2 labels" in out
+    assert config("new")["data"]["init_args"]["test"] == "data/test.jsonl"
+
+
+def test_an_endpoint_is_a_student() -> None:
+    write_rows(["yes", "no"] * 5)
+    options = ["--model", "m", "--base_url", "http://127.0.0.1:1/v1", "--api_key_env", "null"]
+    run(["new", "--data", "rows.jsonl", "--student", "endpoint", *options])
+    student = config("new")["model"]["init_args"]["student"]
+    assert student["class_path"] == "wst.EndpointStudent"
+    assert (student["init_args"]["model"], student["init_args"]["api_key_env"]) == ("m", None)
+    assert student["init_args"]["budget"] == {"calls": 5000}
+
+
+def test_it_asks_at_a_terminal(monkeypatch: pytest.MonkeyPatch, tiny_model: str) -> None:
+    write_rows(["yes", "no"] * 5)
+    answers = iter(["rows.jsonl", "", "", tiny_model])
+    asked: list[str] = []
+
+    def answer(question: str) -> str:
+        asked.append(question)
+        return next(answers)
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(builtins, "input", answer)
+    run(["new", "--teacher", tiny_model])
+    assert [question.partition(" ")[0] for question in asked] == ["file", "column", "column", "student:"]
+    assert config("new")["data"]["init_args"]["fields"] == {"query": "question", "target": "answer"}
+    assert config("new")["model"]["init_args"]["student"]["init_args"]["model"] == tiny_model
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        (["--data", "none.csv"], DataError, "none.csv does not exist"),
+        (["--data", "rows.jsonl", "--target", "gold"], DataError, r"rows.jsonl:1: field 'gold' is missing"),
+        (["--data", "odd.csv"], ConfigError, r"which column is the query\? Name it with --query \(of 'a', 'b'\)"),
+        (["--data", "rows.jsonl", "--student", "./none"], WSTError, "model './none': no such folder"),
+        (["--data", "rows.jsonl", "--student", "endpoint", "--base_url", "x"], ConfigError, "base_url must be like"),
+        (["--data", "rows.jsonl", "--test", "other/rows.jsonl"], ConfigError, "two files would be data/rows.jsonl"),
+        (["--dat", "rows.jsonl", "--stdent", "local"], ConfigError, "did you mean --student"),
+    ],
+)
+def test_nothing_is_written_after_a_mistake(
+    options: list[str], error: type[WSTError], words: str, tmp_path: Path
+) -> None:
+    write_rows(["yes", "no"] * 5)
+    Path("other").mkdir()
+    write_rows(["yes", "no"] * 5, "other/rows.jsonl")
+    Path("odd.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(error, match=words):
+        run(["new", *options])
+    assert not Path("new").exists()
+
+
+def test_nothing_is_overwritten() -> None:
+    write_rows(["yes", "no"] * 5)
+    Path("new").mkdir()
+    Path("new/README.md").write_text("mine")
+    with pytest.raises(ConfigError, match=r"new/README.md' exists; name another folder"):
+        run(["new", "--data", "rows.jsonl"])
+    assert [path.name for path in Path("new").iterdir()] == ["README.md"]
+    run([".", "--data", "rows.jsonl"])  # a file that lies in the folder stays where it is
+    assert config(".")["data"]["init_args"]["train"] == "rows.jsonl"
