@@ -56,14 +56,14 @@ MISTAKES = {
     "config: wst:parts/rum": "'wst:parts/rum' does not come with wst; did you mean wst:parts/run?",
     "model.init_args.reward: my_reward.Right": "no my_reward.py in the current folder; did you mean my_rewards?",
     "model.init_args.reward: my_rewards.Wrong": "my_rewards.py has no 'Wrong'; it has Right",
-    "model.init_args.reward: broken.Right": "broken.py:2: ",
+    "model.init_args.reward: broken.Right": "broken.py:1: expected an indented block",
     "model.init_args.reward.init_args.labels: [positive, positive]": "LabelMatch: ",
     "model.init_args.student_prompt.query: none": "StudentPrompt: query has no place for {query}",
     "model.init_args.teacher.init_args.prompt.template: none": "TeacherPrompt: template has no place for {query}",
     "model.init_args.teacher.init_args.model: ./none": "model './none': no such folder",
     "data.init_args.train: none.csv": "train: none.csv does not exist",
     "data.init_args.train: rows.csv": "rows.csv:2: field 'text' is missing (there are 'body', 'label')",
-    "model.init_args.student: {class_path: wst.EndpointStudent, init_args: {model: m, api_key_env: NO}}": "NO is not",
+    "model.init_args.student: {class_path: wst.EndpointStudent, init_args: {model: m}}": "OPENAI_API_KEY is not set",
 }
 
 
@@ -72,6 +72,7 @@ def test_a_mistake_in_a_config_is_one_line_before_torch(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
     Path("own.yaml").write_text(line)
     Path("my_rewards.py").write_text("class Right: ...\n")
@@ -173,7 +174,7 @@ def test_help_of_a_command_lists_the_main_options(name: str) -> None:
         (["fit", "-c", QUICKSTART, "--trainer.max_steps", "ten"], "max_steps: expected a number (int), got 'ten'"),
         (["fit", "-c", "quickstart.yaml"], "config: no such file: 'quickstart.yaml'; did you mean wst:quickstart?"),
         (["help", "LabelMach"], "no class 'wst.LabelMach'; did you mean wst.LabelMatch?"),
-        (["serve", "folder", "--prot", "80"], "--prot"),
+        (["serve", "folder", "--upstream", "http://x/v1", "--prot", "80"], "--prot 80; did you mean --port?"),
     ],
 )
 def test_a_mistake_that_can_be_seen_early_is_one_line(args: list[str], said: str) -> None:

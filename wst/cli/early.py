@@ -52,8 +52,9 @@ def _config_file(name: str, folder: Path = Path()) -> Path:
     """
     path = shipped(name) if name.startswith(SHIPPED) else folder / name
     if not path.is_file():
-        known = [key for key in shipped_files() if key.rpartition("/")[2] == Path(name).stem]
-        hint = f"; did you mean {SHIPPED}{known[0]}?" if known else ""
+        stems = {key.rpartition("/")[2]: key for key in sorted(shipped_files(), key=lambda key: -key.count("/"))}
+        near = difflib.get_close_matches(Path(name).stem, stems, 1, 0.8)
+        hint = f"; did you mean {SHIPPED}{stems[near[0]]}?" if near else ""
         raise ConfigError(f"config: no such file: {name!r}{hint}")
     return path
 

@@ -111,6 +111,8 @@ def class_help(name: str) -> str:
     if os.getcwd() not in sys.path:  # the user's own classes are in files of the current folder
         sys.path.insert(0, os.getcwd())
     found, signature = find_class(MOVED.get(module, module), short), signature_of(class_path, anywhere=True)
+    if found is None and class_path.startswith("wst."):
+        raise ConfigError(f"help: no class {class_path!r}; {did_you_mean(short, public_names(), 'wst.')}")
     if found is None or signature is None:
         return _imported_help(class_path)
     text = (ast.get_docstring(found.node) or "").partition("\n\nArgs:")[0].partition("\n\nRaises:")[0]
