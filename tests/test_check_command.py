@@ -29,7 +29,10 @@ def config(folder: Path, tiny_model: str, reward: str, answers: list[str]) -> st
 
 
 def test_gold_answers_that_all_score(tmp_path: Path, tiny_model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["--config", config(tmp_path, tiny_model, "wst.MathAnswer", ["1", "1,000", "3/4", "50%"])]) == 0
+    assert (
+        run(["--config", config(tmp_path, tiny_model, "wst.MathAnswer", ["1", "1,000", "3/4", "50%"]), "--queries=0"])
+        == 0
+    )
     said = capsys.readouterr().out
     assert "train: 3 of 3 gold answers score 1.0\n" in said
     assert "val: 1 of 1 worked answers (field solution) score 1.0\n" in said
@@ -40,12 +43,13 @@ def test_a_gold_answer_that_does_not_score_is_named(
     tmp_path: Path, tiny_model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # the reward takes the worked answer for another text than the bare one
-    assert run(["--config", config(tmp_path, tiny_model, "wst.ExactMatch", ["1", "2", "3", "4"])]) == 1
+    assert run(["--config", config(tmp_path, tiny_model, "wst.ExactMatch", ["1", "2", "3", "4"]), "--queries=0"]) == 1
     said = capsys.readouterr().out
     assert "test: 4 of 4 gold answers score 1.0\n" in said
     assert f"test: 0 of 4 worked answers (field solution) score 1.0; not: {tmp_path.name}/test.jsonl:1, " in said
 
 
+@pytest.mark.slow
 def test_a_few_queries_are_shown_all_the_way(
     tmp_path: Path, tiny_model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,8 @@ def lazy_attributes(module: str, homes: Mapping[str, str]) -> Callable[[str], An
     """
 
     def find(name: str) -> Any:  # noqa: ANN401 - any object
+        if sys.platform == "win32":
+            raise ImportError("wst runs on Linux and macOS; on Windows use WSL")
         if name in homes:
             return getattr(import_module(homes[name]), name)
         raise AttributeError(f"module {module!r} has no attribute {name!r}")

@@ -23,7 +23,9 @@ def run(args: list[str]) -> int:
 
         from wst.inference.server import Gateway, Limits
     except ImportError as error:
-        raise ConfigError(f"wst serve: {error.name} is not installed; pip install 'wst[serve]'") from error
+        raise ConfigError(
+            f"wst serve: {error.name} is not installed; pip install 'weak-to-strong-transfer[serve]'"
+        ) from error
     limits = Limits(options.deadline, options.max_requests, options.max_body_mb * 1_000_000)
     instructor = read_teacher(options)
     gateway = Gateway(
