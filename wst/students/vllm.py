@@ -20,7 +20,9 @@ from wst.types import Response
 
 
 class VLLMStudent(InProcessStudent):
-    """A frozen model that vLLM runs on the teacher's GPU. It comes with ``pip install 'weak-to-strong-transfer[vllm]'``.
+    """A frozen model that vLLM runs on the teacher's GPU.
+
+    vLLM comes with ``pip install 'weak-to-strong-transfer[vllm]'``.
 
     vLLM takes its share of the GPU's memory when it starts, for weights and KV cache; the teacher needs the rest.
     With several processes, or on other GPUs, serve the model and take `EndpointStudent`.
@@ -68,7 +70,8 @@ class VLLMStudent(InProcessStudent):
             raise ConfigError(f"VLLMStudent: memory_share must be above 0 and below 1, got {memory_share}")
         if importlib.util.find_spec("vllm") is None:
             raise ConfigError(
-                "VLLMStudent: vLLM is not installed; pip install 'weak-to-strong-transfer[vllm]' (it needs CUDA), or take LocalStudent"
+                "VLLMStudent: vLLM is not installed; pip install 'weak-to-strong-transfer[vllm]' (it needs CUDA), or "
+                "take LocalStudent"
             )
         spec = ModelSpec(model, quantization, dtype, revision, trust_remote_code)
         super().__init__(spec, max_new_tokens, temperature, stop, max_prompt_tokens, chat_template_options, cache)
