@@ -201,6 +201,17 @@ def test_what_may_be_right_is_left_to_the_parser(options: list[str]) -> None:
     check_options(["--config", QUICKSTART, *options])
 
 
+def test_a_config_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("one.yaml").write_text("config: two.yaml")
+    Path("two.yaml").write_text("config: one.yaml")
+    with pytest.raises(ConfigError, match=r"one.yaml' includes itself; take it out of two.yaml"):
+        check_options(["--config", "one.yaml"])
+    Path("three.yaml").write_text("model: &m {init_args: {teacher: *m, student: &s [*s, *m]}}")
+    with pytest.raises(ConfigError, match=r"three.yaml': \*m stands inside itself"):
+        check_options(["--config", "three.yaml"])
+
+
 def test_of_two_classes_the_later_one_counts(tmp_path: Path) -> None:
     config = tmp_path / "parrot.yaml"
     config.write_text("model: {init_args: {student: toys.Parrot}}")

@@ -67,11 +67,13 @@ class Settings:
         classes: The class path at each place. Places are dotted names without ``init_args`` and ``class_path``.
         values: The value at each place.
         keys: All places that the last config names.
+        files: The configs that are being read, each named by the one before.
     """
 
     classes: dict[str, str] = field(default_factory=lambda: {"trainer": TRAINER})
     values: dict[str, Any] = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
 
     def put(self, place: str, value: Any) -> None:  # noqa: ANN401 - what YAML holds
         """Note a value, which replaces what stood there."""
@@ -113,6 +115,7 @@ def check_options(args: list[str], own: Iterable[str] = ()) -> Settings:
         settings.keys = []
         if key == "config":
             file = _config_file(value) if _is_path(value) else None
+            settings.files = [] if file is None else [file.resolve()]
             _collect(_load(value or "") if file is None else _read(file), "", file or Path(), settings)
             for name in settings.keys:
                 _check_key(name, settings, f"config{'' if file is None else f' {str(file)!r}'}: {name}")
@@ -162,12 +165,18 @@ def _check_structure(text: str, path: Path) -> None:
     """Check depth and aliases on the YAML event stream, which builds no objects and does not recurse."""
     import yaml
 
-    depth = aliases = 0
+    aliases = 0
+    around: list[str | None] = []  # anchors of the collections that are open
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             aliases += isinstance(event, yaml.AliasEvent)
-            if depth > _DEEPEST:
+            if isinstance(event, yaml.CollectionStartEvent):
+                around.append(event.anchor)
+            elif isinstance(event, yaml.CollectionEndEvent):
+                around.pop()
+            elif isinstance(event, yaml.AliasEvent) and event.anchor in around:
+                raise ConfigError(f"config {str(path)!r}: *{event.anchor} stands inside itself; write values out")
+            if len(around) > _DEEPEST:
                 raise ConfigError(f"config {str(path)!r} is nested more than {_DEEPEST} levels deep; flatten it")
             if aliases > _MOST_ALIASES:
                 raise ConfigError(f"config {str(path)!r} has more than {_MOST_ALIASES} YAML aliases; write values out")
@@ -194,7 +203,11 @@ def _load(text: str) -> Any:  # noqa: ANN401
 def _collect(value: Any, place: str, file: Path, settings: Settings) -> None:  # noqa: ANN401 - YAML
     """Note what stands at a place of a config; what a later one says wins."""
     if isinstance(value, str) and (part := _part(value, place, file.parent)) is not None:
+        if part.resolve() in settings.files:
+            raise ConfigError(f"config {str(part)!r} includes itself; take it out of {file.name}")
+        settings.files.append(part.resolve())
         _collect(_read(part), "" if place == "config" else place, part, settings)
+        settings.files.pop()
     elif isinstance(value, str) and place != "trainer":
         settings.classes[place] = value
         settings.put(place, value)
@@ -209,7 +222,7 @@ def _collect(value: Any, place: str, file: Path, settings: Settings) -> None:  #
     else:
         settings.put(place, value)
         for inner in value if isinstance(value, list) else ():  # callbacks, loggers: no key can name them
-            _collect(inner, place, file, Settings())
+            _collect(inner, f"{place}.*", file, Settings())
 
 
 def _part(value: str, place: str, folder: Path) -> Path | None:
@@ -228,7 +241,9 @@ def _check_class(class_path: str, place: str) -> None:
         return
     module, _, name = class_path.rpartition(".")
     if name not in MOVED_CLASSES.get(module, {}) and find_class(MOVED.get(module, module), name) is None:
-        raise ConfigError(f"{place}: there is no class {class_path}; {did_you_mean(name, public_names(), 'wst.')}")
+        raise ConfigError(
+            f"{place.rstrip('.*')}: there is no class {class_path}; {did_you_mean(name, public_names(), 'wst.')}"
+        )
 
 
 def _check_key(key: str, settings: Settings, where: str, own: Iterable[str] = ()) -> None:
