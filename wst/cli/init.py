@@ -224,17 +224,17 @@ def _settings(name: str, options: argparse.Namespace, task: _Task, data: dict[st
         WSTError: If a model is not there.
     """
     teacher, student = options.teacher or SMALL, options.student or "local"
+    arguments: dict[str, Any] = {"max_new_tokens": 256 if task.kind == "text" else 64}
     if student == "endpoint":
-        arguments = {"model": options.model, "base_url": options.base_url}
-        arguments["api_key_env"] = None if options.api_key_env == "null" else options.api_key_env
+        key = None if options.api_key_env == "null" else options.api_key_env
+        arguments |= {"model": options.model, "base_url": options.base_url, "api_key_env": key}
         EndpointStudent(**arguments, cache=False)  # refuses what is impossible
-        answering = {"class_path": "wst.EndpointStudent", "init_args": arguments | {"budget": {"calls": 5000}}}
+        arguments |= {"budget": {"calls": 5000}}
     else:
-        arguments = {"model": SMALL if student == "local" else student, "batch_size": 32}
-        answering = {"class_path": "wst.LocalStudent", "init_args": arguments}
+        arguments |= {"model": SMALL if student == "local" else student, "batch_size": 32}
         locate(arguments["model"])
     locate(teacher)
-    answering["init_args"]["max_new_tokens"] = 256 if task.kind == "text" else 64
+    kind = "Endpoint" if student == "endpoint" else "Local"
     template = (
         f"Write one short instruction for an assistant who must {task.asked}. Say how to go about it, and do not give "
         "the answer.\n\n{query}\n\nInstruction:"
@@ -244,7 +244,7 @@ def _settings(name: str, options: argparse.Namespace, task: _Task, data: dict[st
             "class_path": "wst.Teacher",
             "init_args": {"model": teacher, "prompt": {"template": template}, "max_new_tokens": 32},
         },
-        "student": answering,
+        "student": {"class_path": f"wst.{kind}Student", "init_args": arguments},
         "student_prompt": {"placement": "before", "query": "\n\n".join(filter(None, ["{query}", task.form]))},
         "reward": "my_reward.Right",
         "leak_penalty": 1.0,  # an instruction that gives the answer away earns nothing

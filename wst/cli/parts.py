@@ -9,6 +9,7 @@ import ast
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,17 +40,17 @@ def check_parts(settings: Settings) -> None:
     for place in ("model.teacher.prompt", "model.student_prompt"):
         name = "TeacherPrompt" if place.endswith("r.prompt") else "StudentPrompt"
         if place not in classes and (given := settings.below(place)):
-            _certain(lambda name=name, given=given: _make(f"wst.{name}", given))
+            _certain(partial(_make, f"wst.{name}", given))
     if classes.get("model.reward") in _REWARDS:
-        _certain(lambda: _make(classes["model.reward"], settings.below("model.reward")))
+        _certain(partial(_make, classes["model.reward"], settings.below("model.reward")))
     for place in ("model.teacher", "model.student"):
         model = settings.values.get(f"{place}.model")
         if classes.get(place) in ("wst.Teacher", "wst.LocalStudent") and isinstance(model, str):
-            _certain(lambda model=model: import_module("wst.modeling.spec").locate(model))
+            _certain(partial(import_module("wst.modeling.spec").locate, model))
     if classes.get("data") == _DATA:
-        _certain(lambda: _check_data(settings.below("data")))
+        _certain(partial(_check_data, settings.below("data")))
     if classes.get("model.student") == "wst.EndpointStudent":
-        _certain(lambda: _check_endpoint(settings.below("model.student")))
+        _certain(partial(_check_endpoint, settings.below("model.student")))
 
 
 def _certain(check: Callable[[], object]) -> None:
