@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from wst import LocalStudent, Message, Prompt, Query, Teacher
-from wst.errors import DataError
+from wst import LocalStudent, Message, Prompt, Query, Teacher, TeacherPrompt
+from wst.errors import ConfigError, DataError
 from wst.modeling import chat
 from wst.modeling.chat import ChatEncoder, encode_chat, encode_truncated
 
@@ -205,6 +205,13 @@ def test_a_dialogue_of_megabytes_has_the_same_last_tokens(
     monkeypatch.setattr(chat, "_CHARACTERS", 10**6)
     assert encoder.dialogues(tokenizer, [turns]) == [row]
     assert (len(row), encoder.shortened) == (64, 2)
+
+
+def test_a_prompt_that_leaves_no_room_for_a_query_is_refused(tiny_model: str) -> None:
+    examples = (("word " * 50, "Think."), ("word " * 50, "Think."))
+    teacher = Teacher(tiny_model, TeacherPrompt("{query}", examples=examples), dtype="float32", max_prompt_tokens=60)
+    with pytest.raises(ConfigError, match=r"max_prompt_tokens=60 leaves no room for a query: .* take \d+ tokens"):
+        teacher.load(CPU)
 
 
 @pytest.mark.parametrize("place", ["query", "history"])

@@ -169,6 +169,12 @@ def test_an_example_that_is_no_pair_of_texts_is_refused(examples: Any) -> None:
 # --- experience
 
 
+@pytest.mark.parametrize("setting", [{"capacity": 0}, {"good": 0}, {"bad": -1}, {"good": 1.5}], ids=str)
+def test_impossible_settings_of_experience_are_refused(setting: Any) -> None:
+    with pytest.raises(ConfigError, match=f"Experience: {next(iter(setting))} must be "):
+        Experience(**setting)
+
+
 def experienced(**settings: int) -> Experience:
     experience = Experience(**settings)
     experience.observe([("a", "Be  brief.", 1.0), ("b", "Be kind.", 0.5), ("c", "Sing.", 0.0)])

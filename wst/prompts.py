@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from wst.errors import ConfigError
+from wst.settings import check_counts
 from wst.types import Instruction, Message, Prompt, Query
 
 #: Each is read again for each query.
@@ -115,9 +116,14 @@ class Experience:
         good: Instructions shown that did well.
         bad: Instructions shown that did badly.
         capacity: Instructions remembered, the newest.
+
+    Raises:
+        ConfigError: If a number is out of range.
     """
 
     def __init__(self, good: int = 2, bad: int = 1, capacity: int = 64) -> None:
+        check_counts("Experience", good=good, capacity=capacity)
+        check_counts("Experience", least=0, bad=bad)
         self.good = good
         self.bad = bad
         self.capacity = capacity

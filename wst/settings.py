@@ -7,6 +7,7 @@ import re
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from enum import Enum
+from numbers import Integral
 from pathlib import PurePath
 from typing import Any
 
@@ -97,12 +98,13 @@ def check_choice(option: str, got: str, choices: tuple[str, ...]) -> None:
         raise ConfigError(f"{option} must be one of {', '.join(map(repr, choices))}, got {got!r}")
 
 
-def check_counts(owner: str, **options: int | None) -> None:
-    """Check that each option is at least 1, or None.
+def check_counts(owner: str, /, least: int = 1, **options: int | None) -> None:
+    """Check that each option is a whole number of at least ``least``, or None.
 
     Raises:
         ConfigError: If one is not.
     """
     for option, value in options.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"{owner}: {option} must be at least 1, got {value}")
+        if value is not None and not (isinstance(value, Integral) and value >= least):
+            whole = "" if isinstance(value, Integral) else "a whole number, "
+            raise ConfigError(f"{owner}: {option} must be {whole}at least {least}, got {value!r:.40}")

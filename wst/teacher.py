@@ -226,10 +226,12 @@ class Teacher(FromSpec, nn.Module):
 
         Raises:
             ModelError: If the model or the adapter cannot be loaded.
+            ConfigError: If ``max_prompt_tokens`` leaves no room for a query.
         """
         if self.network is not None:
             return
         base, self._tokenizer = loading.load_causal_lm(self.spec, device=device)
+        self.encoder.check_room(self._tokenizer, self.prompt(Query("", "")).messages)
         if prefix_sharing(base) == "none":
             raise ModelError(
                 f"teacher {self.source!r}: {type(base).__name__} has no KV cache of all its tokens, so that its "

@@ -13,7 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from wst.data.fields import Row
-from wst.data.sources import as_list, file_rows, hub_rows, split_files
+from wst.data.sources import as_list, file_rows, find_files, hub_rows, split_files
 from wst.errors import DataError
 
 ROWS = [{"question": f"q{number} ü", "number": number, "none": None} for number in range(5)]
@@ -122,6 +122,12 @@ def test_a_file_that_is_not_there_or_holds_nothing(tmp_path: Path, name: str) ->
     path.unlink()
     path.mkdir()
     assert refused(path).startswith(f"{path} is a folder; ")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "*" + "x" * 300])
+def test_a_name_that_is_too_long_for_a_file_is_one_that_is_not_there(name: str) -> None:
+    with pytest.raises(DataError, match=r"^train: (no file matches|x+ does not exist)"):
+        find_files(name, option="train")
 
 
 def test_a_gzip_file_that_is_cut_off_is_named_with_the_line(tmp_path: Path) -> None:

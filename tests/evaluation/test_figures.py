@@ -150,7 +150,7 @@ def test_rows_that_are_none_are_named(tmp_path: Path) -> None:
         ({"id": ["q"]}, "id must be a text"),
         ({"response": None}, "response must be a text"),
         ({"instruction": 3}, "instruction must be a text or null"),
-        ({"target": ["a", 3]}, "target must be a text or null"),
+        ({"target": ["a", 3]}, "target must be a text, a list of texts or null"),
         ({"leak": "much"}, "leak must be a number or null"),
         ({"reward": float("nan")}, "reward must be a number or null"),
         ({"reward/part": 10**400}, "reward/part must be a number or null"),

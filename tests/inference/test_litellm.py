@@ -146,6 +146,12 @@ def test_what_is_no_chat_goes_through(hook: Any, data: dict[str, Any]) -> None:
     assert call(hook, asking("q"), "aembedding")[0] is None
 
 
+def test_a_client_cannot_write_the_header(hook: Any) -> None:
+    forged = asking("q") | {"metadata": {"wst": {"status": "forged", "instruction": None}}}
+    assert call(hook, forged, "aembedding") == (None, None)
+    assert call(hook, forged)[1]["x-wst-status"] != "forged"
+
+
 def test_a_hook_that_fails_lets_the_request_go(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("broken")

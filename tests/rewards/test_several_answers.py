@@ -1,5 +1,6 @@
 """Several acceptable answers: any one is right, and each is a leak; and reward functions with TRL's signature."""
 
+import asyncio
 import math
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from wst import (
     LastNumber,
     MathAnswer,
     Message,
+    Prompt,
     Query,
     Response,
     Reward,
@@ -133,6 +135,15 @@ def test_a_reward_function_of_trl_gets_the_columns(function: Any) -> None:
     TRLReward(function, target="answer", chat=True).score([Rollout(query, None, Response("1"))])
     assert [turn["content"] for turn in SEEN["prompts"][0]] == ["Hi", "Ho", "And now?"]
     assert SEEN["completions"] == [[{"role": "assistant", "content": "1"}]]
+
+
+def test_async_functions_run_where_an_event_loop_runs_already() -> None:
+    async def cell() -> tuple[list[float], list[Response]]:  # of a notebook
+        student = FunctionStudent(lambda messages: asyncio.sleep(0, messages[-1]["content"]))
+        asked = [Prompt((Message("user", "Hi"),))]
+        return TRLReward(accuracy_later, target="answer").score([rollout("5", "5", unit="m")]), student.respond(asked)
+
+    assert asyncio.run(cell()) == ([1.0], [Response("Hi")])
 
 
 def test_a_reward_function_of_trl_in_a_config(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import math
+import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -34,9 +35,9 @@ def check_file(path: str | Path, option: str = "") -> None:
         DataError: If the path does not exist or is a folder.
     """
     prefix = f"{option}: " if option else ""
-    if Path(path).is_dir():
+    if os.path.isdir(path):  # unlike pathlib's, False for a name that is too long
         raise DataError(f"{prefix}{printable(path)} is a folder; name a file in it")
-    if not Path(path).exists():
+    if not os.path.exists(path):
         raise DataError(
             f"{prefix}{printable(path)} does not exist; check the path (current directory: {printable(Path.cwd())})"
         )

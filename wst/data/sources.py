@@ -36,9 +36,8 @@ def find_files(files: str | Sequence[str] | None, option: str) -> list[str]:
             shipped(name)
             found.append(name)
             continue
-        matches = (
-            sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) and not Path(name).exists() else [name]
-        )
+        plain = os.path.exists(name) or not glob.has_magic(name)
+        matches = [name] if plain else sorted(glob.glob(name, recursive=True))
         if not matches:
             raise DataError(f"{option}: no file matches {printable(name)}; check the pattern")
         for match in matches:

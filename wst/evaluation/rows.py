@@ -137,7 +137,8 @@ def _fault(row: Row) -> str | None:
             return f"{key} must be a text, got {value!r:.40}"
         several = key == "target" and isinstance(value, list) and all(isinstance(answer, str) for answer in value)
         if key in ("instruction", "target", "error") and not several and not isinstance(value, str | None):
-            return f"{key} must be a text or null, got {value!r:.40}"
+            kinds = "a text, a list of texts" if key == "target" else "a text"
+            return f"{key} must be {kinds} or null, got {value!r:.40}"
         number = (
             isinstance(value, int | float)
             and abs(value) < _LARGEST

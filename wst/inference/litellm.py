@@ -36,6 +36,10 @@ _KEY = "wst"  #: of the request's metadata, which LiteLLM logs and sends to no p
 _log = logging.getLogger(__name__)
 
 
+class _About(dict[str, Any]):
+    """What the hook itself wrote into the metadata; a client's own can only be a plain dict."""
+
+
 class TeacherHook(CustomLogger):
     """Writes an instruction for the last user message of a chat and puts it where training put it.
 
@@ -84,7 +88,7 @@ class TeacherHook(CustomLogger):
         words = None if outcome.instruction is None else outcome.instruction.text
         metadata = data.get("metadata")
         known = dict(metadata) if isinstance(metadata, Mapping) else {}
-        return instructed | {"metadata": known | {_KEY: {"status": outcome.status, "instruction": words}}}
+        return instructed | {"metadata": known | {_KEY: _About(status=outcome.status, instruction=words)}}
 
     async def async_post_call_response_headers_hook(
         self,
@@ -95,4 +99,4 @@ class TeacherHook(CustomLogger):
         """Return the header that says what came of the instruction."""
         metadata = data.get("metadata")
         about = metadata.get(_KEY) if isinstance(metadata, Mapping) else None
-        return {"x-wst-status": str(about["status"])} if isinstance(about, Mapping) else None
+        return {"x-wst-status": str(about["status"])} if isinstance(about, _About) else None

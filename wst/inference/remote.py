@@ -77,7 +77,8 @@ class RemoteTeacher:
         server: Where it is served.
 
     Raises:
-        ConfigError: If the artefact has a gate: servers do not report the log-probabilities that it looks at.
+        ConfigError: If the artefact has a gate: servers do not report the log-probabilities that it looks at. Or if its
+            ``max_prompt_tokens`` leaves no room for a query.
         ModelError: If the tokenizer cannot be read, or has no chat template.
     """
 
@@ -95,6 +96,7 @@ class RemoteTeacher:
         self._encoder = ChatEncoder(
             artefact.max_prompt_tokens, "the teacher's max_prompt_tokens", artefact.chat_template_options
         )
+        self._encoder.check_room(self._tokenizer, artefact.prompt(Query("", "")).messages)
         self._closed = False
         self._jitter = random.Random()
         self._slots = asyncio.Semaphore(server.concurrency)

@@ -38,6 +38,9 @@ _HOP = {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization",
 _HOP |= {"transfer-encoding", "upgrade"}
 _NOT_SENT = _HOP | {"host", "content-length", "authorization", "expect", "cookie", "forwarded"}
 _HEADER_LIMIT = 4096
+# What httpcore says of a request: a connection was made for it; it could not be written.
+_CONNECTED = "connection.connect_tcp.started"
+_NOT_WRITTEN = {"http11.send_request_headers.failed", "http11.send_request_body.failed"}
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ class Gateway:
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         timeout = httpx2.Timeout(self.limits.upstream_seconds, connect=10.0)
-        # Servers close idle connections after 5 s or more; one that is being closed must not be used again.
+        # Many servers close idle connections after 5 s; one that is being closed must not be used again.
         pool = httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=2.0)
         # No proxies and no .netrc of the environment, no redirects: the key goes to upstream alone.
         async with httpx2.AsyncClient(timeout=timeout, limits=pool, trust_env=False, follow_redirects=False) as client:
@@ -245,7 +248,7 @@ class Gateway:
         return passed
 
     async def _sent(self, request: Request, sent: httpx2.Request) -> httpx2.Response:
-        sending = asyncio.ensure_future(self._http.send(sent, stream=True))
+        sending = asyncio.ensure_future(self._send(sent))
         leaving = asyncio.ensure_future(_left(request))
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -260,6 +263,26 @@ class Gateway:
             leaving.cancel()
             if not sending.done():
                 sending.cancel()
+
+    async def _send(self, sent: httpx2.Request) -> httpx2.Response:
+        """Send a request, and once more where upstream closed an idle connection that was taken for it.
+
+        Answers are paid for, so that it is sent again only where upstream surely had not read all of it: writing failed,
+        or the connection was reset, which a system does if data were not read. After an orderly end nobody knows.
+        """
+        events: set[str] = set()
+
+        async def note(event: str, _: object) -> None:
+            events.add(event)
+
+        sent.extensions["trace"] = note
+        try:
+            return await self._http.send(sent, stream=True)
+        except (httpx2.NetworkError, httpx2.RemoteProtocolError) as error:
+            unread = isinstance(error, httpx2.NetworkError) or events & _NOT_WRITTEN
+            if _CONNECTED in events or not unread:
+                raise
+            return await self._http.send(sent, stream=True)
 
     async def _with_instruction(
         self, response: httpx2.Response, outcome: Outcome, headers: list[tuple[str, str]]

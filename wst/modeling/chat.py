@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from wst.errors import DataError
+from wst.errors import ConfigError, DataError
 from wst.modeling.spec import first_line
 from wst.types import Message, Query, Role
 
@@ -239,6 +239,19 @@ class ChatEncoder:
             ids, cut = encode_truncated(tokenizer, encode, text, self.limit)
         self._report(int(cut), f"{name} was cut")
         return ids
+
+    def check_room(self, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message]) -> None:
+        """Check that a prompt without its query leaves room for one.
+
+        Raises:
+            ConfigError: If it does not.
+        """
+        size = len(encode_chat(tokenizer, turns, self.template_options, limit=self.limit))
+        if size >= self.limit:
+            raise ConfigError(
+                f"{self.option}={self.limit} leaves no room for a query: the prompt's own text and examples take "
+                f"{size} tokens; raise it, or shorten them"
+            )
 
     def dialogues(
         self, tokenizer: PreTrainedTokenizerBase, dialogues: Sequence[Sequence[Message]], name: str | None = None

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from wst.errors import ConfigError, ContractError
 from wst.students.base import Student
 from wst.types import Prompt, Response
+
+T = TypeVar("T")
+
+
+def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end and return its result, also where an event loop runs already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 class FunctionStudent(Student):
@@ -35,7 +48,7 @@ class FunctionStudent(Student):
         async def all_answers() -> list[Response]:
             return list(await asyncio.gather(*map(self._answer, prompts)))
 
-        return asyncio.run(all_answers())
+        return run_async(all_answers())
 
     async def _answer(self, prompt: Prompt) -> Response:
         try:

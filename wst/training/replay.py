@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wst.errors import ConfigError, ModelError
 from wst.modeling.logprobs import LogProbs
+from wst.settings import check_counts
 from wst.types import Instruction
 
 
@@ -62,8 +63,7 @@ class Replay:
     """
 
     def __init__(self, updates: int = 2, max_weight: float = 2.0) -> None:
-        if updates < 0:
-            raise ConfigError(f"Replay: updates must be at least 0, got {updates}")
+        check_counts("Replay", least=0, updates=updates)
         if not max_weight >= 1:
             raise ConfigError(f"Replay: max_weight must be at least 1, got {max_weight}")
         self.updates = updates

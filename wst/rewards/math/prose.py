@@ -16,7 +16,7 @@ FORMULA = re.compile(r"(?<!\\)\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
 _BLOCK = re.compile(r"\$\$.*?\$\$|\\\[.*?\\\]|\\begin\s*\{(\w+\*?)\}.*?\\end\s*\{\1\}", re.S)
 _EMPHASIS = re.compile(r"(?<![\w*\\])(\*{1,3}|_{2,3})(?=[^\s*_])([^*\n]+?)(?<=\S)\1(?![\w*])")
 _SENTENCE = re.compile(r"\n+|(?<=[.!?])(?<![ap]\.m\.)\s+(?=[^a-z])|(?<=\u3002)")
-_STATES = re.compile(
+STATES = re.compile(
     "(?:\\b(?:answers?|ans|respuesta|r\u00e9ponse|antwort)\\b|\u7b54\u6848)[\\s*_]*"
     "(?:[^\n.:=$\\\\]{0,60}?(?:\\b(?:is|are|be|es|est|ist)\\b|\u662f)|[:=\uff1a])[\\s*_]*:?\\s*(.+)",
     re.I | re.S,
@@ -76,7 +76,7 @@ def find_answer(text: str, gold: str | None) -> str | None:
     sentences = _sentences(text)
     place, said = len(sentences), ""
     for i, sentence in enumerate(sentences):
-        match = _STATES.search(sentence)
+        match = STATES.search(sentence)
         if match and (words or _SOME.search(match[1]) or (_is_bare(match[1]) and not is_text(tidy(match[1])))):
             place, said = i, match[1]
             if _FOREIGN.search(match[0]):

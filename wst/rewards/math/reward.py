@@ -17,6 +17,7 @@ from wst.errors import ConfigError, DataError
 from wst.rewards.base import Reward
 from wst.rewards.math.extract import final_answer, gold_answer
 from wst.rewards.math.normalize import plain
+from wst.rewards.math.prose import STATES
 from wst.rewards.math.verdict import contains_answer
 from wst.rewards.math.workers import Outcome, Workers
 from wst.rewards.text import targets_of
@@ -215,9 +216,20 @@ class MathAnswer(Reward):
         A number, or a fraction, leaks if any number, box or formula of the instruction has its value; markers of lists
         and counts of steps are ignored (`wst.rewards.numbers.numbers`). A choice leaks if it is the only one named. A
         list, tuple or interval leaks as a formula or sentence of its own, in any notation. All else leaks as whole
-        words, or as a formula, in the same form (`wst.rewards.words.gives_away`).
+        words, or as a formula, in the same form (`wst.rewards.words.gives_away`); or in any form where the instruction
+        says that it is the answer.
         """
-        return any(_gives_away(instruction, _final(target, target=True).text) for target in targets)
+        golds = [_final(target, target=True).text for target in targets]
+        return any(_gives_away(instruction, gold) for gold in golds) or self._states(instruction, golds)
+
+    def _states(self, instruction: str, golds: Sequence[str]) -> bool:
+        answer = _final(instruction)
+        if not (answer.stated or STATES.search(answer.text)):
+            return False
+        jobs = [[answer.text, answer.stated, g] for g in golds if contains_answer(instruction, g) is None]
+        with self._lock:
+            outcomes = self._workers().run(jobs, self.timeout) if jobs else []
+        return any(outcome.status == "done" and outcome.value is True for outcome in outcomes)
 
 
 def _gives_away(instruction: str, gold: str) -> bool:
