@@ -14,6 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toys import Lowercase, Parrot
 
 from wst import LocalStudent, LoRA, QueryDataModule, Teacher, TeacherPrompt, WeakToStrong
+from wst.cli.errors import guarded
+from wst.cli.instruct import run as instruct
 from wst.modeling.loading import load_causal_lm
 
 RUN = Path("runs/tiny/version_0")
@@ -208,3 +210,8 @@ def test_nf4_student_through_the_command_line(tmp_path: Path, tiny_model: str) -
     done = wst(["fit", "--config", "config.yaml", quantized, "--trainer.max_steps=2"], tmp_path)
     assert done.code == 0, done.err
     assert LocalStudent(tiny_model, quantization="nf4").deterministic
+
+
+def test_a_name_too_long_for_a_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: instruct(["x" * 300, "text"])) == 2
+    assert capsys.readouterr().err == f"wst: error: {'x' * 60}: too long for the name of a file; correct it\n"
