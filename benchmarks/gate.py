@@ -42,7 +42,8 @@ class Spoilt(Instructor):
 
     def write(self, queries: Sequence[Query], sample: bool = False) -> list[Instruction]:
         """Write instructions, and the bad one where chance has it."""
-        tokens = tuple(self._loaded().tokenizer(BAD, add_special_tokens=False)["input_ids"]) + (self._loaded().end_ids[0],)
+        teacher = self._loaded()
+        tokens = (*teacher.tokenizer(BAD, add_special_tokens=False)["input_ids"], teacher.end_ids[0])
         return [
             replace(z, text=BAD, token_ids=tokens) if random.Random(query.id).random() < 0.3 else z
             for query, z in zip(queries, super().write(queries, sample), strict=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from runs import ended, start, start_several, write_config
+from runs import ended, forking_context, start, start_several, write_config
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -118,6 +118,9 @@ def crash(
     unbroken = root / "unbroken"
     unbroken.mkdir()
     configure(unbroken, model, processes, url)
+    nothing = forking_context().Process()  # the start of the server of forks is no part of a run
+    nothing.start()
+    nothing.join()
     began = time.monotonic()
     done = ended(begin(unbroken, processes), unbroken)
     seconds = time.monotonic() - began

@@ -123,7 +123,7 @@ class Experience:
 
     def __init__(self, good: int = 2, bad: int = 1, capacity: int = 64) -> None:
         check_counts("Experience", good=good, capacity=capacity)
-        check_counts("Experience", least=0, bad=bad)
+        check_counts("Experience", 0, bad=bad)
         self.good = good
         self.bad = bad
         self.capacity = capacity

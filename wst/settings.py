@@ -98,7 +98,7 @@ def check_choice(option: str, got: str, choices: tuple[str, ...]) -> None:
         raise ConfigError(f"{option} must be one of {', '.join(map(repr, choices))}, got {got!r}")
 
 
-def check_counts(owner: str, /, least: int = 1, **options: int | None) -> None:
+def check_counts(owner: str, least: int = 1, /, **options: int | None) -> None:
     """Check that each option is a whole number of at least ``least``, or None.
 
     Raises:

@@ -121,7 +121,9 @@ def test_weights_are_truncated_and_have_no_gradient() -> None:
     assert not weighted.requires_grad
 
 
-@pytest.mark.parametrize("setting", [{"updates": -1}, {"updates": 1.5}, {"max_weight": 0.9}, {"max_weight": float("nan")}], ids=str)
+@pytest.mark.parametrize(
+    "setting", [{"updates": -1}, {"updates": 1.5}, {"max_weight": 0.9}, {"max_weight": float("nan")}], ids=str
+)
 def test_impossible_settings_are_errors(setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"Replay: {next(iter(setting))} must be"):
         Replay(**setting)

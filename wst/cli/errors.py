@@ -87,7 +87,7 @@ def find_mistake(error: BaseException | None) -> BaseException | None:
         if isinstance(error, OSError) and error.errno in _STORAGE:
             return StorageError(storage_fault(error.filename or "a file of the run", error))
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            return ConfigError(f"{str(error.filename):.60}: too long for the name of a file; correct it")
+            return ConfigError(f"{error.filename!s:.60}: too long for the name of a file; correct it")
         if isinstance(error, _loaded("torch", "OutOfMemoryError")):
             phase = next((note for note in getattr(error, "__notes__", []) if note in _TAKES_LESS), None)
             lower = _TAKES_LESS[phase] if phase else "; ".join(_TAKES_LESS.values())

@@ -267,8 +267,8 @@ class Gateway:
     async def _send(self, sent: httpx2.Request) -> httpx2.Response:
         """Send a request, and once more where upstream closed an idle connection that was taken for it.
 
-        Answers are paid for, so that it is sent again only where upstream surely had not read all of it: writing failed,
-        or the connection was reset, which a system does if data were not read. After an orderly end nobody knows.
+        Answers are paid for, so it is sent again only where upstream surely had not read all of it: writing failed, or
+        the connection was reset, which a system does if data were not read. After an orderly end nobody knows.
         """
         events: set[str] = set()
 

@@ -63,7 +63,7 @@ class Replay:
     """
 
     def __init__(self, updates: int = 2, max_weight: float = 2.0) -> None:
-        check_counts("Replay", least=0, updates=updates)
+        check_counts("Replay", 0, updates=updates)
         if not max_weight >= 1:
             raise ConfigError(f"Replay: max_weight must be at least 1, got {max_weight}")
         self.updates = updates
