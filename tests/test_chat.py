@@ -219,7 +219,7 @@ def test_a_query_of_megabytes_is_not_tokenized_whole(
     tiny_model: str, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Count the characters that reach the tokenizer."""
-    teacher = Teacher(tiny_model, dtype="float32", max_prompt_tokens=100)
+    teacher = Teacher(tiny_model, TeacherPrompt("{query}"), dtype="float32", max_prompt_tokens=100)
     teacher.load(CPU)
     teacher.encode(Query("q", "x"))
     kind: Any = type(teacher.tokenizer)
