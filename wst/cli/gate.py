@@ -11,7 +11,7 @@ from wst.environment import Environment
 from wst.errors import ConfigError
 from wst.inference.artefact import Artefact
 from wst.inference.card import write_card
-from wst.inference.gate import choose
+from wst.inference.gate import Gate, choose
 from wst.inference.instructor import Instructor
 from wst.types import Query
 
@@ -29,7 +29,7 @@ def run(args: list[str]) -> int:
     if not queries:
         raise ConfigError("gate: there are no validation queries; give data a val file, or train and val_share")
     instructor = Instructor(artefact, options.device, options.base, data.eval_batch_size)
-    gate = choose(*answer_both_ways(instructor, module.environment, queries), options.harm, options.delta)
+    gate = find_gate(instructor, module.environment, queries, options.harm, options.delta)
     gated = replace(artefact, gate=gate.to_dict())
     gated.write()
     write_card(gated)
@@ -42,18 +42,20 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def answer_both_ways(
-    instructor: Instructor, environment: Environment, queries: list[Query]
-) -> tuple[list[float], list[float], list[float]]:
-    """Answer queries with and without instruction.
+def find_gate(
+    instructor: Instructor, environment: Environment, queries: list[Query], harm: float, delta: float = 0.1
+) -> Gate:
+    """Answer validation queries with and without instruction, and choose the threshold.
 
     Args:
         instructor: The teacher, without a gate.
         environment: Student and reward; loaded here, on the teacher's device, and closed again.
-        queries: Queries that the teacher was not trained on.
+        queries: Validation queries, which the teacher was not trained on.
+        harm: Largest share of queries that may be made worse.
+        delta: Probability that this is exceeded.
 
-    Returns:
-        What `choose` takes, [queries] each: the confidences, the rewards with instruction, and those without.
+    Raises:
+        DataError: If too few could be scored.
     """
     environment.check()
     environment.setup(instructor.load().placed)
@@ -70,7 +72,7 @@ def answer_both_ways(
         unaided = [float(reward) for reward in environment.unaided_rewards(queries)]
     finally:
         environment.close()
-    return confidences, rewards, unaided
+    return choose(confidences, rewards, unaided, harm, delta)
 
 
 def _parser() -> argparse.ArgumentParser:
