@@ -100,7 +100,7 @@ def test_text_and_scalars_of_a_validation_have_the_same_step(tiny_model: str, tm
     logger.experiment.flush()
     events = EventAccumulator(logger.log_dir).Reload()
     texts = [event.step for event in events.Tensors("instructions/text_summary")]
-    assert texts == [event.step for event in events.Scalars("val/reward")] == [1, 3]
+    assert texts == [event.step for event in events.Scalars("val/reward")] == [2, 4]
 
 
 def test_a_text_that_is_logged_again_is_there_once(tiny_model: str, tmp_path: Path) -> None:
@@ -121,8 +121,8 @@ def test_a_text_that_is_logged_again_is_there_once(tiny_model: str, tmp_path: Pa
     run(3)
     for _ in range(2):  # steps 4 and 5 are made twice
         events = run(5, ckpt_path=str(tmp_path / "x.ckpt"), weights_only=True)
-        assert [event.step for event in events.Tensors("instructions/text_summary")] == [1, 3]
-        assert [event.step for event in events.Scalars("val/reward")] == [1, 3]
+        assert [event.step for event in events.Tensors("instructions/text_summary")] == [2, 4]
+        assert [event.step for event in events.Scalars("val/reward")] == [2, 4]
 
 
 def csv_rows(logger: CSVLogger) -> list[str]:
@@ -139,15 +139,15 @@ def test_a_csv_curve_survives_a_test_and_a_resume(tiny_model: str, tmp_path: Pat
     curve = csv_rows(logger())
     quiet_trainer(tmp_path, logger=logger()).test(module, data(tmp_path), verbose=False)
     kept = csv_rows(logger())
-    assert [row.split(",")[curve[0].split(",").index("step")] for row in curve[1:]] == ["0", "1", "2"]
+    assert [row.split(",")[curve[0].split(",").index("step")] for row in curve[1:]] == ["1", "2", "3"]
     steps = [row.split(",")[kept[0].split(",").index("step")] for row in kept[1:]]
-    assert steps[:3] == ["0", "1", "2"]
+    assert steps[:3] == ["1", "2", "3"]
     assert len(kept) == len(curve) + 1  # and the test's figures
     again = quiet_trainer(tmp_path, max_steps=4, logger=logger(), **every)
     again.fit(make(tiny_model), data(tmp_path), ckpt_path=str(tmp_path / "x.ckpt"), weights_only=True)
     resumed = csv_rows(logger())
     place = resumed[0].split(",").index("step")
-    assert [row.split(",")[place] for row in resumed[1:]] == ["0", "1", "2", "0", "3"]  # the fit, the test, the fit
+    assert [row.split(",")[place] for row in resumed[1:]] == ["1", "2", "3", "3", "4"]  # the fit, the test, the fit
 
 
 def test_a_folder_in_which_another_run_trains_is_refused(tiny_model: str, tmp_path: Path) -> None:

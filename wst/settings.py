@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
+from types import UnionType
 from typing import Any
 
 from wst.errors import ConfigError
@@ -98,11 +99,26 @@ def check_choice(option: str, got: str, choices: tuple[str, ...]) -> None:
 
 
 def check_counts(owner: str, **options: int | None) -> None:
-    """Check that each option is at least 1, or None.
+    """Check that each option is an integer of at least 1, or None.
 
     Raises:
         ConfigError: If one is not.
     """
     for option, value in options.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise ConfigError(f"{owner}: {option} must be an integer, got {value!r:.60}")
         if value is not None and value < 1:
             raise ConfigError(f"{owner}: {option} must be at least 1, got {value}")
+
+
+def check_types(owner: str, **options: tuple[object, type | UnionType]) -> None:
+    """Check that each option, a pair of value and type, is of that type.
+
+    Raises:
+        ConfigError: If one is not.
+    """
+    for option, (value, kind) in options.items():
+        if not isinstance(value, kind):
+            name = getattr(kind, "__args__", [kind])[0].__name__
+            got = " ".join(f"{value!r:.60}".split())
+            raise ConfigError(f"{owner}: {option} must be a {name}, got {got}; give wst.{name}(...)")

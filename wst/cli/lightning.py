@@ -25,6 +25,7 @@ from wst.cli.runs import find_run
 from wst.cli.trust import CLASSES, TRUST, as_config, is_true, load_settings, report_settings, take_option, untrusted
 from wst.errors import ConfigError, WSTError
 from wst.files import write_whole
+from wst.training.folders import run_number
 from wst.training.remembered import flat, harmless, withheld
 
 _EPILOG = (
@@ -163,6 +164,8 @@ class WSTCommandLine(LightningCLI):
             if run.logger is not None:
                 logger = dict_to_namespace(run.logger)
                 config.trainer.logger = [logger, *loggers[1:]] if isinstance(loggers, list) else logger
+            elif run_number(run.checkpoint.parent.parent) is not None:
+                config.trainer.default_root_dir = str(run.checkpoint.parent.parent)
         elif not Path(name).is_file():
             raise ConfigError(f"ckpt_path {name!r}: no such file; give a checkpoint file, last or best")
         return str(config.ckpt_path)

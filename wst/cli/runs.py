@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from wst.errors import ConfigError
+from wst.training.folders import run_number
 
 
 class Run(NamedTuple):
@@ -41,7 +41,7 @@ def find_run(trainer: Mapping[str, Any], name: str) -> Run:
         logger = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": arguments}
     folder = _folder_of_checkpoints(trainer)
     if not logger:
-        return Run(_newest([folder or Path(root) / "checkpoints"], name), None)
+        return Run(_newest([folder] if folder else _numbered(Path(root), "*", name), name, f"{root}/version_*"), None)
     kind = logger["class_path"].rpartition(".")[2]
     init: dict[str, Any] = dict(logger.get("init_args") or {})
     if folder is not None:
@@ -62,14 +62,18 @@ def find_run(trainer: Mapping[str, Any], name: str) -> Run:
     experiments = [path for path in runs.glob("*") if path.is_dir()] if kind == "MLFlowLogger" else [runs]
     found = [path / "checkpoints" for experiment in experiments for path in experiment.glob(chosen)]
     if option == "version" and fixed is None:
-        # Numbered runs go by their number; others, such as a copy of a run, are none.
-        found = [path for path in found if re.fullmatch(r"version_\d+", path.parent.name)]
-        found.sort(key=lambda path: int(path.parent.name.removeprefix("version_")))
-        found = [path for path in found if (path / f"{name}.ckpt").is_file()][-1:]
+        found = _numbered(runs, chosen, name)
     checkpoint = _newest(found, name, f"{runs}{'/*' * (kind == 'MLFlowLogger')}/{chosen}/checkpoints")
     own = checkpoint.parent.parent.name
-    init[option] = int(own.removeprefix("version_")) if re.fullmatch(r"version_\d+", own) else own
+    number = run_number(checkpoint.parent.parent)
+    init[option] = own if number is None else number
     return Run(checkpoint, {**logger, "init_args": init})
+
+
+def _numbered(runs: Path, pattern: str, name: str) -> list[Path]:
+    """Return the folder of checkpoints of the last numbered run that has the one; a copy of a run has no number."""
+    found = [(number, path) for path in runs.glob(pattern) if (number := run_number(path)) is not None]
+    return [path / "checkpoints" for _, path in sorted(found) if (path / "checkpoints" / f"{name}.ckpt").is_file()][-1:]
 
 
 def _newest(folders: list[Path], name: str, searched: str | None = None) -> Path:

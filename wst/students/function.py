@@ -11,6 +11,8 @@ from wst.errors import ConfigError, ContractError
 from wst.students.base import Student
 from wst.types import Prompt, Response
 
+StudentFunction = Callable[[list[dict[str, str]]], str | Awaitable[str]]
+
 
 class FunctionStudent(Student):
     """A student that is a function, sync or async; wherever a student is expected, the function itself will do.
@@ -24,7 +26,9 @@ class FunctionStudent(Student):
         ConfigError: If it is not a function.
     """
 
-    def __init__(self, function: Callable[[list[dict[str, str]]], str | Awaitable[str]]) -> None:
+    def __init__(self, function: StudentFunction) -> None:
+        if isinstance(function, type):
+            raise ConfigError(f"student {function.__name__}: it is a class; give an instance, {function.__name__}(...)")
         if not callable(function):
             raise ConfigError(f"student: expected a wst.Student or a function of messages, got {function!r:.60}")
         self.function = function
@@ -51,3 +55,12 @@ class FunctionStudent(Student):
     def identity(self) -> Any:  # noqa: ANN401 - what JSON knows
         """Return the function's name."""
         return f"{self.function.__module__}.{getattr(self.function, '__qualname__', type(self.function).__qualname__)}"
+
+
+def as_student(student: Student | StudentFunction) -> Student:
+    """Return the student itself, or a function as a `FunctionStudent`.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    return student if isinstance(student, Student) else FunctionStudent(student)

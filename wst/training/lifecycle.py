@@ -12,6 +12,8 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.utilities import rank_zero_warn
 
 from wst.distributed import check_strategy, collective_errors
@@ -30,6 +32,31 @@ from wst.types import Query
 def _of_environment(name: str) -> Any:  # noqa: ANN401 - a property
     """Return a property that stands for an attribute of the environment, so that an assignment takes effect."""
     return property(attrgetter(f"environment.{name}"), lambda module, value: setattr(module.environment, name, value))
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Refuse what Lightning can only do where it optimizes by itself, with the names of our own settings.
+
+    Raises:
+        ConfigError: If the trainer clips or accumulates gradients, or looks for a learning rate.
+    """
+    if trainer.state.fn != "fit":
+        return
+    if trainer.gradient_clip_val:
+        raise ConfigError(
+            f"trainer: gradient_clip_val={trainer.gradient_clip_val} has no effect here; leave it out, and set "
+            f"gradient_clip={trainer.gradient_clip_val} of the model (wst.WeakToStrong)"
+        )
+    if trainer.accumulate_grad_batches != 1:
+        raise ConfigError(
+            f"trainer: accumulate_grad_batches={trainer.accumulate_grad_batches} has no effect here; leave it out, and "
+            "set batch_size of the data for more queries a step, and micro_batch_size of the model for less memory"
+        )
+    if any(isinstance(callback, LearningRateFinder) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        raise ConfigError(
+            "trainer: the learning rate finder goes by the loss, which is no measure of progress in policy gradients; "
+            "leave it out, set lr of the optimizer (1e-4 is usual), and compare val/reward of short runs"
+        )
 
 
 class TrainingLifecycle(TrainedWeightsOnly):
@@ -100,6 +127,20 @@ class TrainingLifecycle(TrainedWeightsOnly):
             raise ConfigError("warm_start: it needs the training queries of a data module; give one")
         self.seed_everything("warm start")
         warm_start(self, queries)
+
+    def on_train_batch_start(self, batch: Any, *_: Any) -> None:  # noqa: ANN401 - as Lightning has it
+        """Check that the data are queries.
+
+        Raises:
+            ConfigError: If a batch is no list of them.
+        """
+        if not isinstance(batch, list) or not all(isinstance(query, Query) for query in batch):
+            raise ConfigError(
+                f"data: a batch must be a list of wst.Query, got {batch!r:.80}; give the trainer a wst.QueryDataModule "
+                "(QueryDataModule.from_records takes lists, frames and datasets)"
+            )
+
+    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
 
     def on_validation_start(self) -> None:
         """Calibrate the reward, if it needs it and no fit has done so."""
