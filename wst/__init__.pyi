@@ -17,6 +17,8 @@ from wst.evaluation import compare as compare
 from wst.inference import Instructor as Instructor
 from wst.inference import TeacherServer as TeacherServer
 from wst.module import WeakToStrong as WeakToStrong
+from wst.notebook import Fitted as Fitted
+from wst.notebook import fit as fit
 from wst.preference import PreferenceModel as PreferenceModel
 from wst.prompts import StudentPrompt as StudentPrompt
 from wst.prompts import TeacherPrompt as TeacherPrompt

@@ -30,8 +30,8 @@ class InstructionSamples(Callback):
     """Shows a few instructions with the answers under them.
 
     In training, every few steps, some sampled instructions are written to ``instructions.jsonl`` in the log folder. At
-    validation, the greedy instructions for the first queries go there too, to the loggers (as a table with W&B and MLflow,
-    as text with TensorBoard and Comet), and to the terminal.
+    validation, the greedy instructions for the first queries go there too, to the loggers (a table with W&B and MLflow,
+    text with TensorBoard and Comet), and to the terminal.
 
     Args:
         every_n_steps: Steps between two samples in training; 0 for none.

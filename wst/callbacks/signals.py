@@ -91,7 +91,7 @@ class DeadSignals(Callback):
             yield (
                 "equal",
                 f"{what}, {self.patience} steps in a row: there is nothing to learn from; see whether the reward "
-                "reads the answers (`wst check`), or take other queries, more samples_per_query or a higher temperature",
+                "reads the answers (`wst check`), or take other queries, more samples_per_query, a higher temperature",
             )
         if self._lasts("same", len(texts) == 1 and len(record.rollouts) > 1):
             yield (

@@ -75,7 +75,7 @@ class Judge(Reward):
     ``position_bias``, 1.0 if the two orders disagree. Both are NaN if there was no such answer.
 
     Args:
-        judge: Any student, or function, preferably with temperature 0. Its context must fit the rubric and the responses.
+        judge: Any student or function, preferably with temperature 0. Its context must fit rubric and responses.
         mode: "score" or "pairwise".
         rubric: Template of the judge's prompt; None for a general one. Required placeholders: ``{response}``, or in
             pairwise mode ``{response_a}`` and ``{response_b}``. Optional: ``{query}``; ``{history}`` (earlier turns,

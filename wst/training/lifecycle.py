@@ -8,24 +8,28 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from operator import attrgetter
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.cli import instantiate_module
 from lightning.pytorch.utilities import rank_zero_warn
 
 from wst.distributed import check_strategy, collective_errors
 from wst.environment import Environment
 from wst.errors import ConfigError, ModelError, WSTError
+from wst.modeling.loading import resolve_device
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward
 from wst.students.base import Student
 from wst.teacher import Teacher
-from wst.training.checkpoint import TrainedWeightsOnly
+from wst.training.checkpoint import AtomicCheckpointIO, TrainedWeightsOnly
 from wst.training.lightning_internals import is_fitting
 from wst.training.record import StepRecord
+from wst.training.remembered import flat, harmless, listed, nested, settings_in
 from wst.types import Query
 
 
@@ -90,6 +94,58 @@ class TrainingLifecycle(TrainedWeightsOnly):
             super().__setattr__(name, value)
 
     # ------------------------------------------------------------------- set-up
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: torch.device | str | None = None,
+        *,
+        trust_checkpoint: bool = False,
+        **settings: Any,  # noqa: ANN401 - those of the constructor
+    ) -> Self:
+        """Build a module, and load a checkpoint's weights and state into it.
+
+        A checkpoint may come from a stranger, so no code in it is run, and the classes, models and addresses that it
+        names are not used: ``teacher``, ``student`` and ``reward`` are yours to give. Of the other settings, the number
+        of samples and the student's prompt are taken from it, unless they are given.
+
+        Args:
+            checkpoint_path: A file that a fit has written.
+            map_location: Device of the teacher; None: the GPU if there is one.
+            trust_checkpoint: Whether to build whatever it names and is not given.
+            settings: Arguments of the constructor.
+
+        Raises:
+            ConfigError: If the file is not there, or an argument is missing.
+            ModelError: If it holds something else than a fit writes, or is of another teacher.
+        """
+        if not Path(checkpoint_path).is_file():
+            raise ConfigError(f"checkpoint {str(checkpoint_path)!r}: no such file; give one that a fit has written")
+        checkpoint = AtomicCheckpointIO().load_checkpoint(checkpoint_path, map_location="cpu")
+        if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("state_dict"), Mapping):
+            raise ModelError(
+                f"checkpoint {str(checkpoint_path)!r}: it holds no weights; give one that a fit has written"
+            )
+        saved = settings_in(checkpoint)
+        if trust_checkpoint and saved:
+            named = {name: value for name, value in checkpoint["hyper_parameters"].items() if name != "_instantiator"}
+            module = cast(Self, instantiate_module(cls, named | settings))
+        else:
+            if missing := [name for name in ("teacher", "student", "reward") if name not in settings]:
+                raise ConfigError(
+                    f"checkpoint: {' and '.join(missing)} must be given: what it names is not used unless you say "
+                    f"trust_checkpoint=True: {listed(saved) or 'nothing, since it was made from Python'}"
+                )
+            taken = nested(harmless(saved or flat(checkpoint.get("hyper_parameters") or {})))
+            taken.pop("teacher", None)
+            if isinstance(taken.get("student_prompt"), dict):
+                taken["student_prompt"] = StudentPrompt(**taken["student_prompt"])
+            module = cls(**taken | settings)
+        module.teacher.load(resolve_device("auto") if map_location is None else torch.device(map_location))
+        module.on_load_checkpoint(dict(checkpoint))
+        module.load_state_dict(checkpoint["state_dict"])
+        return module
 
     def setup(self, stage: str) -> None:
         """Check that all models are available, before any of them is loaded.
