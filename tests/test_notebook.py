@@ -115,7 +115,7 @@ def test_everything_can_be_said_otherwise(tiny_model: str, tmp_path: Path) -> No
         ({"prompt": 3, "teacher": None}, "prompt must be a TeacherPrompt, got 3"),
         ({"teacher": 3}, "teacher must be a Teacher, got 3"),
         ({"steps": "20"}, "steps must be an integer"),
-        ({"trainer": 3}, "trainer must be a Mapping"),
+        ({"trainer": 3}, "trainer must be a dict, got 3; give a dict"),
         ({"queries": wst.QueryDataModule.from_records([]), "batch_size": 4}, "batch_size belong to the data module"),
         ({"queries": ["One?", "Two?"]}, "val_share 0.2 of 2 rows is none"),
         ({"student": 3}, "student: expected"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,8 +63,8 @@ def fit(
     batch_size: int | None = None,
     seed: int = 0,
     folder: str = "runs",
-    data: Mapping[str, Any] | None = None,
-    trainer: Mapping[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
+    trainer: dict[str, Any] | None = None,
     **settings: Any,  # noqa: ANN401 - those of WeakToStrong
 ) -> Fitted:
     """Train a teacher, and test it against no instruction and the untrained teacher.
@@ -97,18 +96,19 @@ def fit(
         DataError: If a record cannot be read as a query.
     """
     check_counts("fit", steps=steps, batch_size=batch_size)
-    check_types("fit", trainer=(trainer or {}, Mapping), data=(data or {}, Mapping))
+    check_types("fit", trainer=(trainer, dict | None), data=(data, dict | None))
     seed_everything(seed, verbose=False)
     prepare()
+    usual: dict[str, Any] = {"leak_penalty": 1.0, "optimizer": lambda params: torch.optim.AdamW(params, lr=4e-4)}
     module = WeakToStrong(
         _teacher(teacher, prompt),
         LocalStudent(student) if isinstance(student, str) else student,  # type: ignore[arg-type] - functions too
         reward,  # type: ignore[arg-type]
         student_prompt=student_prompt or StudentPrompt("before"),
-        **{"leak_penalty": 1.0, "optimizer": lambda params: torch.optim.AdamW(params, lr=4e-4)} | settings,
+        **usual | settings,
     )
     given = {name: value for name, value in {"val": val, "test": test, "fields": fields}.items() if value is not None}
-    datamodule = _data(queries, given | ({"batch_size": batch_size} if batch_size else {}) | dict(data or {}))
+    datamodule = _data(queries, given | ({"batch_size": batch_size} if batch_size else {}) | (data or {}))
     curve = _Curve()
     best = ModelCheckpoint(
         monitor="val/reward",
@@ -128,7 +128,7 @@ def fit(
         "log_every_n_steps": 1,
         "logger": TensorBoardLogger(folder, name="fit", default_hp_metric=False),
         "plugins": [AtomicCheckpointIO()],
-    } | dict(trainer or {})
+    } | (trainer or {})
     options["callbacks"] = [
         ModelCheckpoint(every_n_train_steps=1, save_top_k=0, save_last=True),
         *([best] if validates else []),

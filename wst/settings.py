@@ -119,6 +119,7 @@ def check_types(owner: str, **options: tuple[object, type | UnionType]) -> None:
     """
     for option, (value, kind) in options.items():
         if not isinstance(value, kind):
-            name = getattr(kind, "__args__", [kind])[0].__name__
+            first = getattr(kind, "__args__", [kind])[0]
+            remedy = f"wst.{first.__name__}(...)" if first.__module__.startswith("wst.") else f"a {first.__name__}"
             got = " ".join(f"{value!r:.60}".split())
-            raise ConfigError(f"{owner}: {option} must be a {name}, got {got}; give wst.{name}(...)")
+            raise ConfigError(f"{owner}: {option} must be a {first.__name__}, got {got}; give {remedy}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lightning import Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
@@ -59,10 +60,12 @@ def number_run(trainer: Trainer) -> None:
 
     A root that is called so already is left: it is the run's that goes on, or that is tested.
     """
-    from wst.training.lightning_internals import set_root  # heavy
+    from wst.training.lightning_internals import cluster_environment, set_root  # heavy
 
     root = Path(trainer.default_root_dir)
     if trainer.state.fn != "fit" or trainer.loggers or cast(Any, trainer).fast_dev_run or run_number(root) is not None:
+        return
+    if isinstance(cluster_environment(trainer), SLURMEnvironment):  # a requeued job looks in the root
         return
     taken = [number for path in root.glob("version_*") if (number := run_number(path)) is not None]
     set_root(trainer, root / f"version_{max(taken, default=-1) + 1}")
