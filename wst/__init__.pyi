@@ -1,5 +1,6 @@
 # The public names, each once: type checkers read this file, and so does __init__.py, which imports on demand.
 from wst.callbacks import CallAccounts as CallAccounts
+from wst.callbacks import DeadSignals as DeadSignals
 from wst.callbacks import EarlyStop as EarlyStop
 from wst.callbacks import InstructionSamples as InstructionSamples
 from wst.callbacks import PreferenceExport as PreferenceExport

@@ -34,13 +34,11 @@ class StepAxis(Callback):
         cast(Any, self).log_dict(figures, batch_size=1, on_step=True, on_epoch=False)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the number of the step before the validation."""
-        if trainer.state.fn == "fit":
-            cast(Any, self).log("step", float(trainer.global_step), batch_size=1)
+        """Log the number of the step before the validation, or of the step that is tested."""
+        number = trainer.global_step if trainer.state.fn == "fit" else cast(Any, pl_module).trained_steps
+        cast(Any, self).log("step", float(number), batch_size=1)
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the number of the step that is tested."""
-        cast(Any, self).log("step", float(cast(Any, pl_module).trained_steps), batch_size=1)
+    on_test_epoch_end = on_validation_epoch_end
 
 
 def number_of(trainer: Trainer, outputs: Any) -> int:  # noqa: ANN401 - what the training step returned
