@@ -75,10 +75,10 @@ GOOD, EMPTY, CUT = Response("fine"), Response(" "), Response("It is", truncated=
     ],
 )
 def test_a_dead_step_is_reported_once(capsys: pytest.CaptureFixture[str], case: dict[str, Any], words: str) -> None:
-    callback = DeadSignals()
+    callback = DeadSignals(patience=100)
     assert re.fullmatch(words and f"wst: step 0: .*{words}.*", step(callback, capsys, **case))
     assert not step(callback, capsys, **case)
-    resumed = DeadSignals()
+    resumed = DeadSignals(patience=100)
     resumed.load_state_dict(callback.state_dict())
     assert not step(resumed, capsys, **case)
 
