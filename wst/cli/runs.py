@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from wst.errors import ConfigError
 from wst.training.folders import run_number
 
@@ -59,7 +61,9 @@ def find_run(trainer: Mapping[str, Any], name: str) -> Run:
         raise ConfigError(f"ckpt_path {name}: the runs of a {kind} cannot be told apart; give the checkpoint's file")
     fixed = init.get(option)
     chosen = f"version_{fixed}" if isinstance(fixed, int) else str(fixed or "*")
-    experiments = [path for path in runs.glob("*") if path.is_dir()] if kind == "MLFlowLogger" else [runs]
+    experiments = [runs]
+    if kind == "MLFlowLogger":
+        experiments = [path for path in runs.glob("*") if _is_experiment(path, init.get("experiment_name"))]
     found = [path / "checkpoints" for experiment in experiments for path in experiment.glob(chosen)]
     if option == "version" and fixed is None:
         found = _numbered(runs, chosen, name)
@@ -68,6 +72,14 @@ def find_run(trainer: Mapping[str, Any], name: str) -> Run:
     number = run_number(checkpoint.parent.parent)
     init[option] = own if number is None else number
     return Run(checkpoint, {**logger, "init_args": init})
+
+
+def _is_experiment(folder: Path, name: str | None) -> bool:
+    """Return whether a folder may hold the runs of MLflow's experiment; where a database has its name, any may."""
+    meta = folder / "meta.yaml"
+    if not meta.is_file():
+        return folder.is_dir()
+    return bool(yaml.safe_load(meta.read_text(encoding="utf-8")).get("name") == (name or "lightning_logs"))
 
 
 def _numbered(runs: Path, pattern: str, name: str) -> list[Path]:
