@@ -75,10 +75,10 @@ def find_run(trainer: Mapping[str, Any], name: str) -> Run:
 
 
 def _is_experiment(folder: Path, name: str | None) -> bool:
-    """Return whether a folder may hold the runs of MLflow's experiment; where a database has its name, any may."""
+    """Return whether a folder, called by a number, may be that of MLflow's experiment; a database keeps its name."""
     meta = folder / "meta.yaml"
     if not meta.is_file():
-        return folder.is_dir()
+        return folder.name.isdecimal()
     return bool(yaml.safe_load(meta.read_text(encoding="utf-8")).get("name") == (name or "lightning_logs"))
 
 
