@@ -48,7 +48,8 @@ def fitted_here(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> An
 
 
 def test_it_trains_validates_tests_and_exports(fitted_here: wst.Fitted) -> None:
-    assert fitted_here.module.trained_steps == 4 or fitted_here.curve["val"]
+    best, _ = max(fitted_here.curve["val"], key=lambda point: point[1])  # the first of several
+    assert fitted_here.module.trained_steps == best
     assert [step for step, _ in fitted_here.curve["train"]] == [1, 2, 3, 4]
     assert [step for step, _ in fitted_here.curve["val"]] == [1, 2, 3, 4]
     assert len(fitted_here.data.queries("train")) == 12

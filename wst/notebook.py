@@ -12,7 +12,7 @@ from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from wst.callbacks import InstructionSamples, TeacherExport
+from wst.callbacks import InstructionSamples, TeacherExport, TestReport
 from wst.cli.quiet import prepare
 from wst.data import FieldMap, QueryDataModule
 from wst.errors import ConfigError
@@ -109,7 +109,7 @@ def fit(
     )
     given = {name: value for name, value in {"val": val, "test": test, "fields": fields}.items() if value is not None}
     datamodule = _data(queries, given | ({"batch_size": batch_size} if batch_size else {}) | (data or {}))
-    curve = _Curve()
+    curve, report = _Curve(), TestReport()
     best = ModelCheckpoint(
         monitor="val/reward",
         mode="max",
@@ -132,16 +132,14 @@ def fit(
     options["callbacks"] = [
         ModelCheckpoint(every_n_train_steps=1, save_top_k=0, save_last=True),
         *([best] if validates else []),
-        *(InstructionSamples(terminal=False), TeacherExport(), curve),
+        *(InstructionSamples(terminal=False), TeacherExport(), report, curve),
         *options.get("callbacks", []),
     ]
     conductor = Trainer(**options)
     conductor.fit(module, datamodule)
-    comparison = None
     if datamodule.queries("test") and module.trained_steps:
         conductor.test(module, datamodule, ckpt_path=best.best_model_path or None, verbose=False, weights_only=True)
-        comparison = Comparison(module.results(), module.test_rows, log_folder(conductor))
-    return Fitted(log_folder(conductor), module, conductor, datamodule, curve.points, comparison)
+    return Fitted(log_folder(conductor), module, conductor, datamodule, curve.points, report.comparison)
 
 
 @dataclass(frozen=True)
