@@ -129,9 +129,10 @@ def fit(
         "logger": TensorBoardLogger(folder, name="fit", default_hp_metric=False),
         "plugins": [AtomicCheckpointIO()],
     } | (trainer or {})
+    last = ModelCheckpoint(every_n_train_steps=1, save_top_k=0, save_last=True)
+    savers = [] if options.get("enable_checkpointing") is False else [last, *([best] if validates else [])]
     options["callbacks"] = [
-        ModelCheckpoint(every_n_train_steps=1, save_top_k=0, save_last=True),
-        *([best] if validates else []),
+        *savers,
         *(InstructionSamples(terminal=False), TeacherExport(), report, curve),
         *options.get("callbacks", []),
     ]
