@@ -118,7 +118,7 @@ def test_everything_can_be_said_otherwise(tiny_model: str, tmp_path: Path) -> No
         ({"steps": "20"}, "steps must be an integer"),
         ({"trainer": 3}, "trainer must be a dict, got 3; give a dict"),
         ({"queries": wst.QueryDataModule.from_records([]), "batch_size": 4}, "batch_size belong to the data module"),
-        ({"queries": ["One?", "Two?"]}, "val_share 0.2 of 2 rows is none"),
+        ({"queries": ["One?", "Two?"]}, "test_share 0.2 of 2 rows is none"),
         ({"student": 3}, "student: expected"),
     ],
 )
