@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from wst.errors import ConfigError, ContractError
@@ -39,7 +40,12 @@ class FunctionStudent(Student):
         async def all_answers() -> list[Response]:
             return list(await asyncio.gather(*map(self._answer, prompts)))
 
-        return asyncio.run(all_answers())
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(all_answers())
+        with ThreadPoolExecutor(1) as thread:  # a notebook's cells run in a loop, and a thread has one at a time
+            return thread.submit(asyncio.run, all_answers()).result()
 
     async def _answer(self, prompt: Prompt) -> Response:
         try:
