@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 from wst.errors import ConfigError
 from wst.rewards.base import Reward, function_identity
+from wst.students.function import run_coroutine
 from wst.types import Query, Rollout
 
 
@@ -77,7 +77,7 @@ class TRLReward(Reward):
             pass
         values = self.function(**columns)
         if inspect.isawaitable(values):
-            values = asyncio.run(_awaited(values))
+            values = run_coroutine(_awaited(values))
         return [math.nan if value is None else value for value in values]
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from wst.errors import ConfigError, ContractError
 from wst.students.base import Student
 from wst.types import Prompt, Response
 
+_T = TypeVar("_T")
 StudentFunction = Callable[[list[dict[str, str]]], str | Awaitable[str]]
 
 
@@ -40,12 +41,7 @@ class FunctionStudent(Student):
         async def all_answers() -> list[Response]:
             return list(await asyncio.gather(*map(self._answer, prompts)))
 
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(all_answers())
-        with ThreadPoolExecutor(1) as thread:  # a notebook's cells run in a loop, and a thread has one at a time
-            return thread.submit(asyncio.run, all_answers()).result()
+        return run_coroutine(all_answers())
 
     async def _answer(self, prompt: Prompt) -> Response:
         try:
@@ -61,6 +57,16 @@ class FunctionStudent(Student):
     def identity(self) -> Any:  # noqa: ANN401 - what JSON knows
         """Return the function's name."""
         return f"{self.function.__module__}.{getattr(self.function, '__qualname__', type(self.function).__qualname__)}"
+
+
+def run_coroutine(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Return what a coroutine returns, also where an event loop runs already, as it does under a notebook's cells."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1) as thread:  # a thread has one loop at a time
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 def as_student(student: Student | StudentFunction) -> Student:
