@@ -64,6 +64,8 @@ def test_without_a_logger_the_run_is_in_the_trainers_folder(tmp_path: Path) -> N
         put(tmp_path / run / "checkpoints", name="best")
     found = find_run({"logger": False, "default_root_dir": str(tmp_path)}, "best")
     assert found == (tmp_path / "version_2" / "checkpoints" / "best.ckpt", None)
+    found = find_run({"logger": False, "default_root_dir": str(tmp_path / "version_1")}, "best")
+    assert found == (tmp_path / "version_1" / "checkpoints" / "best.ckpt", None)
 
 
 @pytest.mark.parametrize("logger", [None, True])
