@@ -92,7 +92,7 @@ def test_two_seeds_with_each_logger(tiny_model: str, tmp_path: Path, name: str) 
         of_test = [row[header.index("test/trained")] != "" for row in rows]
         assert [row[header.index("step")] for row in rows] == ["1", "2", "2", "2"]
         assert of_test == [False, False, False, True]
-        assert all(float(row[header.index("vitals/lr")]) == 0.01 for row in rows[:2])
+        assert [float(row[header.index("vitals/lr")]) for row in rows[:2]] == pytest.approx([0.01] * 2)
     if name == "mlflow":
         table = json.loads(next(tmp_path.rglob(f"{second.name}/artifacts/instructions.json")).read_text())
         assert table["columns"] == ["step", "query", "instruction", "response"]
