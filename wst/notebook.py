@@ -102,7 +102,7 @@ def fit(
     usual: dict[str, Any] = {"leak_penalty": 1.0, "optimizer": lambda params: torch.optim.AdamW(params, lr=4e-4)}
     module = WeakToStrong(
         _teacher(teacher, prompt),
-        LocalStudent(student) if isinstance(student, str) else student,  # type: ignore[arg-type] - functions too
+        LocalStudent(student) if isinstance(student, str) else student,  # type: ignore[arg-type]  # functions too
         reward,  # type: ignore[arg-type]
         student_prompt=student_prompt or StudentPrompt("before"),
         **usual | settings,

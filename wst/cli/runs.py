@@ -43,8 +43,8 @@ def find_run(trainer: Mapping[str, Any], name: str) -> Run:
         logger = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": arguments}
     folder = _folder_of_checkpoints(trainer)
     if not logger:
-        own = folder or (Path(root) / "checkpoints" if run_number(Path(root)) is not None else None)
-        return Run(_newest([own] if own else _numbered(Path(root), "*", name), name, f"{root}/version_*"), None)
+        given = folder or (Path(root) / "checkpoints" if run_number(Path(root)) is not None else None)
+        return Run(_newest([given] if given else _numbered(Path(root), "*", name), name, f"{root}/version_*"), None)
     kind = logger["class_path"].rpartition(".")[2]
     init: dict[str, Any] = dict(logger.get("init_args") or {})
     if folder is not None:

@@ -130,7 +130,7 @@ class TrainingLifecycle(TrainedWeightsOnly):
         saved = settings_in(checkpoint)
         if trust_checkpoint and saved:
             named = {name: value for name, value in checkpoint["hyper_parameters"].items() if name != "_instantiator"}
-            module = cast(Self, instantiate_module(cls, named | settings))
+            module = instantiate_module(cls, named | settings)
         else:
             if missing := [name for name in ("teacher", "student", "reward") if name not in settings]:
                 raise ConfigError(
@@ -184,7 +184,7 @@ class TrainingLifecycle(TrainedWeightsOnly):
         self.seed_everything("warm start")
         warm_start(self, queries)
 
-    def on_train_batch_start(self, batch: Any, *_: Any) -> None:  # noqa: ANN401 - as Lightning has it
+    def on_train_batch_start(self, batch: Any, *_: Any, **__: Any) -> None:  # noqa: ANN401 - as Lightning has it
         """Check that the data are queries.
 
         Raises:

@@ -175,7 +175,7 @@ def _file_writer(logger: TensorBoardLogger) -> Any:  # noqa: ANN401 - tensorboar
 
 def set_root(trainer: Trainer, folder: Path) -> None:
     """Set the trainer's root folder, which only its constructor offers."""
-    trainer._default_root_dir = str(folder)
+    cast(Any, trainer)._default_root_dir = str(folder)
 
 
 def name_epochs(trainer: Trainer) -> None:
