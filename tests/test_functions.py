@@ -8,7 +8,7 @@ import pytest
 from runs import write_config, wst
 from test_module import data, fit, make
 
-from wst import FunctionReward, FunctionStudent, Query, Rollout
+from wst import FunctionReward, FunctionStudent, Judge, Query, QueryDataModule, Response, Rollout, compare
 from wst.environment import Environment
 from wst.errors import ConfigError, ContractError
 
@@ -37,6 +37,22 @@ def test_functions_are_student_and_reward(student: object) -> None:
     assert rollouts[1].response.error == "TimeoutError: no answer"
     assert environment.score(rollouts).total[0] == 9.0
     assert environment.unaided_rewards(queries).isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("student", [echo, slow_echo])
+def test_functions_answer_inside_the_running_loop_of_a_notebook(student: object) -> None:
+    async def cell() -> list[Rollout]:
+        return Environment(student, length).respond([Query("a", "one")], [None])  # type: ignore[arg-type]
+
+    assert asyncio.run(cell())[0].response.text == "user: one"
+
+
+def test_functions_serve_as_students_of_a_comparison_and_as_a_judge(tmp_path: Path) -> None:
+    data = QueryDataModule.from_records(None, test=[{"text": "one", "label": "x"}, {"text": "three", "label": "y"}])
+    found = compare(data, {"s": echo}, length, fixed=[], output=str(tmp_path / "out"), resamples=1000, device="cpu")  # type: ignore[dict-item]
+    assert [row["reward"] for row in found.rows] == [9.0, 11.0]
+    judge = Judge(lambda messages: "Verdict: 10")  # type: ignore[arg-type]
+    assert judge.score([Rollout(Query("a", "one"), None, Response("1"))]) == [1.0]
 
 
 def test_a_run_with_functions(tiny_model: str, tmp_path: Path) -> None:

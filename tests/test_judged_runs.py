@@ -159,11 +159,11 @@ def test_what_a_judge_costs_is_told_apart_from_the_student(tiny_model: str, tmp_
         asked = len(server.requests) - fitted - tested
 
     figures = scalars(tmp_path)
-    assert len(figures["judge/calls"]) == len(figures["student/calls"]) == 3
-    assert sum(figures["judge/calls"]) + sum(figures["val/judge/calls"]) == fitted
-    assert sum(figures["student/calls"]) + sum(figures["val/student/calls"]) == answered
-    assert min(figures["judge/cost"]) > 0
-    assert min(figures["judge/seconds_p50"]) > 0
+    assert len(figures["vitals/judge/calls"]) == len(figures["vitals/student/calls"]) == 3
+    assert sum(figures["vitals/judge/calls"]) + sum(figures["vitals/val/judge/calls"]) == fitted
+    assert sum(figures["vitals/student/calls"]) + sum(figures["vitals/val/student/calls"]) == answered
+    assert min(figures["vitals/judge/cost"]) > 0
+    assert min(figures["vitals/judge/seconds_p50"]) > 0
     assert figures["train/reward/unparsed"] == [0.0] * 3
 
     results = json.loads((tmp_path / RUN / "results.json").read_text())
@@ -217,7 +217,7 @@ def test_judges_in_a_sum_have_a_name_and_a_budget_each(tiny_model: str, tmp_path
         names = {f"{name}/judge {label(server)}" for name in judges}
     spent = ledger(tmp_path)
     assert set(spent) == names
-    assert {f"{name}/judge/calls" for name in judges} <= set(trainer.callback_metrics)
+    assert {f"vitals/{name}/judge/calls" for name in judges} <= set(trainer.callback_metrics)
     assert sum(calls for calls, _ in spent.values()) == len(server.requests)
 
 

@@ -202,12 +202,12 @@ def test_figures_of_a_step(tiny_model: str) -> None:
     figures = step_figures(record)
     assert figures["train/reward"] == pytest.approx(float(record.rewards.mean()))
     assert figures["train/reward/low"] * 1.5 == pytest.approx(figures["train/reward"], rel=1e-5)
-    assert figures["train/instruction_tokens"] <= 8
-    assert {"train/gain", "train/kl", "train/entropy", "train/no_variance", "train/instruction_cut"} <= set(figures)
-    assert all(figures[f"seconds/{phase}"] > 0 for phase in ("sample", "respond", "score", "update"))
-    assert all(figures[f"tokens_per_second/{phase}"] > 0 for phase in ("sample", "respond", "update"))
+    assert figures["vitals/instruction_tokens"] <= 8
+    assert {"train/gain", "vitals/kl", "vitals/entropy", "vitals/no_variance", "vitals/instruction_cut"} <= set(figures)
+    assert all(figures[f"vitals/seconds/{phase}"] > 0 for phase in ("sample", "respond", "score", "update"))
+    assert all(figures[f"vitals/tokens_per_second/{phase}"] > 0 for phase in ("sample", "respond", "update"))
     record.rewards = torch.tensor([[1.0, 1.0], [0.0, 1.0], [math.nan, math.nan], [math.nan, 1.0]])
-    assert step_figures(record)["train/no_variance"] == 0.75
+    assert step_figures(record)["vitals/no_variance"] == 0.75
     assert step_figures(record)["train/unscored"] == 0.375
 
 

@@ -104,7 +104,7 @@ def test_two_and_four_processes_train_the_adapter_that_one_trains(
         assert adapters[processes].keys() == adapters[1].keys()
         for name, value in adapters[processes].items():
             torch.testing.assert_close(value, adapters[1][name], rtol=1e-5, atol=1e-5)
-        told = [name for name in logged[1] if not name.startswith(("seconds", "tokens_per_second"))]
+        told = [name for name in logged[1] if not name.startswith(("vitals/seconds", "vitals/tokens_per_second"))]
         assert set(logged[processes]) >= set(told)
         for name in told:
             steps, values = zip(*logged[processes][name], strict=True)
@@ -220,10 +220,10 @@ def test_two_processes_share_an_endpoint_with_its_cache_its_budget_and_its_accou
         asked = [json.dumps(request.body["messages"]) for request in server.requests]
     assert len(set(asked)) == len(asked)  # nothing is paid for twice, whoever asks
     figures = scalars(tmp_path)
-    steps, calls = zip(*figures["student/calls"], strict=True)
-    assert steps == tuple(range(10))
+    steps, calls = zip(*figures["vitals/student/calls"], strict=True)
+    assert steps == tuple(range(1, 11))
     # What was asked for the step that the budget broke off was logged with no step.
-    validated = sum(value for _, value in figures["val/student/calls"])
+    validated = sum(value for _, value in figures["vitals/val/student/calls"])
     assert 0 <= len(asked) - sum(calls) - validated <= 12
 
 

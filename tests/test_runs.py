@@ -54,12 +54,18 @@ def test_runs_of_mlflow_go_on_under_their_id(tmp_path: Path) -> None:
         assert found.checkpoint == tmp_path / "2" / "xyz" / "checkpoints" / "last.ckpt"
         assert found.logger is not None
         assert found.logger["init_args"]["run_id"] == "xyz"
+    (tmp_path / "2" / "meta.yaml").write_text("name: of another experiment\n")
+    found = find_run(trainer("MLFlowLogger", save_dir=str(tmp_path), experiment_name="mine"), "last")
+    assert found.checkpoint == tmp_path / "1" / "abc" / "checkpoints" / "last.ckpt"
 
 
 def test_without_a_logger_the_run_is_in_the_trainers_folder(tmp_path: Path) -> None:
-    put(tmp_path / "checkpoints", name="best")
+    for run in ("version_0", "version_2", "version_1", "mine"):
+        put(tmp_path / run / "checkpoints", name="best")
     found = find_run({"logger": False, "default_root_dir": str(tmp_path)}, "best")
-    assert found == (tmp_path / "checkpoints" / "best.ckpt", None)
+    assert found == (tmp_path / "version_2" / "checkpoints" / "best.ckpt", None)
+    found = find_run({"logger": False, "default_root_dir": str(tmp_path / "version_1")}, "best")
+    assert found == (tmp_path / "version_1" / "checkpoints" / "best.ckpt", None)
 
 
 @pytest.mark.parametrize("logger", [None, True])

@@ -1,6 +1,7 @@
 """What a run shows and writes down of its instructions, and that showing never harms it."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +36,22 @@ def test_texts_are_shown_harmless_and_short(capsys: pytest.CaptureFixture[str], 
     assert not set(shown) & {"\x1b", "\x07", "\u202e", "\ud83d"}
     assert len(shown) < 50_000
     assert "…" in shown
+
+
+@pytest.mark.parametrize("draw", [lambda rows: panel(rows, "step 1"), markdown])
+def test_a_failed_answer_shows_why(capsys: pytest.CaptureFixture[str], draw: Any) -> None:
+    show(draw([Rollout(Query("a", "x"), Instruction("y"), Response("", error=f"timeout {HOSTILE}"))]))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "[failed: timeout" in shown
+    assert "\x1b" not in shown
+
+
+def test_the_size_of_the_model_is_one_line(tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(make(tiny_model), data(tmp_path), tmp_path, 1, enable_model_summary=True, enable_progress_bar=True)
+    shown = capsys.readouterr().out
+    assert re.search(r"^[\d,]+ parameters, [\d,]+ of them trained; about \d+ MB$", shown, re.MULTILINE)
+    assert "FLOPs" not in shown
+    assert "/-" not in shown  # of "Epoch 0/-2"
 
 
 @pytest.mark.parametrize("stage", ["training", "validating", "testing"])
@@ -92,15 +109,28 @@ def test_a_step_without_an_update_has_the_number_of_the_step_that_is_tried_again
     assert found == [(1, True)] * 4 + [(1, False)] * 4 + [(2, False)] * 4
 
 
-def test_text_and_scalars_of_a_validation_have_the_same_step(tiny_model: str, tmp_path: Path) -> None:
-    logger = TensorBoardLogger(tmp_path, "tb", version=0)
+def test_a_step_has_one_number_everywhere(tiny_model: str, tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, "tb", version=0, default_hp_metric=False)
     module, datamodule = make(tiny_model), data(tmp_path, val=str(tmp_path / "rows.jsonl"))
     settings = {"val_check_interval": 2, "check_val_every_n_epoch": None, "num_sanity_val_steps": 0}
-    fit(module, datamodule, tmp_path, 4, callbacks=[InstructionSamples(terminal=False)], logger=logger, **settings)
+    settings |= {"log_every_n_steps": 1, "callbacks": [InstructionSamples(terminal=False)]}
+    fit(module, datamodule, tmp_path, 4, logger=logger, **settings)
     logger.experiment.flush()
     events = EventAccumulator(logger.log_dir).Reload()
-    texts = [event.step for event in events.Tensors("instructions/text_summary")]
-    assert texts == [event.step for event in events.Scalars("val/reward")] == [1, 3]
+    for name, steps in {"train/reward": [1, 2, 3, 4], "vitals/lr": [1, 2, 3, 4], "val/reward": [2, 4]}.items():
+        assert [event.step for event in events.Scalars(name)] == steps
+    assert [event.step for event in events.Tensors("instructions/text_summary")] == [2, 4]
+    written = [(row["stage"], row["step"]) for row in rows(Path(logger.log_dir))]
+    assert list(dict.fromkeys(written)) == [
+        ("train", 1),
+        ("train", 2),
+        ("val", 2),
+        ("train", 3),
+        ("train", 4),
+        ("val", 4),
+    ]
+    # TensorBoard sorts the groups by name and opens the first two.
+    assert sorted({name.partition("/")[0] for name in events.Tags()["scalars"]}) == ["train", "val", "vitals"]
 
 
 def test_a_text_that_is_logged_again_is_there_once(tiny_model: str, tmp_path: Path) -> None:
@@ -121,8 +151,8 @@ def test_a_text_that_is_logged_again_is_there_once(tiny_model: str, tmp_path: Pa
     run(3)
     for _ in range(2):  # steps 4 and 5 are made twice
         events = run(5, ckpt_path=str(tmp_path / "x.ckpt"), weights_only=True)
-        assert [event.step for event in events.Tensors("instructions/text_summary")] == [1, 3]
-        assert [event.step for event in events.Scalars("val/reward")] == [1, 3]
+        assert [event.step for event in events.Tensors("instructions/text_summary")] == [2, 4]
+        assert [event.step for event in events.Scalars("val/reward")] == [2, 4]
 
 
 def csv_rows(logger: CSVLogger) -> list[str]:
@@ -139,15 +169,15 @@ def test_a_csv_curve_survives_a_test_and_a_resume(tiny_model: str, tmp_path: Pat
     curve = csv_rows(logger())
     quiet_trainer(tmp_path, logger=logger()).test(module, data(tmp_path), verbose=False)
     kept = csv_rows(logger())
-    assert [row.split(",")[curve[0].split(",").index("step")] for row in curve[1:]] == ["0", "1", "2"]
+    assert [row.split(",")[curve[0].split(",").index("step")] for row in curve[1:]] == ["1", "2", "3"]
     steps = [row.split(",")[kept[0].split(",").index("step")] for row in kept[1:]]
-    assert steps[:3] == ["0", "1", "2"]
+    assert steps[:3] == ["1", "2", "3"]
     assert len(kept) == len(curve) + 1  # and the test's figures
     again = quiet_trainer(tmp_path, max_steps=4, logger=logger(), **every)
     again.fit(make(tiny_model), data(tmp_path), ckpt_path=str(tmp_path / "x.ckpt"), weights_only=True)
     resumed = csv_rows(logger())
     place = resumed[0].split(",").index("step")
-    assert [row.split(",")[place] for row in resumed[1:]] == ["0", "1", "2", "0", "3"]  # the fit, the test, the fit
+    assert [row.split(",")[place] for row in resumed[1:]] == ["1", "2", "3", "3", "4"]  # the fit, the test, the fit
 
 
 def test_a_folder_in_which_another_run_trains_is_refused(tiny_model: str, tmp_path: Path) -> None:

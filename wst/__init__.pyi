@@ -1,5 +1,6 @@
 # The public names, each once: type checkers read this file, and so does __init__.py, which imports on demand.
 from wst.callbacks import CallAccounts as CallAccounts
+from wst.callbacks import DeadSignals as DeadSignals
 from wst.callbacks import EarlyStop as EarlyStop
 from wst.callbacks import InstructionSamples as InstructionSamples
 from wst.callbacks import PreferenceExport as PreferenceExport
@@ -17,6 +18,8 @@ from wst.evaluation import compare as compare
 from wst.inference import Instructor as Instructor
 from wst.inference import TeacherServer as TeacherServer
 from wst.module import WeakToStrong as WeakToStrong
+from wst.notebook import Fitted as Fitted
+from wst.notebook import fit as fit
 from wst.preference import PreferenceModel as PreferenceModel
 from wst.prompts import StudentPrompt as StudentPrompt
 from wst.prompts import TeacherPrompt as TeacherPrompt

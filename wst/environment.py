@@ -13,8 +13,9 @@ from wst.distributed import collective_errors, gather, local_share
 from wst.errors import ConfigError
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward, Scores, as_reward, score
+from wst.settings import check_types
 from wst.students.base import Student, respond
-from wst.students.function import FunctionStudent
+from wst.students.function import as_student
 from wst.types import Instruction, Query, Response, Rollout
 
 
@@ -43,7 +44,7 @@ class Environment:
     """
 
     def __init__(self, student: Student, reward: Reward, prompt: StudentPrompt | None = None) -> None:
-        self._prompt = prompt or StudentPrompt()
+        self.prompt = prompt or StudentPrompt()
         self.student = student
         self.reward = reward
 
@@ -55,7 +56,7 @@ class Environment:
     @student.setter
     def student(self, student: Student) -> None:
         _refuse_module("student", student)
-        self._student = student if isinstance(student, Student) else FunctionStudent(student)
+        self._student = as_student(student)
         self._responses: dict[str, Response] = {}
         self._rewards: dict[str, float] = {}
 
@@ -77,6 +78,7 @@ class Environment:
 
     @prompt.setter
     def prompt(self, prompt: StudentPrompt) -> None:
+        check_types("Environment", student_prompt=(prompt, StudentPrompt))
         self._prompt = prompt
         self._responses, self._rewards = {}, {}
 

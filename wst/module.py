@@ -25,12 +25,12 @@ from wst.evaluation.metrics import nan_mean
 from wst.evaluation.rows import STUDENT, TEST_ARMS, Row, result_rows, score_once
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward
-from wst.settings import check_counts
+from wst.settings import check_counts, check_types
 from wst.students.base import Student
 from wst.teacher import Teacher
 from wst.training.baselines import Baseline, LeaveOneOut
 from wst.training.exploration import sample_distinct
-from wst.training.lifecycle import TrainingLifecycle
+from wst.training.lifecycle import TrainingLifecycle, check_trainer
 from wst.training.objective import Normalization, whiten
 from wst.training.record import StepRecord
 from wst.training.replay import Replay
@@ -102,6 +102,8 @@ class WeakToStrong(TrainingLifecycle):
         resume_changed: bool = False,
     ) -> None:
         super().__init__()
+        check_types("WeakToStrong", teacher=(teacher, Teacher), baseline=(baseline, Baseline | None))
+        check_types("WeakToStrong", replay=(replay, Replay | None), warm_start=(warm_start, WarmStart | None))
         self.save_plain_hyperparameters()
         self.teacher = teacher
         self.environment = Environment(student, reward, student_prompt)
@@ -125,6 +127,13 @@ class WeakToStrong(TrainingLifecycle):
         self._check_settings()
 
     def _check_settings(self) -> None:
+        check_counts("WeakToStrong", samples_per_query=self.samples_per_query, max_skips=self.max_skips)
+        for name, value in {"optimizer": self.make_optimizer, "lr_scheduler": self.make_scheduler}.items():
+            if value is not None and not callable(value):
+                raise ConfigError(
+                    f"{name} must be a function, got a {type(value).__name__}; write lambda params: torch.optim.AdamW("
+                    "params, lr=1e-4), or for the scheduler, a function of the optimizer"
+                )
         if self.samples_per_query < self.baseline.min_samples:
             raise ConfigError(
                 f"samples_per_query={self.samples_per_query}: {type(self.baseline).__name__} needs at least "
@@ -133,11 +142,10 @@ class WeakToStrong(TrainingLifecycle):
         weights = {"leak_penalty": self.leak_penalty, "kl_coef": self.kl_coef, "entropy_coef": self.update.entropy_coef}
         weights["resample"] = self.resample
         for name, value in weights.items():
-            if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"{name} must be a finite number of at least 0, got {value}")
-        if not 0 <= self.max_failed <= 1:
-            raise ConfigError(f"max_failed is a share, from 0 to 1, got {self.max_failed}")
-        check_counts("WeakToStrong", max_skips=self.max_skips)
+            if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{name} must be a finite number of at least 0, got {value!r}")
+        if not (isinstance(self.max_failed, int | float) and 0 <= self.max_failed <= 1):
+            raise ConfigError(f"max_failed is a share, from 0 to 1, got {self.max_failed!r}")
 
     # --------------------------------------------------------------- the method
 
@@ -265,6 +273,7 @@ class WeakToStrong(TrainingLifecycle):
 
     def configure_callbacks(self) -> list[Callback]:
         """Add the callbacks of every run that the user has not added: logging, reports, orderly ends."""
+        check_trainer(self.trainer)
         return missing(self.trainer, USUAL)
 
     # --------------------------------------------------------------------- test

@@ -35,6 +35,8 @@ def require_places(owner: str, option: str, template: str, *names: str) -> None:
     Raises:
         ConfigError: If it lacks one.
     """
+    if not isinstance(template, str):
+        raise ConfigError(f"{owner}: {option} must be text, got {template!r:.60}")
     for name in names:
         if f"{{{name}}}" not in template:
             raise ConfigError(f"{owner}: {option} has no place for {{{name}}}; put {{{name}}} where it is to stand")

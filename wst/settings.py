@@ -9,6 +9,7 @@ from decimal import Decimal
 from enum import Enum
 from numbers import Integral
 from pathlib import PurePath
+from types import UnionType
 from typing import Any
 
 from wst.errors import ConfigError
@@ -105,6 +106,21 @@ def check_counts(owner: str, least: int = 1, /, **options: int | None) -> None:
         ConfigError: If one is not.
     """
     for option, value in options.items():
-        if value is not None and not (isinstance(value, Integral) and value >= least):
-            whole = "" if isinstance(value, Integral) else "a whole number, "
-            raise ConfigError(f"{owner}: {option} must be {whole}at least {least}, got {value!r:.40}")
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if value is not None and not (whole and value >= least):
+            kind = "" if whole else "a whole number, "
+            raise ConfigError(f"{owner}: {option} must be {kind}at least {least}, got {value!r:.40}")
+
+
+def check_types(owner: str, **options: tuple[object, type | UnionType]) -> None:
+    """Check that each option, a pair of value and type, is of that type.
+
+    Raises:
+        ConfigError: If one is not.
+    """
+    for option, (value, kind) in options.items():
+        if not isinstance(value, kind):
+            first = getattr(kind, "__args__", [kind])[0]
+            remedy = f"wst.{first.__name__}(...)" if first.__module__.startswith("wst.") else f"a {first.__name__}"
+            got = " ".join(f"{value!r:.60}".split())
+            raise ConfigError(f"{owner}: {option} must be a {first.__name__}, got {got}; give {remedy}")

@@ -29,7 +29,7 @@ from wst.modeling.logprobs import LogProbs, continuation_log_probs
 from wst.modeling.prefix import prefix_sharing
 from wst.modeling.spec import DType, FromSpec, ModelSpec, Quantization, file_fingerprint, first_line
 from wst.prompts import Experience, TeacherPrompt
-from wst.settings import check_counts, identity_of
+from wst.settings import check_counts, check_types, identity_of
 from wst.types import Instruction, Message, Query
 
 __all__ = ["LoRA", "LogProbs", "Teacher"]
@@ -123,8 +123,9 @@ class Teacher(FromSpec, nn.Module):
         chat_template_options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ConfigError(f"Teacher: temperature must be above 0 to sample, got {temperature}")
+        check_types("Teacher", prompt=(prompt, TeacherPrompt | None), lora=(lora, LoRA | None))
+        if not (isinstance(temperature, int | float) and temperature > 0):
+            raise ConfigError(f"Teacher: temperature must be above 0 to sample, got {temperature!r}")
         check_counts(
             "Teacher",
             max_new_tokens=max_new_tokens,

@@ -126,10 +126,9 @@ def test_equal_dialogues_are_scored_once(reward: RewardModel, monkeypatch: pytes
 
 def test_of_too_long_a_dialogue_the_last_tokens_are_read(reward: RewardModel) -> None:
     reward.encoder.limit = 40
-    with pytest.warns(UserWarning, match=r"1 of 1 dialogues were cut to fit max_tokens=40 \(1 so far\)"):
+    with pytest.warns(UserWarning, match=r"1 of 1 dialogues were cut to fit max_tokens=40"):
         one = reward.score([rollout("Red.", text="x" * 100)])
-    with pytest.warns(UserWarning, match=r"\(2 so far\)"):
-        other = reward.score([rollout("Red.", text="y" * 60 + "x" * 40)])
+    other = reward.score([rollout("Red.", text="y" * 60 + "x" * 40)])
     assert one == other
     assert reward.encoder.shortened == 2
     reward.encoder.limit = 1024

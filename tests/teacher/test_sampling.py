@@ -105,12 +105,11 @@ def test_a_query_that_is_too_long_is_cut_with_a_counted_warning(
 ) -> None:
     teacher = make(tiny_plain_model if plain else tiny_model, max_prompt_tokens=limit)
     whole = make(tiny_plain_model if plain else tiny_model).encode(Query("whole", "x" * 100))
-    with pytest.warns(UserWarning, match=rf"query 'q' was cut .*max_prompt_tokens={limit} \(1 so far\)"):
+    with pytest.warns(UserWarning, match=rf"query 'q' was cut .*max_prompt_tokens={limit}, and so will"):
         ids = teacher.encode(Query("q", "x" * 100))
     assert len(ids) <= limit
     assert ids[-2:] == whole[-2:]
-    with pytest.warns(UserWarning, match=r"query 'r' was cut .*\(2 so far\)"):
-        (instruction,) = teacher.sample([Query("r", "naïve 🙂" * 50)])
+    (instruction,) = teacher.sample([Query("r", "naïve 🙂" * 50)])
     assert teacher.encoder.shortened == 2
     assert len(instruction.prompt_ids) <= limit
     torch.testing.assert_close(sums(teacher, [instruction]), naive_sums(teacher.policy, [instruction]))

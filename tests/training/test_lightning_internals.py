@@ -1,8 +1,10 @@
 """Each function that leans on a private member of Lightning, torch or TensorBoard does what it says."""
 
+import importlib
 import shutil
 import signal
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -75,11 +77,36 @@ def test_ignore_in_ddp(tmp_path: Path) -> None:
         torch.distributed.destroy_process_group()
 
 
-def test_logged_step(tmp_path: Path) -> None:
-    module = Probe("on_train_batch_end", lambda module: internals.logged_step(module.trainer))
+def test_a_figure_called_step_is_the_step_of_the_others(tmp_path: Path) -> None:
+    module = Probe("on_train_batch_end", lambda module: module.log("step", float(module.global_step)))
     trainer = fit(module, tmp_path, logger=CSVLogger(tmp_path, "csv"))
-    rows = (Path(trainer.loggers[0].log_dir or "") / "metrics.csv").read_text().splitlines()[1:]
-    assert [row.split(",")[-1] for row in rows] == [str(step) for step in module.found]
+    lines = (Path(trainer.loggers[0].log_dir or "") / "metrics.csv").read_text().splitlines()
+    place = lines[0].split(",").index("step")
+    assert "epoch" not in lines[0]
+    assert [line.split(",")[place] for line in lines[1:]] == [str(step) for step in range(1, len(lines))]
+
+
+def test_set_root(tmp_path: Path) -> None:
+    trainer = quiet_trainer(tmp_path)
+    internals.set_root(trainer, tmp_path / "version_0")
+    assert trainer.default_root_dir == trainer.log_dir == str(tmp_path / "version_0")
+
+
+@pytest.mark.parametrize(("limit", "shown"), [({"max_steps": 1}, "Epoch 3"), ({"max_epochs": 9}, "Epoch 3/8")])
+def test_name_epochs(tmp_path: Path, limit: dict[str, int], shown: str) -> None:
+    bar = RichProgressBar()
+    trainer = quiet_trainer(tmp_path, enable_progress_bar=True, callbacks=[bar], **limit)
+    bar.setup(trainer, BoringModel(), "fit")
+    trainer.fit_loop.max_epochs = trainer.max_epochs or -1
+    internals.name_epochs(trainer)
+    assert bar._get_train_description(3).strip() == shown
+
+
+def test_a_last_checkpoint_that_is_not_there_is_no_fresh_start(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        importlib.reload(internals)  # pytest has filters of its own
+        with pytest.raises(UserWarning, match="no last checkpoint"):
+            quiet_trainer(tmp_path, max_steps=1).fit(BoringModel(), ckpt_path="last")
 
 
 def test_validation_follows(tmp_path: Path) -> None:

@@ -6,20 +6,30 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from wst.callbacks.calls import CallAccounts
-from wst.callbacks.curve import DueValidation, UnbrokenCurve
+from wst.callbacks.curve import DueValidation, StepAxis, UnbrokenCurve
 from wst.callbacks.early_stop import EarlyStop
 from wst.callbacks.export import PreferenceExport, TeacherExport
 from wst.callbacks.feedback import QueryFeedback
 from wst.callbacks.report import PredictionWriter, PreferenceReport, TestReport
 from wst.callbacks.rewards import RewardLogging
 from wst.callbacks.samples import InstructionSamples
+from wst.callbacks.signals import DeadSignals
 from wst.callbacks.stop import CheckpointOnStop, FolderGuard, StopInOrder
-from wst.training.lightning_internals import end_with_parent, keep_rows
+from wst.callbacks.summary import shorten_summary
+from wst.training.folders import number_run
+from wst.training.lightning_internals import end_with_parent, keep_rows, name_epochs
 
-_ORDERLY: tuple[type[Callback], ...] = (FolderGuard, UnbrokenCurve, DueValidation, StopInOrder, CheckpointOnStop)
+_ORDERLY: tuple[type[Callback], ...] = (
+    FolderGuard,
+    StepAxis,
+    UnbrokenCurve,
+    DueValidation,
+    StopInOrder,
+    CheckpointOnStop,
+)
 #: Callbacks of every run of `wst.WeakToStrong`.
 USUAL: tuple[type[Callback], ...] = (
-    *(QueryFeedback, RewardLogging, CallAccounts),
+    *(QueryFeedback, RewardLogging, CallAccounts, DeadSignals),
     *_ORDERLY,
     *(TestReport, PredictionWriter),
 )
@@ -34,6 +44,9 @@ def missing(trainer: Trainer, kinds: Sequence[type[Callback]]) -> list[Callback]
     connected, so that both can be made to survive a resume and a kill.
     """
     end_with_parent(trainer)
+    number_run(trainer)
+    name_epochs(trainer)
+    shorten_summary(trainer)
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger) and trainer.is_global_zero:
             keep_rows(logger)
@@ -44,6 +57,7 @@ def missing(trainer: Trainer, kinds: Sequence[type[Callback]]) -> list[Callback]
 __all__ = [
     "CallAccounts",
     "CheckpointOnStop",
+    "DeadSignals",
     "DueValidation",
     "EarlyStop",
     "FolderGuard",
@@ -53,6 +67,7 @@ __all__ = [
     "PreferenceReport",
     "QueryFeedback",
     "RewardLogging",
+    "StepAxis",
     "StopInOrder",
     "TeacherExport",
     "TestReport",

@@ -15,21 +15,22 @@ from wst.training.folders import log_folder
 class CallAccounts(Callback):
     """Keeps the ledger of a student that is paid by the call, logs each step's figures, and shows pending calls.
 
-    ================================  =================================================================
-    ``student/calls``                 requests sent, retries included
-    ``student/retries``               requests after a call's first one
-    ``student/cache_hits``            answers taken from the cache
-    ``student/prompt_tokens``         tokens read
-    ``student/completion_tokens``     tokens written
-    ``student/cost``                  if prices are given
-    ``student/seconds_p50``, ``_p95`` percentiles of the seconds of an answered request
-    ``student/refused``, ``empty``    refused and empty answers
-    ``student/cut``                   answers cut off by the token limit
-    ================================  =================================================================
+    ========================  =================================================================
+    ``calls``                 requests sent, retries included
+    ``retries``               requests after a call's first one
+    ``cache_hits``            answers taken from the cache
+    ``prompt_tokens``         tokens read
+    ``completion_tokens``     tokens written
+    ``cost``                  if prices are given
+    ``seconds_p50``, ``_p95`` percentiles of the seconds of an answered request
+    ``refused``, ``empty``    refused and empty answers
+    ``cut``                   answers cut off by the token limit
+    ========================  =================================================================
 
-    Figures of a validation are logged as ``val/student/…``; `RewardLogging` logs ``student/failed`` for every student.
-    A student that the reward asks, such as a judge, has a budget of its own and is logged under its own name
-    (``judge/calls``, ``judge/failed``, …). With several ranks, sums are logged, and the percentiles of the slowest.
+    They are logged as ``vitals/student/…``, those of a validation as ``vitals/val/student/…``; `RewardLogging` logs
+    ``vitals/student/failed`` for every student. A student that the reward asks, such as a judge, has a budget of its
+    own and is logged under its own name (``vitals/judge/calls``, …). With several ranks, sums are logged, and the
+    percentiles of the slowest.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -45,12 +46,12 @@ class CallAccounts(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
         """Log the step's figures."""
-        self._log(pl_module, "")
+        self._log(pl_module, "vitals/")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the validation's figures; calls of a sanity check count to the first step."""
         if not trainer.sanity_checking:
-            self._log(pl_module, "val/")
+            self._log(pl_module, "vitals/val/")
 
     def _log(self, pl_module: LightningModule, prefix: str) -> None:
         for name, student in paid(pl_module).items():

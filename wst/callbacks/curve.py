@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -11,6 +11,40 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from wst.training import lightning_internals as internals
 
 _KEY = "wst_curve"
+
+
+class StepAxis(Callback):
+    """Logs the number of the step, which Lightning gives to all loggers as their x-axis, and the learning rate.
+
+    The number is that of the terminal, of ``instructions.jsonl`` and of checkpoints: the updates made. Lightning's own
+    begins at 0, and moves on at a step that makes no update. A validation has the number of the step before it, a test
+    that of the step it tests. The learning rate, ``vitals/lr``, is the one that the step used.
+    """
+
+    def __init__(self) -> None:
+        self._rate = 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:  # noqa: ANN401
+        """Note the learning rate: at the end of the step it is the next one's."""
+        self._rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401
+        """Log both."""
+        figures = {"step": float(number_of(trainer, outputs)), "vitals/lr": self._rate}
+        cast(Any, self).log_dict(figures, batch_size=1, on_step=True, on_epoch=False)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the number of the step before the validation, or of the step that is tested."""
+        number = trainer.global_step if trainer.state.fn == "fit" else cast(Any, pl_module).trained_steps
+        cast(Any, self).log("step", float(number), batch_size=1)
+
+    on_test_epoch_end = on_validation_epoch_end
+
+
+def number_of(trainer: Trainer, outputs: Any) -> int:  # noqa: ANN401 - what the training step returned
+    """Return the number of a step that has just ended; without an update, that of the step that is tried again."""
+    record = outputs.get("record") if isinstance(outputs, dict) else None
+    return trainer.global_step + bool(getattr(record, "skipped", False))
 
 
 class UnbrokenCurve(Callback):
@@ -31,12 +65,12 @@ class UnbrokenCurve(Callback):
 
     on_validation_start = on_train_epoch_end = on_train_batch_start
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:  # noqa: ANN401
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401
         """Count the step, and start a new event file if the log folder was deleted."""
         for logger in _loggers(trainer):
             if isinstance(logger, TensorBoardLogger) and internals.reopen_if_deleted(logger):
                 rank_zero_warn(f"log folder {logger.log_dir} is gone, with what was in it; it is made anew")
-        self._step, self._open = internals.logged_step(trainer), True
+        self._step, self._open = number_of(trainer, outputs), True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Flush metrics before saving, and store the current step's metrics inside the checkpoint."""

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from wst import terminal
 from wst.callbacks.calls import paid, take
-from wst.evaluation.report import write_comparison
+from wst.evaluation.report import Comparison, write_comparison
 from wst.evaluation.tables import show
 from wst.files import append_lines, write_whole
 from wst.training.folders import log_folder
@@ -27,9 +27,15 @@ class TestReport(Callback):
     The log folder (without a logger, ``test`` in the trainer's root folder) gets the files of `wst compare`:
     ``rows.jsonl``, ``results.json`` (schema ``wst.results/2``; see docs/compare.md) and ``report.html``. For a student
     that keeps accounts, ``accounts`` holds the calls of this test and, by stage, of everything done in this log folder.
+
+    Attributes:
+        comparison: The last test, on rank 0.
     """
 
     __test__ = False  # not a test class, whatever pytest makes of its name
+
+    def __init__(self) -> None:
+        self.comparison: Comparison | None = None
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the files and print the table."""
@@ -42,7 +48,8 @@ class TestReport(Callback):
             folder = log_folder(trainer)
             if not trainer.loggers:  # the folder is the user's own, and may hold a rows.jsonl of theirs
                 folder /= "test"
-            show(write_comparison(cast(Any, pl_module).test_rows, extra, folder))
+            self.comparison = write_comparison(cast(Any, pl_module).test_rows, extra, folder)
+            show(self.comparison)
 
 
 class PreferenceReport(Callback):

@@ -16,25 +16,30 @@ from wst.training.record import StepRecord
 class RewardLogging(Callback):
     """Logs rewards, their spread, lengths and times of each step to all loggers and the progress bar.
 
-    ============================  =====================================================================
-    ``train/reward``              mean reward
-    ``train/reward_std``          standard deviation over all rollouts of the step
-    ``train/reward/PART``         mean of a part of a composite reward
-    ``train/gain``                reward minus that of the unaided student, if the baseline needs it
-    ``train/leak``                share of instructions that contain the gold answer, if there is one
-    ``train/no_variance``         share of queries whose samples all got the same reward: no gradient
-    ``train/unscored``            share of rollouts with no reward
-    ``train/kl``                  nats from the reference teacher, if the KL has a coefficient
-    ``train/entropy``             nats a token, over the rows that had a gradient
-    ``train/grad_norm``           before clipping
-    ``train/instruction_tokens``  mean length
-    ``train/instruction_cut``     share cut off by the token limit
-    ``train/response_cut``        share of answers cut off by the student's token limit
-    ``train/skipped``             1 for a step that made no update, see `StepRecord.skipped`
-    ``student/failed``            answers that failed finally; their rewards are unknown
-    ``seconds/PHASE``             sample, respond, score, update
-    ``tokens_per_second/PHASE``   sample, respond, update
-    ============================  =====================================================================
+    TensorBoard sorts groups by name and opens the first two: what answers are worth is in ``train`` and ``val``, all
+    else in ``vitals``.
+
+    ==================================  ================================================================
+    ``train/reward``                    mean reward
+    ``train/reward/PART``               mean of a part of a composite reward
+    ``train/reward_std``                standard deviation over all rollouts of the step
+    ``train/gain``                      reward minus that of the unaided student, if the baseline needs it
+    ``train/leak``                      share of instructions that contain the gold answer, if there is one
+    ``train/unscored``                  share of rollouts with no reward
+    ``vitals/no_variance``              share of queries whose samples all got one reward: no gradient
+    ``vitals/loss``                     of policy gradients no measure of progress
+    ``vitals/kl``                       nats from the reference teacher, if the KL has a coefficient
+    ``vitals/entropy``                  nats a token, over the rows that had a gradient
+    ``vitals/grad_norm``                before clipping
+    ``vitals/lr``                       learning rate of the step
+    ``vitals/instruction_tokens``       mean length
+    ``vitals/instruction_cut``          share cut off by the token limit
+    ``vitals/response_cut``             share of answers cut off by the student's token limit
+    ``vitals/skipped``                  1 for a step that made no update, see `StepRecord.skipped`
+    ``vitals/student/failed``           answers that failed finally; their rewards are unknown
+    ``vitals/seconds/PHASE``            sample, respond, score, update
+    ``vitals/tokens_per_second/PHASE``  sample, respond, update
+    ==================================  ================================================================
     """
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401
@@ -59,29 +64,29 @@ def step_figures(record: StepRecord) -> dict[str, float]:
     figures = {
         "train/reward": float(nan_mean(rewards)),
         "train/reward_std": float(known.std(correction=0)) if len(known) else math.nan,
-        "train/no_variance": _share_without_variance(rewards),
+        "vitals/no_variance": _share_without_variance(rewards),
         "train/unscored": float(rewards.isnan().float().mean()),
-        "train/entropy": record.entropy,
-        "train/loss": record.loss,
-        "train/grad_norm": record.grad_norm,
-        "train/instruction_tokens": sum(lengths) / len(lengths),
-        "train/instruction_cut": sum(z.truncated for z in instructions) / len(instructions),
-        "train/response_cut": sum(response.truncated for response in responses) / len(responses),
+        "vitals/entropy": record.entropy,
+        "vitals/loss": record.loss,
+        "vitals/grad_norm": record.grad_norm,
+        "vitals/instruction_tokens": sum(lengths) / len(lengths),
+        "vitals/instruction_cut": sum(z.truncated for z in instructions) / len(instructions),
+        "vitals/response_cut": sum(response.truncated for response in responses) / len(responses),
     }
-    figures["train/skipped"] = float(record.skipped)
-    figures["student/failed"] = float(sum(response.error is not None for response in responses))
+    figures["vitals/skipped"] = float(record.skipped)
+    figures["vitals/student/failed"] = float(sum(response.error is not None for response in responses))
     figures |= {f"train/reward/{name}": float(nan_mean(values)) for name, values in record.parts.items()}
     if record.leaks is not None:
         figures["train/leak"] = float(nan_mean(record.leaks))
     if record.unaided is not None:
         figures["train/gain"] = float(nan_mean(rewards - record.unaided[:, None]))
     if record.kl is not None:
-        figures["train/kl"] = float(record.kl.mean())
-    figures |= {f"seconds/{phase}": seconds for phase, seconds in record.seconds.items()}
+        figures["vitals/kl"] = float(record.kl.mean())
+    figures |= {f"vitals/seconds/{phase}": seconds for phase, seconds in record.seconds.items()}
     tokens = {"sample": sum(lengths), "respond": sum(r.tokens for r in responses), "update": sum(lengths)}
     for phase, count in tokens.items():
         if record.seconds.get(phase, 0.0) > 0:
-            figures[f"tokens_per_second/{phase}"] = count / record.seconds[phase]
+            figures[f"vitals/tokens_per_second/{phase}"] = count / record.seconds[phase]
     return figures
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.table import Table
 from rich.text import Text
@@ -19,19 +19,19 @@ from wst.errors import ConfigError
 from wst.evaluation.metrics import json_number
 from wst.files import append_lines, write_whole
 from wst.terminal import printable, show
-from wst.training import lightning_internals as internals
 from wst.training.folders import log_folder
 from wst.training.record import StepRecord
 from wst.types import Rollout, rollout_row
 
-_PANEL, _TENSORBOARD = 600, 5_000  #: characters of a text that are shown; ``instructions.jsonl`` has all of them
+_PANEL, _LOGGED = 600, 5_000  #: characters of a text that are shown; ``instructions.jsonl`` has all of them
 
 
 class InstructionSamples(Callback):
     """Shows a few instructions with the answers under them.
 
     In training, every few steps, some sampled instructions are written to ``instructions.jsonl`` in the log folder. At
-    validation, the greedy instructions for the first queries go there too, to TensorBoard as text, and to the terminal.
+    validation, the greedy instructions for the first queries go there too, to the loggers (a table with W&B and MLflow,
+    text with TensorBoard and Comet), and to the terminal.
 
     Args:
         every_n_steps: Steps between two samples in training; 0 for none.
@@ -114,18 +114,37 @@ class InstructionSamples(Callback):
             rows = [{"step": step, "stage": "val"} | rollout_row(rollout) for rollout in rollouts]
             append_lines(log_folder(trainer) / "instructions.jsonl", rows)
             self._shown = step
-        text, logged = markdown(rollouts), internals.logged_step(trainer)
         for logger in trainer.loggers:
-            if not isinstance(logger, TensorBoardLogger):
-                continue
-            known = self._texts.get((logger.log_dir, logged))
-            # A validation that is made again may find other answers: a student that samples is not seeded for it.
-            if known is None or (step > self._resumed_at and known != text):
-                logger.experiment.add_text("instructions", text, logged)
+            self._log(logger, rollouts, step)
         if self.terminal:
             reward = trainer.callback_metrics.get("val/reward")
             title = f"step {step}" + (f", validation reward {float(reward):.3f}" if reward is not None else "")
             show("", panel(rollouts, title))
+
+    def _log(self, logger: Any, rollouts: list[Rollout], step: int) -> None:  # noqa: ANN401 - several have no base class
+        """Log the rollouts as a table, or as text where a logger has no tables; CSV has ``instructions.jsonl``."""
+        if isinstance(logger, TensorBoardLogger):
+            text, known = markdown(rollouts), self._texts.get((logger.log_dir, step))
+            # A validation that is made again may find other answers: a student that samples is not seeded for it.
+            if known is None or (step > self._resumed_at and known != text):
+                logger.experiment.add_text("instructions", text, step)
+            return
+        table = [[step, *(printable(text, _LOGGED) for text in texts(rollout))] for rollout in rollouts]
+        columns = ["step", "query", "instruction", "response"]
+        if isinstance(logger, MLFlowLogger):
+            data = dict(zip(columns, map(list, zip(*table, strict=True)), strict=True))
+            logger.experiment.log_table(logger.run_id, data, "instructions.json")
+        elif hasattr(logger, "log_table"):  # W&B's
+            logger.log_table("instructions", columns, table, step=step)
+        elif hasattr(getattr(logger, "experiment", None), "log_text"):  # Comet's
+            logger.experiment.log_text(markdown(rollouts), step=step)
+
+
+def texts(rollout: Rollout) -> tuple[str, str, str]:
+    """Return query, instruction and response, of a failed response the error."""
+    response = rollout.response
+    answer = response.text if response.error is None else f"[failed: {response.error}]"
+    return rollout.query.text, rollout.instruction.text if rollout.instruction is not None else "", answer
 
 
 def _row(line: str) -> dict[str, Any]:
@@ -149,13 +168,10 @@ def markdown(rollouts: list[Rollout]) -> str:
     """Return a table for TensorBoard; texts of models and data stand in it as code, so that they are not rendered."""
 
     def cell(text: str) -> str:
-        shown = printable(text, _TENSORBOARD).replace("|", "\\|").replace("`", "'")
+        shown = printable(text, _LOGGED).replace("|", "\\|").replace("`", "'")
         return f"`{shown}`" if shown else ""
 
-    rows = [
-        f"| {cell(r.query.text)} | {cell(r.instruction.text if r.instruction else '')} | {cell(r.response.text)} |"
-        for r in rollouts
-    ]
+    rows = [f"| {' | '.join(map(cell, texts(rollout)))} |" for rollout in rollouts]
     return "\n".join(["| query | instruction | response |", "|---|---|---|", *rows])
 
 
@@ -165,7 +181,5 @@ def panel(rollouts: list[Rollout], title: str) -> Table:
     for name, ratio in (("query", 4), ("instruction", 5), ("response", 4)):
         table.add_column(name, ratio=ratio, overflow="fold")
     for rollout in rollouts:
-        instruction = rollout.instruction.text if rollout.instruction is not None else ""
-        cells = (rollout.query.text, instruction, rollout.response.text)
-        table.add_row(*(Text(printable(cell, _PANEL)) for cell in cells))
+        table.add_row(*(Text(printable(cell, _PANEL)) for cell in texts(rollout)))
     return table

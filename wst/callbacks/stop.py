@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from wst.data.loader import QueryLoader
 from wst.distributed import collective_errors, gather, raised_by_all
-from wst.errors import CacheError, Diverged, Interrupted, StudentStopped
+from wst.errors import CacheError, ConfigError, Diverged, Interrupted, StudentStopped
 from wst.training import lightning_internals as internals
 from wst.training.folders import FolderLock, log_folder
 
@@ -58,20 +58,37 @@ class CheckpointOnStop(Callback):
 
 
 class FolderGuard(Callback):
-    """Refuses to train in a folder in which another process is training."""
+    """Refuses to train in a folder in which another process is training, or to begin anew in that of another run."""
 
     def __init__(self) -> None:
         self._lock: FolderLock | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Lock the folder, where runs have folders of their own.
+        """Lock the folder.
 
         Raises:
             ConfigError: If another process is training there.
         """
         with collective_errors():
-            if stage == "fit" and trainer.is_global_zero and trainer.loggers and not cast(Any, trainer).fast_dev_run:
+            writes = trainer.loggers or trainer.checkpoint_callbacks
+            if stage == "fit" and trainer.is_global_zero and writes and not cast(Any, trainer).fast_dev_run:
                 self._lock = FolderLock(log_folder(trainer))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that a run that begins has the folder for itself; a resumed one has its checkpoint loaded by now.
+
+        Raises:
+            ConfigError: If another run has left its checkpoints or its teacher there.
+        """
+        with collective_errors():
+            if self._lock is None or trainer.ckpt_path or trainer.global_step:
+                return
+            folder = log_folder(trainer)
+            if any(folder.glob("checkpoints/*.ckpt")) or (folder / "teacher").exists():
+                raise ConfigError(
+                    f"{folder} holds another run; resume it with ckpt_path, or give the logger another version (after "
+                    "a run with W&B, call wandb.finish())"
+                )
 
     def teardown(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
         """Unlock it."""

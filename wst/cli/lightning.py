@@ -12,7 +12,7 @@ import math
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jsonargparse import dict_to_namespace
 from lightning import LightningModule, Trainer
@@ -25,6 +25,7 @@ from wst.cli.runs import find_run
 from wst.cli.trust import CLASSES, TRUST, as_config, is_true, load_settings, report_settings, take_option, untrusted
 from wst.errors import ConfigError, WSTError
 from wst.files import write_whole
+from wst.training.folders import log_folder, run_number
 from wst.training.remembered import flat, harmless, withheld
 
 _EPILOG = (
@@ -46,11 +47,13 @@ class _SaveConfig(SaveConfigCallback):
     """Saves each stage's config under a name of its own, so that a test in the run's folder keeps the run's."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save the config, if there is a log folder."""
+        """Save the config in the run's folder; Lightning takes one that all runs of W&B or MLflow share."""
         name = str(getattr(stage, "value", stage))  # Lightning hands over an enum
-        self.config_filename = "config.yaml" if name == "fit" else f"config_{name}.yaml"
-        if trainer.log_dir is not None:
-            super().setup(trainer, pl_module, stage)
+        if trainer.is_global_zero and not cast(Any, trainer).fast_dev_run:
+            file = "config.yaml" if name == "fit" else f"config_{name}.yaml"
+            folder = log_folder(trainer)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, folder / file, skip_none=False, overwrite=True)
 
 
 class WSTCommandLine(LightningCLI):
@@ -163,6 +166,8 @@ class WSTCommandLine(LightningCLI):
             if run.logger is not None:
                 logger = dict_to_namespace(run.logger)
                 config.trainer.logger = [logger, *loggers[1:]] if isinstance(loggers, list) else logger
+            elif run_number(run.checkpoint.parent.parent) is not None:
+                config.trainer.default_root_dir = str(run.checkpoint.parent.parent)
         elif not Path(name).is_file():
             raise ConfigError(f"ckpt_path {name!r}: no such file; give a checkpoint file, last or best")
         return str(config.ckpt_path)
@@ -216,7 +221,6 @@ def run(args: list[str] | None = None) -> int:
             LightningModule,
             None,
             save_config_callback=_SaveConfig,
-            save_config_kwargs={"overwrite": True},
             args=args,
             **SETTINGS,
         )

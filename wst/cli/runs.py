@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from wst.errors import ConfigError
+from wst.training.folders import run_number
 
 
 class Run(NamedTuple):
@@ -41,7 +43,8 @@ def find_run(trainer: Mapping[str, Any], name: str) -> Run:
         logger = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": arguments}
     folder = _folder_of_checkpoints(trainer)
     if not logger:
-        return Run(_newest([folder or Path(root) / "checkpoints"], name), None)
+        given = folder or (Path(root) / "checkpoints" if run_number(Path(root)) is not None else None)
+        return Run(_newest([given] if given else _numbered(Path(root), "*", name), name, f"{root}/version_*"), None)
     kind = logger["class_path"].rpartition(".")[2]
     init: dict[str, Any] = dict(logger.get("init_args") or {})
     if folder is not None:
@@ -59,17 +62,31 @@ def find_run(trainer: Mapping[str, Any], name: str) -> Run:
         raise ConfigError(f"ckpt_path {name}: the runs of a {kind} cannot be told apart; give the checkpoint's file")
     fixed = init.get(option)
     chosen = f"version_{fixed}" if isinstance(fixed, int) else str(fixed or "*")
-    experiments = [path for path in runs.glob("*") if path.is_dir()] if kind == "MLFlowLogger" else [runs]
+    experiments = [runs]
+    if kind == "MLFlowLogger":
+        experiments = [path for path in runs.glob("*") if _is_experiment(path, init.get("experiment_name"))]
     found = [path / "checkpoints" for experiment in experiments for path in experiment.glob(chosen)]
     if option == "version" and fixed is None:
-        # Numbered runs go by their number; others, such as a copy of a run, are none.
-        found = [path for path in found if re.fullmatch(r"version_\d+", path.parent.name)]
-        found.sort(key=lambda path: int(path.parent.name.removeprefix("version_")))
-        found = [path for path in found if (path / f"{name}.ckpt").is_file()][-1:]
+        found = _numbered(runs, chosen, name)
     checkpoint = _newest(found, name, f"{runs}{'/*' * (kind == 'MLFlowLogger')}/{chosen}/checkpoints")
     own = checkpoint.parent.parent.name
-    init[option] = int(own.removeprefix("version_")) if re.fullmatch(r"version_\d+", own) else own
+    number = run_number(checkpoint.parent.parent)
+    init[option] = own if number is None else number
     return Run(checkpoint, {**logger, "init_args": init})
+
+
+def _is_experiment(folder: Path, name: str | None) -> bool:
+    """Return whether a folder, called by a number, may be that of MLflow's experiment; a database keeps its name."""
+    meta = folder / "meta.yaml"
+    if not meta.is_file():
+        return folder.name.isdecimal()
+    return bool(yaml.safe_load(meta.read_text(encoding="utf-8")).get("name") == (name or "lightning_logs"))
+
+
+def _numbered(runs: Path, pattern: str, name: str) -> list[Path]:
+    """Return the folder of checkpoints of the last numbered run that has the one; a copy of a run has no number."""
+    found = [(number, path) for path in runs.glob(pattern) if (number := run_number(path)) is not None]
+    return [path / "checkpoints" for _, path in sorted(found) if (path / "checkpoints" / f"{name}.ckpt").is_file()][-1:]
 
 
 def _newest(folders: list[Path], name: str, searched: str | None = None) -> Path:

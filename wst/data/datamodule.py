@@ -17,6 +17,7 @@ from wst.data.queries import Queries
 from wst.data.sources import as_list, file_rows, find_files, hub_rows, records_of
 from wst.distributed import collective_errors
 from wst.errors import ConfigError, DataError
+from wst.settings import check_types
 from wst.training.lightning_internals import count_epoch_start, skip_finished_epoch
 from wst.types import Query
 
@@ -126,8 +127,11 @@ class QueryDataModule(LightningDataModule):
         self._check()
 
     def _check(self) -> None:
-        if not isinstance(self.fields, FieldMap):
-            raise ConfigError(f"fields must be a FieldMap, got {self.fields!r:.100}; write FieldMap(query=...)")
+        check_types(
+            type(self).__name__,
+            fields=(self.fields, FieldMap),
+            curriculum=(self.curriculum, Curriculum | None),
+        )
         _check_integer("batch_size", self.batch_size, 1)
         _check_integer("eval_batch_size", self.eval_batch_size, 1)
         _check_integer("split_seed", self.split_seed, 0)
@@ -136,8 +140,8 @@ class QueryDataModule(LightningDataModule):
             if limit is not None:
                 _check_integer(f"limit_{split}", limit, 1)
         for split, share in self.shares.items():
-            if not 0 <= share < 1:
-                raise ConfigError(f"{split}_share must be at least 0 and below 1, got {share}")
+            if not (isinstance(share, int | float) and 0 <= share < 1):
+                raise ConfigError(f"{split}_share must be at least 0 and below 1, got {share!r:.60}")
             if share and self.files[split]:
                 raise ConfigError(f"{split} and {split}_share are both given; keep one of them")
             # A loader or a subclass may have training queries without a file.

@@ -18,9 +18,11 @@ from wst.evaluation.rows import UNTRAINED, read_rows
 from wst.evaluation.runner import JournaledStudent, Runner
 from wst.modeling.loading import resolve_device
 from wst.prompts import StudentPrompt
-from wst.rewards.base import Reward, as_reward
+from wst.rewards.base import RewardLike, as_reward
+from wst.settings import check_types
 from wst.students.accounts import Accounts
 from wst.students.base import Student
+from wst.students.function import as_student
 from wst.teacher import Teacher
 
 MIN_RESAMPLES = 1000  #: With fewer, no p-value could be small enough to survive a correction for several arms.
@@ -29,7 +31,7 @@ MIN_RESAMPLES = 1000  #: With fewer, no p-value could be small enough to survive
 def compare(
     data: QueryDataModule,
     students: dict[str, Student],
-    reward: Reward,
+    reward: RewardLike,
     teacher: Teacher | None = None,
     trained: dict[str, str] | None = None,
     fixed: list[str] = USUAL,
@@ -69,10 +71,15 @@ def compare(
         ConfigError: If a setting is impossible, before any model is loaded.
         DataError: If the data cannot be read.
     """
-    asked, reward = asked or {}, as_reward(reward)  # a function serves as a reward, too
+    reward = as_reward(reward)
+    asked = {name: as_student(student) for name, student in (asked or {}).items()}
+    check_types("compare", data=(data, QueryDataModule), teacher=(teacher, Teacher | None))
     arms = _arms(teacher, trained or {}, fixed, asked)
+    if not isinstance(students, dict):
+        raise ConfigError(f"compare: students must be a dict of students by name, got {students!r:.60}")
     if not students:
         raise ConfigError("compare: students is empty; name at least one")
+    students = {name: as_student(student) for name, student in students.items()}
     if limit is not None and limit < 1:
         raise ConfigError(f"compare: limit must be at least 1, or null for all, got {limit}")
     _check_resamples(resamples)

@@ -27,7 +27,7 @@ def training_curve(folder: Path) -> dict[str, list[tuple[int, float]]]:
     log.Reload()
     known = log.Tags()["scalars"]
     curve = {
-        name: [(event.step + 1, event.value) for event in log.Scalars(f"{name}/reward")]
+        name: [(event.step, event.value) for event in log.Scalars(f"{name}/reward")]
         for name in ("train", "val")
         if f"{name}/reward" in known
     }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wst.evaluation.cells import as_html
 from wst.evaluation.figures import figures
 from wst.evaluation.journal import as_json, storage_errors
 from wst.evaluation.rows import Row
@@ -30,8 +31,8 @@ class Comparison:
         written: Whether they were written. Results without a single reward do not replace earlier ones.
     """
 
-    results: dict[str, Any]
-    rows: list[Row]
+    results: dict[str, Any] = field(repr=False)
+    rows: list[Row] = field(repr=False)
     folder: Path
     written: bool = True
 
@@ -45,6 +46,10 @@ class Comparison:
             cells = entry["arms"].items()
             found |= {f"arm {arm} with student {student}": cell["error"] for arm, cell in cells if cell.get("error")}
         return found
+
+    def _repr_html_(self) -> str:
+        """Return the tables that a notebook shows."""
+        return as_html(self.results)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return the figures as a table: one row for each student and arm, nested figures as ``a.b``."""

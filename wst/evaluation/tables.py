@@ -12,11 +12,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from wst.evaluation.figures import COMPARISONS
+from wst.evaluation.cells import CAPTION, Cell, as_text, grid_of, shown
 from wst.evaluation.report import Comparison
 from wst.terminal import never_fatal, printable
-
-Cell = str | Text
 
 _WIDTH_OF_A_PIPE = 160  # a pipe has no width of its own, and a table cut to 80 columns would be of no use there
 _FEW = 4  #: so many arms fit beside each other
@@ -32,7 +30,7 @@ def _show(comparison: Comparison, console: Console) -> None:
     results = comparison.results
     say = partial(console.print, highlight=False, markup=False)
     for student, entry in results["students"].items():
-        title = _text(f"{student}: mean reward on {results['n']} queries")
+        title = as_text(f"{student}: mean reward on {results['n']} queries")
         console.print(_table(title, entry, results["right_or_wrong"], console))
         say(printable(results["summary"][student]), end="\n\n")
     if len(results["students"]) > 1:
@@ -50,23 +48,13 @@ def _show(comparison: Comparison, console: Console) -> None:
         say(printable(str(comparison.folder / name)), soft_wrap=True)
 
 
-def _text(text: str, style: str = "") -> Text:
-    return Text(printable(text, 1000), style=style)
-
-
 def _table(title: Text, entry: dict[str, Any], binary: bool, console: Console) -> Table:
     """Return the arms as lines, or as columns where a few arms would not fit the terminal; omit empty columns."""
-    lines = []
-    for arm, cell in entry["arms"].items():
-        name = _text(f"{arm} (best fixed)" if arm == entry["best_fixed"] else arm)
-        lines.append({"instructor": name, **_line(cell, binary)})
-    names = list(dict.fromkeys(name for line in lines for name in line))
-    names = [name for name in names if any(line.get(name, "-") != "-" for line in lines)]
-    grid: list[Sequence[Cell]] = [names, *([line.get(name, "-") for name in names] for line in lines)]
+    grid = grid_of(entry, binary)
     table = _grid(title, grid)
-    if len(lines) <= _FEW and _width(console, table) > console.width:
+    if len(grid) - 1 <= _FEW and _width(console, table) > console.width:
         table = _grid(title, list(zip(*grid, strict=True)))
-    table.caption = "p: Holm-corrected over the instructors; words, cut, calls and cost: of the responses"
+    table.caption = CAPTION
     return table
 
 
@@ -84,48 +72,13 @@ def _width(console: Console, table: Table) -> int:
     return Measurement.get(console, console.options.update(width=10_000), table).maximum
 
 
-def _line(cell: dict[str, Any], binary: bool) -> dict[str, Cell]:
-    if cell["mean"] is None:
-        return {"mean": "-", "95% interval": _text(cell.get("error") or "nothing could be scored", "red")}
-    low, high = cell["ci95"]
-    unaided, fixed, untrained = (cell[field] or {} for field in COMPARISONS)
-    better, worse = ("help", "harm") if binary else ("better", "worse")
-    return {
-        "mean": f"{cell['mean']:.3f}",
-        "95% interval": "-" if low is None else f"{low:.3f}-{high:.3f}",
-        "rel. gain": _shown(unaided.get("relative"), "+.0%"),
-        "gain": _shown(unaided.get("mean"), "+.3f"),
-        "p": _p(unaided.get("p_holm")),
-        "by length": _shown(unaided.get("by_length"), "+.3f"),
-        "over fixed": _shown(fixed.get("mean"), "+.3f"),
-        "p (fixed)": _p(fixed.get("p_holm")),
-        "over untrained": _shown(untrained.get("mean"), "+.3f"),
-        "p (untrained)": _p(untrained.get("p_holm")),
-        better: _shown(cell["help"], ".0%"),
-        worse: _shown(cell["harm"], ".0%"),
-        "leak": _shown(cell["leak"], ".0%"),
-        "words": _shown(cell["response_words"], ".1f"),
-        "cut": _shown(cell["response_truncated"], ".0%"),
-        "calls": _shown(cell["calls"], "d"),
-        "cost": _shown(cell["cost"], ".4g"),
-        **{printable(name, 40): _shown(mean, ".3f") for name, mean in cell["parts"].items()},
-    }
-
-
 def _transfer(results: dict[str, Any]) -> Table:
-    header: list[Cell] = ["instructor", *map(_text, results["students"])]
+    header: list[Cell] = ["instructor", *map(as_text, results["students"])]
     lines: list[list[Cell]] = [
-        [_text(arm), *(_shown(entry["arms"].get(arm, {}).get("mean"), ".3f") for entry in results["students"].values())]
+        [
+            as_text(arm),
+            *(shown(entry["arms"].get(arm, {}).get("mean"), ".3f") for entry in results["students"].values()),
+        ]
         for arm in results["arms"]
     ]
     return _grid(Text("Transfer: mean reward by instructor and student"), [header, *lines])
-
-
-def _shown(value: float | None, how: str) -> str:
-    return "-" if value is None else format(value, how)
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return "<0.001" if value < 0.001 else f"{value:.3f}"

@@ -201,7 +201,7 @@ def encode_truncated(
 
 @dataclass
 class ChatEncoder:
-    """Encode chats within a token limit; count those that had to be cut, and warn of them.
+    """Encode chats within a token limit; count those that had to be cut, and warn of the first.
 
     Args:
         limit: Largest number of tokens.
@@ -273,9 +273,13 @@ class ChatEncoder:
         return [row[-self.limit :] for row in rows]
 
     def _report(self, cut: int, what: str | None) -> None:
+        first = not self.shortened
         self.shortened += cut
-        if cut and what:
-            warnings.warn(f"{what} to fit {self.option}={self.limit} ({self.shortened} so far)", stacklevel=4)
+        if cut and what and first:
+            warnings.warn(
+                f"{what} to fit {self.option}={self.limit}, and so will others; raise it, or shorten the texts",
+                stacklevel=4,
+            )
 
 
 @contextmanager

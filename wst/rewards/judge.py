@@ -15,6 +15,7 @@ from wst.rewards.base import Reward, Scores
 from wst.rewards.verdicts import neutralize, read_choice, read_score, reward_of_choice
 from wst.settings import check_choice
 from wst.students.base import Student, respond
+from wst.students.function import as_student
 from wst.types import Message, Prompt, Query, Response, Rollout
 
 # What all prompts share comes first: it can be served from a prefix cache, and survives if a long prompt is cut.
@@ -74,7 +75,7 @@ class Judge(Reward):
     ``position_bias``, 1.0 if the two orders disagree. Both are NaN if there was no such answer.
 
     Args:
-        judge: Any student, preferably with temperature 0. Its context must fit the rubric and the responses.
+        judge: Any student or function, preferably with temperature 0. Its context must fit rubric and responses.
         mode: "score" or "pairwise".
         rubric: Template of the judge's prompt; None for a general one. Required placeholders: ``{response}``, or in
             pairwise mode ``{response_a}`` and ``{response_b}``. Optional: ``{query}``; ``{history}`` (earlier turns,
@@ -105,7 +106,7 @@ class Judge(Reward):
                 f"Judge: scale must be two finite numbers, the lowest score first, got {list(scale)}; use [1, 10] "
                 "or the scale of the rubric"
             )
-        self.judge = judge
+        self.judge = as_student(judge)
         self.mode = mode
         self.needs_unaided = pairwise
         self.rubric = rubric if rubric is not None else _PAIRWISE if pairwise else _SCORE

@@ -13,6 +13,7 @@ from wst.students.base import Student
 from wst.types import Prompt, Response
 
 T = TypeVar("T")
+StudentFunction = Callable[[list[dict[str, str]]], str | Awaitable[str]]
 
 
 def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -37,7 +38,9 @@ class FunctionStudent(Student):
         ConfigError: If it is not a function.
     """
 
-    def __init__(self, function: Callable[[list[dict[str, str]]], str | Awaitable[str]]) -> None:
+    def __init__(self, function: StudentFunction) -> None:
+        if isinstance(function, type):
+            raise ConfigError(f"student {function.__name__}: it is a class; give an instance, {function.__name__}(...)")
         if not callable(function):
             raise ConfigError(f"student: expected a wst.Student or a function of messages, got {function!r:.60}")
         self.function = function
@@ -64,3 +67,12 @@ class FunctionStudent(Student):
     def identity(self) -> Any:  # noqa: ANN401 - what JSON knows
         """Return the function's name."""
         return f"{self.function.__module__}.{getattr(self.function, '__qualname__', type(self.function).__qualname__)}"
+
+
+def as_student(student: Student | StudentFunction) -> Student:
+    """Return the student itself, or a function as a `FunctionStudent`.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    return student if isinstance(student, Student) else FunctionStudent(student)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning import Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
@@ -42,7 +44,7 @@ def run_folder(logger: Logger, root: str | Path) -> Path:
 
 
 def log_folder(trainer: Trainer) -> Path:
-    """Return the folder of the run's own files: the first logger's, or without one the trainer's root folder.
+    """Return the folder of the run's own files: the first logger's, or without one the trainer's root (`number_run`).
 
     Rank 0 writes there. Another rank may number its runs differently, and has to ask rank 0.
     """
@@ -51,6 +53,28 @@ def log_folder(trainer: Trainer) -> Path:
         if not isinstance(logger, DummyLogger):  # that of fast_dev_run
             return run_folder(logger, trainer.default_root_dir)
     return Path(trainer.default_root_dir)
+
+
+def number_run(trainer: Trainer) -> None:
+    """Give a run without a logger a folder of its own: the next ``version_N`` in the trainer's root folder.
+
+    A root that is called so already is left: it is the run's that goes on, or that is tested.
+    """
+    from wst.training.lightning_internals import cluster_environment, set_root  # heavy
+
+    root = Path(trainer.default_root_dir)
+    if trainer.state.fn != "fit" or trainer.loggers or cast(Any, trainer).fast_dev_run or run_number(root) is not None:
+        return
+    if isinstance(cluster_environment(trainer), SLURMEnvironment):  # a requeued job looks in the root
+        return
+    taken = [number for path in root.glob("version_*") if (number := run_number(path)) is not None]
+    set_root(trainer, root / f"version_{max(taken, default=-1) + 1}")
+
+
+def run_number(folder: Path) -> int | None:
+    """Return N of a folder called ``version_N``; None for any other."""
+    found = re.fullmatch(r"version_(\d{1,9})", folder.name)
+    return int(found[1]) if found else None
 
 
 class FolderLock:

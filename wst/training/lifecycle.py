@@ -8,28 +8,59 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from operator import attrgetter
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.cli import instantiate_module
 from lightning.pytorch.utilities import rank_zero_warn
 
 from wst.distributed import check_strategy, collective_errors
 from wst.environment import Environment
 from wst.errors import ConfigError, ModelError, WSTError
+from wst.modeling.loading import resolve_device
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward
 from wst.students.base import Student
 from wst.teacher import Teacher
-from wst.training.checkpoint import TrainedWeightsOnly
+from wst.training.checkpoint import AtomicCheckpointIO, TrainedWeightsOnly
 from wst.training.lightning_internals import is_fitting
 from wst.training.record import StepRecord
+from wst.training.remembered import flat, harmless, listed, nested, settings_in
 from wst.types import Query
 
 
 def _of_environment(name: str) -> Any:  # noqa: ANN401 - a property
     """Return a property that stands for an attribute of the environment, so that an assignment takes effect."""
     return property(attrgetter(f"environment.{name}"), lambda module, value: setattr(module.environment, name, value))
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Refuse what Lightning can only do where it optimizes by itself, with the names of our own settings.
+
+    Raises:
+        ConfigError: If the trainer clips or accumulates gradients, or looks for a learning rate.
+    """
+    if trainer.state.fn != "fit":
+        return
+    if trainer.gradient_clip_val:
+        raise ConfigError(
+            f"trainer: gradient_clip_val={trainer.gradient_clip_val} has no effect here; leave it out, and set "
+            f"gradient_clip={trainer.gradient_clip_val} of the model (wst.WeakToStrong)"
+        )
+    if trainer.accumulate_grad_batches != 1:
+        raise ConfigError(
+            f"trainer: accumulate_grad_batches={trainer.accumulate_grad_batches} has no effect here; leave it out, and "
+            "set batch_size of the data for more queries a step, and micro_batch_size of the model for less memory"
+        )
+    if any(isinstance(callback, LearningRateFinder) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        raise ConfigError(
+            "trainer: the learning rate finder goes by the loss, which is no measure of progress in policy gradients; "
+            "leave it out, set lr of the optimizer (1e-4 is usual), and compare val/reward of short runs"
+        )
 
 
 class TrainingLifecycle(TrainedWeightsOnly):
@@ -63,6 +94,58 @@ class TrainingLifecycle(TrainedWeightsOnly):
             super().__setattr__(name, value)
 
     # ------------------------------------------------------------------- set-up
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: torch.device | str | None = None,
+        *,
+        trust_checkpoint: bool = False,
+        **settings: Any,  # noqa: ANN401 - those of the constructor
+    ) -> Self:
+        """Build a module, and load a checkpoint's weights and state into it.
+
+        A checkpoint may come from a stranger, so no code in it is run, and the classes, models and addresses that it
+        names are not used: ``teacher``, ``student`` and ``reward`` are yours to give. Of the other settings, the number
+        of samples and the student's prompt are taken from it, unless they are given.
+
+        Args:
+            checkpoint_path: A file that a fit has written.
+            map_location: Device of the teacher; None: the GPU if there is one.
+            trust_checkpoint: Whether to build whatever it names and is not given.
+            settings: Arguments of the constructor.
+
+        Raises:
+            ConfigError: If the file is not there, or an argument is missing.
+            ModelError: If it holds something else than a fit writes, or is of another teacher.
+        """
+        if not Path(checkpoint_path).is_file():
+            raise ConfigError(f"checkpoint {str(checkpoint_path)!r}: no such file; give one that a fit has written")
+        checkpoint = AtomicCheckpointIO().load_checkpoint(checkpoint_path, map_location="cpu")
+        if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("state_dict"), Mapping):
+            raise ModelError(
+                f"checkpoint {str(checkpoint_path)!r}: it holds no weights; give one that a fit has written"
+            )
+        saved = settings_in(checkpoint)
+        if trust_checkpoint and saved:
+            named = {name: value for name, value in checkpoint["hyper_parameters"].items() if name != "_instantiator"}
+            module = instantiate_module(cls, named | settings)
+        else:
+            if missing := [name for name in ("teacher", "student", "reward") if name not in settings]:
+                raise ConfigError(
+                    f"checkpoint: {' and '.join(missing)} must be given: what it names is not used unless you say "
+                    f"trust_checkpoint=True: {listed(saved) or 'nothing, since it was made from Python'}"
+                )
+            taken = nested(harmless(saved or flat(checkpoint.get("hyper_parameters") or {})))
+            taken.pop("teacher", None)
+            if isinstance(taken.get("student_prompt"), dict):
+                taken["student_prompt"] = StudentPrompt(**taken["student_prompt"])
+            module = cls(**taken | settings)
+        module.teacher.load(resolve_device("auto") if map_location is None else torch.device(map_location))
+        module.on_load_checkpoint(dict(checkpoint))
+        module.load_state_dict(checkpoint["state_dict"])
+        return module
 
     def setup(self, stage: str) -> None:
         """Check that all models are available, before any of them is loaded.
@@ -100,6 +183,20 @@ class TrainingLifecycle(TrainedWeightsOnly):
             raise ConfigError("warm_start: it needs the training queries of a data module; give one")
         self.seed_everything("warm start")
         warm_start(self, queries)
+
+    def on_train_batch_start(self, batch: Any, *_: Any, **__: Any) -> None:  # noqa: ANN401 - as Lightning has it
+        """Check that the data are queries.
+
+        Raises:
+            ConfigError: If a batch is no list of them.
+        """
+        if not isinstance(batch, list) or not all(isinstance(query, Query) for query in batch):
+            raise ConfigError(
+                f"data: a batch must be a list of wst.Query, got {batch!r:.80}; give the trainer a wst.QueryDataModule "
+                "(QueryDataModule.from_records takes lists, frames and datasets)"
+            )
+
+    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
 
     def on_validation_start(self) -> None:
         """Calibrate the reward, if it needs it and no fit has done so."""

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loops.evaluation_loop import RestartStage
@@ -31,6 +31,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wst.files import write_whole
+
+# A "last" that finds nothing must not begin anew: Lightning only warns of it, before any hook of ours.
+warnings.filterwarnings("error", message=r".*there is no last checkpoint available")
 
 # ------------------------------------------------------------------------ modules
 
@@ -51,11 +54,6 @@ def ignore_in_ddp(module: nn.Module, names: list[str]) -> None:
 
 
 # -------------------------------------------------------------------------- loops
-
-
-def logged_step(trainer: Trainer) -> int:
-    """Return the step that loggers are given: `_batches_that_stepped`, which `global_step` is not."""
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 def validation_follows(trainer: Trainer) -> bool:
@@ -115,7 +113,7 @@ def figures_to_be_logged(trainer: Trainer) -> dict[str, float]:
     connector = trainer._logger_connector
     if not connector.should_update_logs:
         return {}
-    return {name: float(value) for name, value in connector.metrics["log"].items()}
+    return {name: float(value) for name, value in connector.metrics["log"].items() if name != "step"}
 
 
 def log_figures(trainer: Trainer, figures: dict[str, float], step: int) -> None:
@@ -145,8 +143,12 @@ def discard_from(logger: TensorBoardLogger | CSVLogger, step: int) -> None:
         lines = io.StringIO()
         writer = csv.DictWriter(lines, fieldnames=list(rows[0]) if rows else [])
         writer.writeheader()
-        writer.writerows(row for row in rows if int(row["step"]) < step)
+        writer.writerows(row for row in rows if int(row["step"]) < step or _is_of_test(row))
         write_whole(path, lines.getvalue())
+
+
+def _is_of_test(row: dict[str, str]) -> bool:
+    return any(value and name.startswith("test/") for name, value in row.items())
 
 
 def keep_rows(logger: CSVLogger) -> None:
@@ -166,6 +168,22 @@ def keep_rows(logger: CSVLogger) -> None:
 
 def _file_writer(logger: TensorBoardLogger) -> Any:  # noqa: ANN401 - tensorboard has no types
     return cast(Any, logger.experiment)._get_file_writer()
+
+
+# -------------------------------------------------------------------- the run
+
+
+def set_root(trainer: Trainer, folder: Path) -> None:
+    """Set the trainer's root folder, which only its constructor offers."""
+    cast(Any, trainer)._default_root_dir = str(folder)
+
+
+def name_epochs(trainer: Trainer) -> None:
+    """Let the rich progress bar count epochs without their number where steps end a run: it would say "Epoch 0/-2"."""
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, RichProgressBar) and trainer.max_epochs == -1:
+        width = len(bar.validation_description)
+        cast(Any, bar)._get_train_description = lambda epoch: f"{f'Epoch {epoch}':{width}}"
 
 
 # -------------------------------------------------------------- ends of the run

