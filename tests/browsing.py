@@ -1,0 +1,36 @@
+"""Pages opened in a real browser, and what holds for each of them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+#: Texts that stand outside the window, or on another text of the same line of a drawing.
+CUT = """() => {
+  const texts = [...document.querySelectorAll("main *")].filter((node) =>
+    node.childElementCount === 0 && node.textContent.trim() && !node.closest(".wide, option"));
+  const outside = ({ left, right }) => left < 0 || right > innerWidth;
+  const cut = texts.filter((node) => outside(node.getBoundingClientRect()) || node.scrollWidth > node.clientWidth + 1 && node.clientWidth);
+  const boxes = [...document.querySelectorAll(".track, .plot")].map((line) =>
+    [...line.querySelectorAll("span")].map((node) => [node, node.getBoundingClientRect()]));
+  const apart = (a, b) => a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
+  const met = boxes.flatMap((line) => line.filter(([, a], i) => line.slice(0, i).some(([, b]) => !apart(a, b))));
+  return [...cut, ...met.map(([node]) => node)].map((node) => node.textContent.slice(0, 60));
+}"""
+
+
+@contextmanager
+def opened(browser: Any, url: str, width: int = 1400, **options: Any) -> Iterator[Any]:
+    """Open a page; at the end nothing may have been said on the console, asked of other hosts, or be wider than it."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, **options)
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(url)
+    yield page
+    assert said == []
+    own = tuple({"file:", "data:", "blob:", "/".join(url.split("/")[:3])} - {"file://"})
+    assert [address for address in asked if not address.startswith(own)] == []
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    page.close()

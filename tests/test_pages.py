@@ -1,0 +1,93 @@
+"""The documentation site and TensorBoard in a real browser; the report has tests of its own (evaluation/test_report.py)."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import opened
+from runs import TESTS
+
+import wst
+
+ROOT = TESTS.parent
+
+pytestmark = pytest.mark.slow
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the site, built from this tree without a warning."""
+    pytest.importorskip("mkdocs", reason="the extra docs is not installed; the site is not built")
+    folder = str(tmp_path_factory.mktemp("site"))
+    command = [sys.executable, "-m", "mkdocs", "build", "-f", "docs/site/mkdocs.yml", "-d", folder]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 390])
+def test_pages_of_the_site(site: str, browser: Any, width: int, scheme: str) -> None:
+    for path in ("index", "task", "recipes", "results", "reference/rewards"):
+        with opened(browser, f"{site}/{path}.html", width=width, color_scheme=scheme) as page:
+            assert page.locator("h1").count() == 1
+            assert page.locator("img").evaluate_all("(all) => all.every((image) => image.naturalWidth > 0)")
+            if path == "results":
+                (first, *_) = re.findall(r"^\| trained teacher \| (.*) \|$", page_text("results"), re.MULTILINE)
+                row = page.locator("table").first.locator("tr", has_text="trained teacher").locator("td")
+                assert row.all_inner_texts()[1:] == first.split(" | ")
+
+
+def page_text(name: str) -> str:
+    return (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def test_the_reference_has_every_public_name_and_is_searched(site: str, browser: Any) -> None:
+    names = set(wst.__all__) - {"__version__"}
+    with opened(browser, f"{site}/index.html") as page:
+        links = page.locator("nav a[href*='reference/']").evaluate_all("(all) => all.map((link) => link.href)")
+        assert len(set(links)) > 5
+        for link in sorted(set(links)):
+            page.goto(link)
+            names -= set(page.locator("h2[id]").evaluate_all("(all) => all.map((head) => head.id.replace('wst.', ''))"))
+        assert names == set()
+        page.locator("[data-md-component=search-query]").fill("LeaveOneOut")
+        page.locator("a.md-search-result__link[href*='reference/method.html']").first.wait_for(state="attached")
+
+
+@pytest.fixture(scope="module")
+def tensorboard(fitted: Path) -> Iterator[str]:
+    """Address of a TensorBoard that shows the first run."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", "runs/tiny/version_0", "--port", "0"]
+    with subprocess.Popen(command, cwd=fitted, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        said = ""
+        while not (address := re.search(r"http://[^\s/]+/", said)):
+            line = server.stderr.readline()
+            assert line, said
+            said += line
+        yield address[0]
+        server.terminate()
+
+
+def test_tensorboard_shows_the_figures_of_the_files(tensorboard: str, browser: Any, fitted: Path) -> None:
+    rows = [json.loads(line) for line in (fitted / "runs/tiny/version_0/instructions.jsonl").read_text().splitlines()]
+    assert rows
+    with opened(browser, tensorboard) as page:
+        page.wait_for_selector("scalar-card")
