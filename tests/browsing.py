@@ -20,11 +20,11 @@ CUT = """() => {
 
 @contextmanager
 def opened(browser: Any, url: str, width: int = 1400, **options: Any) -> Iterator[Any]:
-    """Open a page; at the end nothing may have been said on the console, asked of other hosts, or be wider than it."""
+    """Open a page; at the end no error may be on the console, nothing asked of other hosts, nothing wider than it."""
     page = browser.new_page(viewport={"width": width, "height": 900}, **options)
     said: list[str] = []
     asked: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
+    page.on("console", lambda message: message.type == "error" and said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(url)

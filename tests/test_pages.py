@@ -16,6 +16,7 @@ from browsing import opened
 from runs import TESTS
 
 import wst
+from wst.evaluation.curve import training_curve
 
 ROOT = TESTS.parent
 
@@ -87,7 +88,15 @@ def tensorboard(fitted: Path) -> Iterator[str]:
 
 
 def test_tensorboard_shows_the_figures_of_the_files(tensorboard: str, browser: Any, fitted: Path) -> None:
-    rows = [json.loads(line) for line in (fitted / "runs/tiny/version_0/instructions.jsonl").read_text().splitlines()]
-    assert rows
-    with opened(browser, tensorboard) as page:
-        page.wait_for_selector("scalar-card")
+    run = fitted / "runs/tiny/version_0"
+    curve = training_curve(run)
+    sample = json.loads((run / "instructions.jsonl").read_text().splitlines()[-1])
+    with opened(browser, f"{tensorboard}?smoothing=0&tagFilter=%5E(train%7Cval)%2Freward%24#timeseries") as page:
+        for name in ("train", "val"):
+            card = page.locator("scalar-card", has_text=name)
+            value, step = (card.locator("tb-data-table-content-cell").nth(column) for column in (2, 3))
+            value.wait_for()
+            assert float(value.inner_text()) == pytest.approx(curve[name][-1][1], rel=1e-3)
+            assert int(step.inner_text()) >= 0
+        page.goto(f"{tensorboard}#text")
+        page.get_by_text(sample["query"]).first.wait_for()
