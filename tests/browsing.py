@@ -1,5 +1,6 @@
 """Pages opened in a real browser, and what holds for each of them."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,13 +10,30 @@ CUT = """() => {
   const texts = [...document.querySelectorAll("main *")].filter((node) =>
     node.childElementCount === 0 && node.textContent.trim() && !node.closest(".wide, option"));
   const outside = ({ left, right }) => left < 0 || right > innerWidth;
-  const cut = texts.filter((node) => outside(node.getBoundingClientRect()) || node.scrollWidth > node.clientWidth + 1 && node.clientWidth);
+  const short = ({ scrollWidth, clientWidth }) => clientWidth && scrollWidth > clientWidth + 1;
+  const cut = texts.filter((node) => outside(node.getBoundingClientRect()) || short(node));
   const boxes = [...document.querySelectorAll(".track, .plot")].map((line) =>
     [...line.querySelectorAll("span")].map((node) => [node, node.getBoundingClientRect()]));
   const apart = (a, b) => a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
   const met = boxes.flatMap((line) => line.filter(([, a], i) => line.slice(0, i).some(([, b]) => !apart(a, b))));
   return [...cut, ...met.map(([node]) => node)].map((node) => node.textContent.slice(0, 60));
 }"""
+
+
+SHADES = ("backgroundColor", "color")
+
+
+def in_every_form(page: Any) -> Iterator[int]:
+    """Show the page on a desktop and on a phone, in light and in dark, and check what holds in each; yield widths."""
+    for width in (1400, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            colours = [page.evaluate(f"getComputedStyle(document.body).{shade}") for shade in SHADES]
+            back, ink = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
+            assert (back > ink) == (scheme == "light")
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+            yield width
 
 
 @contextmanager
