@@ -25,7 +25,7 @@ PAGES = {
 }
 #: Pages of the reference, and the rooms whose public names they hold.
 REFERENCE = {
-    "method": "module teacher prompts training preference",
+    "method": "notebook module teacher prompts training preference",
     "students": "students",
     "rewards": "rewards",
     "data": "data",
@@ -74,7 +74,7 @@ def _reference() -> Iterator[tuple[str, str]]:
             room = str(statement.module).split(".")[1]
             rooms.setdefault(room, []).extend(alias.name for alias in statement.names)
     for page, held in REFERENCE.items():
-        names = [name for room in held.split() for name in rooms.pop(room)]
+        names = [name for room in held.split() for name in rooms.pop(room, ())]
         yield f"reference/{page}.md", f"# {page.title()}\n\n" + "".join(f"::: wst.{name}\n\n" for name in names)
     if rooms:
         raise LookupError(f"{', '.join(rooms)}: name these rooms of wst/__init__.pyi in REFERENCE of {__file__}")
