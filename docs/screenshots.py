@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from wst.evaluation import rebuild
@@ -34,10 +35,13 @@ def main(run: Path) -> None:
         page.screenshot(path=DOCS / "report.png", clip={"x": 0, "y": 0, "width": 1200, "height": 1080}, full_page=True)
         page.set_viewport_size({"width": 1200, "height": 640})
         page.goto(address + "?smoothing=0&tagFilter=%5E(train%7Cval)%2Freward%24#timeseries")
+        page.get_by_text("Ignore outliers in chart scaling").click()
         page.get_by_role("button", name="Settings").click()
         page.wait_for_timeout(3000)  # the charts are drawn one after the other
         page.screenshot(path=DOCS / "tensorboard.png")
         browser.close()
+    for name in ("report.png", "tensorboard.png"):
+        Image.open(DOCS / name).quantize(64).save(DOCS / name, optimize=True)
     server.terminate()
     server.wait()
 
