@@ -29,6 +29,7 @@ def in_every_form(page: Any) -> Iterator[int]:
         page.set_viewport_size({"width": width, "height": 900})
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
+            page.wait_for_timeout(50)  # a script may set the colours
             colours = [page.evaluate(f"getComputedStyle(document.body).{shade}") for shade in SHADES]
             back, ink = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
             assert (back > ink) == (scheme == "light")

@@ -66,7 +66,7 @@ def test_the_reference_has_every_public_name_and_is_searched(site: str, browser:
             page.goto(link)
             names -= set(page.locator("h2[id]").evaluate_all("(all) => all.map((head) => head.id.replace('wst.', ''))"))
         assert names == set()
-        page.locator("[data-md-component=search-query]").fill("LeaveOneOut")
+        page.locator("[data-md-component=search-query]").press_sequentially("LeaveOneOut")
         page.locator("a.md-search-result__link[href*='reference/method.html']").first.wait_for(state="attached")
 
 
