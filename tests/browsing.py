@@ -20,7 +20,10 @@ CUT = """() => {
 }"""
 
 
-SHADES = ("backgroundColor", "color")
+def is_light(page: Any) -> bool:
+    colours = [page.evaluate(f"getComputedStyle(document.body).{shade}") for shade in ("backgroundColor", "color")]
+    back, ink = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
+    return back > ink
 
 
 def in_every_form(page: Any) -> Iterator[int]:
@@ -29,10 +32,8 @@ def in_every_form(page: Any) -> Iterator[int]:
         page.set_viewport_size({"width": width, "height": 900})
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
-            page.wait_for_timeout(50)  # a script may set the colours
-            colours = [page.evaluate(f"getComputedStyle(document.body).{shade}") for shade in SHADES]
-            back, ink = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
-            assert (back > ink) == (scheme == "light")
+            # A script of the page may set the colours, a moment later.
+            assert any(is_light(page) == (scheme == "light") or page.wait_for_timeout(50) for _ in range(200))
             assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
             yield width
 
