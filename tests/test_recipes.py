@@ -27,7 +27,7 @@ ORDER = {"item": "kettle", "count": 2}
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the pages' files, rows of the form that they name, and the quickstart's data."""
     for name, text in CONFIGS.items():
-        (tmp_path / name).write_text("# " + text.strip("\n,"))
+        (tmp_path / name).write_text("#" + text)
     for name, text in CODE.items():
         (tmp_path / f"{name}.py").write_text(text)
     for split in ("train", "val", "test"):
