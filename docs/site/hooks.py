@@ -78,7 +78,7 @@ def _reference() -> Iterator[tuple[str, str]]:
         yield f"reference/{page}.md", f"# {page.title()}\n\n" + "".join(f"::: wst.{name}\n\n" for name in names)
     if rooms:
         raise LookupError(f"{', '.join(rooms)}: name these rooms of wst/__init__.pyi in REFERENCE of {__file__}")
-    helps = (["--help"], ["fit", "--help"])
+    helps = (["--help"], ["list"], ["fit", "--help"])
     shown = "".join(f"## `wst {' '.join(args)}`\n\n```text\n{_said(args)}\n```\n\n" for args in helps)
     yield "reference/commands.md", "# Commands\n\n" + shown
 
