@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint dist figure clean
+.PHONY: demo test lint dist figure site clean
 
 demo: $(VENV)/.installed
 	$(BIN)/wst fit --config $(DEMO) --seed_everything $(SEED) --trainer.logger.init_args.save_dir "$(RUN)"
@@ -31,9 +31,14 @@ dist: $(VENV)/.installed-test
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
 
-# The reward curve of the newest demo run, as it stands in the README.
+# The pictures of README and docs, of the newest demo run.
 figure: $(VENV)/.installed-test
 	$(BIN)/python docs/reward_curve.py $(RUN)/quickstart docs/reward_curve.png
+	$(BIN)/python docs/screenshots.py "$$(ls -td "$(RUN)"/quickstart/version_*/ | head -n 1)"
+
+# The documentation, in build/site; a warning (a link that leads nowhere, a page without a place) is an error.
+site: $(VENV)/.installed-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q -f docs/site/mkdocs.yml
 
 # torch comes first: a bare requirement of some other package must not choose another build.
 $(VENV)/.installed: pyproject.toml constraints.txt

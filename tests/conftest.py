@@ -1,8 +1,11 @@
 """Tiny models, written once a session, for every test that needs one by its path."""
 
 import os
+import shutil
 import string
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before transformers is imported, here and in the subprocesses that tests start: no test may need the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -112,3 +115,17 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, tiny_model: str) -> Path:
 def own_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Use an empty answer cache for each test; converted models are shared."""
     monkeypatch.setattr("wst.students.cache.cache_dir", lambda: tmp_path / "answers")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The system's Chromium; not for the whole session, since playwright's loop would forbid others `asyncio.run`."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium is installed; pages are not looked at")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()

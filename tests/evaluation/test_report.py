@@ -1,25 +1,24 @@
 """The report in a real browser: its figures, its controls, and words that would like to be markup."""
 
 import json
-import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import CUT, in_every_form, opened
 from comparison_rows import KINDS, made_rows
 
 from wst.evaluation import NONE, Comparison, rebuild
 from wst.evaluation.figures import SCHEMA
 from wst.evaluation.report import write_comparison
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 1"><!-- {{7*7}}'
 BACKWARDS = "safe \u202eevil\u2066 \u2028 text \x00 😀"
 MINUS = "\u2212"
+UNKNOWN = "\u2013"
 LONG = "x" * 100_000
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed; the report is not looked at")
 
 
 @pytest.fixture(scope="module")
@@ -37,40 +36,21 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     return rebuild(str(folder / "rows.jsonl"), resamples=1000)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
 def page(browser: Any, comparison: Comparison) -> Iterator[Any]:
-    opened = browser.new_page(viewport={"width": 1200, "height": 900})
-    said: list[str] = []
-    asked: list[str] = []
-    opened.on("console", lambda message: said.append(message.text))
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.on("request", lambda request: asked.append(request.url))
-    opened.goto((comparison.folder / "report.html").as_uri())
-    yield opened
-    assert said == []
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert opened.evaluate("window.hacked") is None
-    opened.close()
+    with opened(browser, (comparison.folder / "report.html").as_uri(), width=1200) as found:
+        yield found
+        assert found.evaluate("window.hacked") is None
 
 
 def test_the_numbers_are_those_of_the_results(page: Any, comparison: Comparison) -> None:
     results = json.loads((comparison.folder / "results.json").read_text())
-    tables = page.locator("table")
+    tables = page.locator("table")  # two a student: the figures, and further ones
     for number, (student, entry) in enumerate(results["students"].items()):
         assert page.locator("p.lead").nth(number).inner_text() == results["summary"][student]
         shown = {
             line.locator("th").inner_text(): line.locator("td").all_inner_texts()
-            for line in tables.nth(number).locator("tbody tr").all()
+            for line in tables.nth(2 * number).locator("tbody tr").all()
         }
         assert len(shown) == len(KINDS)
         for arm, cell in entry["arms"].items():
@@ -79,16 +59,30 @@ def test_the_numbers_are_those_of_the_results(page: Any, comparison: Comparison)
             assert line[0] == f"{cell['mean']:.3f}"
             assert line[1] == "{:.3f} to {:.3f}".format(*cell["ci95"])
             if arm != NONE:
-                assert line[3] == f"{cell['vs_unaided']['mean']:+.3f}"
-                assert line[4] == "{:.3f} to {:.3f}".format(*cell["vs_unaided"]["ci95"])
-                p = cell["vs_unaided"]["p_holm"]
-                assert line[5] == ("<0.001" if p < 0.001 else f"{p:.3f}")
-                assert line[8:10] == [f"{100 * cell[k] + 1e-9:.0f}%" for k in ("help", "harm")]
-        bars = page.locator("svg").nth(2 * number).locator("text[data-mean]").all_text_contents()
-        assert bars == [f"{cell['mean']:.3f}" for cell in entry["arms"].values()]
+                gain = cell["vs_unaided"]
+                assert line[2] == f"{gain['mean']:+.3f}"
+                assert line[3] == "{:.3f} to {:.3f}".format(*gain["ci95"])
+                assert line[4] == ("<0.001" if gain["p_holm"] < 0.001 else f"{gain['p_holm']:.3f}")
+                assert line[5] == f"{100 * gain['relative']:+.0f}%"
+                assert line[6:8] == [f"{100 * cell[k] + 1e-9:.0f}%" for k in ("help", "harm")]
+                assert line[9] == ("1" if cell["failed"] else UNKNOWN)
+        chart = page.locator(".chart").nth(2 * number)
+        values = chart.locator("[data-mean]").all_text_contents()
+        assert values == [f"{cell['mean']:.3f}" for cell in entry["arms"].values()]
+        assert chart.locator(".tick").all_text_contents() == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
+        drawn = chart.evaluate(
+            """chart => [...chart.querySelectorAll(".bar")].map((bar) => {
+                 const box = (node) => node.getBoundingClientRect();
+                 const [zero, one] = [0, 5].map((line) => box(bar.parentNode.children[line]).left);
+                 return [box(bar).left - zero, (box(bar).right - zero) / (one - zero)];
+               })"""
+        )
+        for (start, length), cell in zip(drawn, entry["arms"].values(), strict=True):
+            assert abs(start) < 0.5
+            assert length == pytest.approx(cell["mean"], abs=0.002)
     transfer = {
         line.locator("th").inner_text(): line.locator("td").all_inner_texts()
-        for line in tables.nth(2).locator("tbody tr").all()
+        for line in tables.nth(4).locator("tbody tr").all()
     }
     assert transfer["teacher"] == [f"{e['arms']['teacher']['mean']:.3f}" for e in results["students"].values()]
     assert page.locator("polyline").count() == 1
@@ -157,12 +151,45 @@ def test_three_arms_of_a_test_stand_side_by_side_and_names_are_only_names(browse
     page.close()
 
 
-def test_it_can_be_read_on_a_phone_in_the_dark(page: Any) -> None:
-    page.set_viewport_size({"width": 360, "height": 700})
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    page.emulate_media(color_scheme="dark")
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
+def test_nothing_is_cut_or_hidden_on_desktop_and_phone_in_light_and_dark(page: Any) -> None:
+    wide, cue = page.locator(".wide").first, page.locator(".cue").first
+    for width in in_every_form(page):
+        assert page.evaluate(CUT) == []
+        assert wide.evaluate("(node) => node.scrollWidth > node.clientWidth") == (width == 390)
+        assert cue.is_visible() == (width == 390)
+    assert page.locator("details").first.inner_text().count("\n") >= 5
+
+
+def test_names_stay_in_sight_when_a_table_is_scrolled(page: Any) -> None:
+    page.set_viewport_size({"width": 390, "height": 200})
+    wide = page.locator(".wide").first
+    name, head, mean = (wide.locator(cell).first for cell in ("tbody th", "thead th:nth-child(2)", "tbody td"))
+    before = [cell.bounding_box() for cell in (name, head, mean)]
+    wide.evaluate("(node) => node.scrollTo(60, 40)")
+    after = [cell.bounding_box() for cell in (name, head, mean)]
+    moved = [(new["x"] - old["x"], new["y"] - old["y"]) for old, new in zip(before, after, strict=True)]
+    assert moved == [(0, -40), (-60, 0), (-60, -40)]
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 700.0])
+def test_axes_have_round_ticks(browser: Any, tmp_path: Path, scale: float) -> None:
+    rows = [row | {"reward": row["reward"] and scale * row["reward"]} for row in made_rows(scalar=True)]
+    train = [[step, scale * (step / 37 - 0.3)] for step in range(1, 38)]
+    found = write_comparison(rows, {"curve": {"train": train, "val": []}}, tmp_path, resamples=1000)
+    means = [cell["mean"] for cell in found.results["students"]["s"]["arms"].values()]
+    with opened(browser, (tmp_path / "report.html").as_uri(), width=390) as page:
+        for ticks in (".chart >> nth=0 >> .tick", ".plot .tick.up"):
+            marks = [float(text.replace(MINUS, "-")) for text in page.locator(ticks).all_text_contents()]
+            steps = {f"{b - a:.3e}" for a, b in pairwise(marks)}
+            assert len(steps) == 1
+            assert next(iter(steps))[0] in "125"
+            assert 0.0 in marks
+            assert 3 <= len(marks) <= 8
+            shown = means if "chart" in ticks else [value for _, value in train]
+            assert marks[0] <= min(shown)
+            assert max(shown) <= marks[-1]
+        assert page.locator(".plot .tick:not(.up)").all_text_contents() == ["10", "20", "30"]
+        assert page.evaluate(CUT) == []
 
 
 def test_the_keyboard_reaches_every_control(page: Any) -> None:

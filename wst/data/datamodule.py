@@ -187,7 +187,7 @@ class QueryDataModule(LightningDataModule):
         Raises:
             ConfigError: If an object is of another kind, or an option is impossible.
 
-        Example:
+        Examples:
             >>> rows = [{"text": "2 + 3 = ?", "label": 5}, {"text": "1 + 1 = ?", "label": 2.0}]
             >>> [query.target for query in QueryDataModule.from_records(rows).queries("train")]
             ['5', '2']

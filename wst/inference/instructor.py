@@ -42,7 +42,7 @@ class Instructor:
         server: A server that writes the words, in place of weights on this machine; a text is its base URL. The teacher
             is then called "teacher" there. See `TeacherServer` for other names, keys and limits.
 
-    Example:
+    Examples:
         >>> teacher = Instructor.from_pretrained("runs/quickstart/version_0/teacher/best")  # doctest: +SKIP
         >>> teacher("The kettle leaks.")  # doctest: +SKIP
     """

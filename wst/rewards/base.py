@@ -127,7 +127,7 @@ class FunctionReward(Reward):
     Raises:
         ConfigError: If ``function`` is a class, a coroutine function, not callable, or does not take one argument.
 
-    Example:
+    Examples:
         >>> from wst.types import Query, Response
         >>> def brief(rollouts):
         ...     return [float(len(rollout.response.text) < 10) for rollout in rollouts]

@@ -113,7 +113,7 @@ def last_number(text: str) -> Decimal | None:
         Its exact value (of a fraction, 50 digits); infinity if an exponent is beyond 10^18; None if there is no number,
         or several to choose from: ranges (``5-6``), alternatives (``5 or 6``), lists (``1 2 3``), sums (``3 + 4``).
 
-    Example:
+    Examples:
         >>> last_number("3 boxes at $1,200 make #### -$3,600.50.")
         Decimal('-3600.50')
     """

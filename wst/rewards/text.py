@@ -39,7 +39,7 @@ def normalize(text: str, *, lowercase: bool = True, punctuation: bool = True, ar
         punctuation: Remove punctuation, and the ASCII symbols ``$+<=>^`|~``.
         articles: Remove the English articles, as SQuAD does.
 
-    Example:
+    Examples:
         >>> normalize("  The Eiffel\n Tower. ", articles=True)
         'eiffel tower'
     """
@@ -185,7 +185,7 @@ class LastNumber(_TargetReward):
         ConfigError: If the tolerance is negative or not finite.
         DataError: In ``score``, if a query has no target, or its target has no number.
 
-    Example:
+    Examples:
         >>> from wst.types import Query, Response
         >>> query = Query("1", "How far?", target="#### 1200")
         >>> LastNumber(tolerance=0.5).score([Rollout(query, None, Response("About 1,200.4 km."))])

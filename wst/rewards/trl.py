@@ -30,7 +30,7 @@ class TRLReward(Reward):
     Raises:
         ConfigError: If it is not a function; also, in ``score``, if it does not take the columns.
 
-    Example:
+    Examples:
         >>> from wst.types import Response
         >>> def accuracy(prompts, completions, answer, **columns):
         ...     return [float(a == c) for a, c in zip(answer, completions)]

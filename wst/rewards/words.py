@@ -33,7 +33,7 @@ _SAME |= dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"), "") | {
 def unify(text: str) -> str:
     r"""Return a text with one character for those that only look different, such as full-width letters and dashes.
 
-    Example:
+    Examples:
         >>> unify("\uff59\uff45\uff53 \u2212 don\u2019t")
         "yes - don't"
     """
@@ -82,7 +82,7 @@ def comparable(text: str, *, lowercase: bool = True, articles: bool = False, hyp
         articles: Ignore the English articles.
         hyphen: What a hyphen within a word becomes; "New-York" equals "New York" and "e-mail" equals "email".
 
-    Example:
+    Examples:
         >>> comparable("**Paris**, France."), comparable("51.0"), comparable("x < 5")
         ('paris france', '51', 'x<5')
     """
@@ -108,7 +108,7 @@ def comparable(text: str, *, lowercase: bool = True, articles: bool = False, hyp
 def count_words(text: str) -> int:
     r"""Return the number of words; in Chinese and Japanese every character counts, in Thai and its like every fourth.
 
-    Example:
+    Examples:
         >>> count_words("two words"), count_words("\u4eca\u5929\u5929\u6c14")
         (2, 4)
     """

@@ -27,7 +27,7 @@ def same_answer(answer: str, gold: str) -> bool:
 
     It may hang or exhaust the memory; call it only in a process that can be killed.
 
-    Example:
+    Examples:
         >>> same_answer(r"\frac{\sqrt{8}}{4}", r"\frac{1}{\sqrt{2}}")
         True
     """

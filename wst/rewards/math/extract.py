@@ -26,7 +26,7 @@ def last_boxed(text: str) -> str | None:
     Returns:
         The content without surrounding spaces; None if there is no box.
 
-    Example:
+    Examples:
         >>> last_boxed(r"First \boxed{1}, then $x = \boxed{\frac{1}{2}}$.") == r"\frac{1}{2}"
         True
     """
@@ -38,7 +38,7 @@ def boxed_answer(text: str) -> str | None:
 
     A box that is never closed counts if there is no other.
 
-    Example:
+    Examples:
         >>> boxed_answer(r"so $x = \boxed{3}$ and $y = \boxed{4}$"), boxed_answer(r"\boxed{1}, no, \boxed{2}")
         ('x = 3, y = 4', '2')
     """
@@ -86,7 +86,7 @@ def after_hashes(text: str) -> str | None:
     Returns:
         The line without surrounding spaces; None if nothing follows, or there is no ``####``.
 
-    Example:
+    Examples:
         >>> after_hashes("3 + 4 = 7 #### 7")
         '7'
     """
@@ -100,7 +100,7 @@ def gold_answer(text: str) -> str | None:
     Returns:
         The answer as it is written; None if the text has neither.
 
-    Example:
+    Examples:
         >>> gold_answer("3 + 4 = 7 #### 7")
         '7'
     """

@@ -88,7 +88,7 @@ class MathAnswer(Reward):
         ConfigError: If an option is out of range; also, in ``score``, if the workers cannot start.
         DataError: If a query has no target, or one that cannot be verified against itself (in ``score``).
 
-    Example:
+    Examples:
         >>> from wst.types import Query, Response
         >>> query = Query("1", "What is half of 3?", target=r"\frac{3}{2}")
         >>> reward = MathAnswer(workers=1)

@@ -21,7 +21,7 @@ _RUN = re.compile(
 def spoken_number(text: str) -> str:
     r"""Replace the number in words that a text begins with by digits.
 
-    Example:
+    Examples:
         >>> spoken_number("twenty-five percent"), spoken_number("5 thousand"), spoken_number("two and a half")
         ('25 percent', '5000', '\\frac{5}{2}')
     """
