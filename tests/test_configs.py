@@ -152,7 +152,7 @@ def test_the_endpoint_overlay_on_the_quickstart(tmp_path: Path, tiny_model: str)
 
 
 @pytest.mark.parametrize("config", COMPARISONS, ids=lambda path: path.stem)
-def test_a_comparison(config: Path, tmp_path: Path, tiny_model: str) -> None:
+def test_a_comparison(config: Path, tmp_path: Path, tiny_model: str, tiny_scorer: str, benchmarks: Path) -> None:
     wanted = yaml.safe_load(config.read_text())
     tiny = {"class_path": "wst.LocalStudent", "init_args": {"model": tiny_model, "max_new_tokens": 4}}
     teacher = {"class_path": "wst.Teacher", "init_args": {"model": tiny_model, "max_new_tokens": 4}}
@@ -161,6 +161,7 @@ def test_a_comparison(config: Path, tmp_path: Path, tiny_model: str) -> None:
         yaml.safe_dump(
             {
                 "students": dict.fromkeys(wanted["students"], tiny),
+                "asked": dict.fromkeys(wanted.get("asked", {}), tiny),
                 "teacher": teacher,
                 "trained": {},
                 "run": None,
@@ -169,7 +170,11 @@ def test_a_comparison(config: Path, tmp_path: Path, tiny_model: str) -> None:
             }
         )
     )
-    done = wst(["compare", "--config", str(config), "--config", str(overlay)], tmp_path)
+    options = []
+    if config.stem.startswith("hh_rlhf"):
+        options = [f"--data.init_args.source={benchmarks}", "--reward.init_args.queries=4"]
+        options += [f"--reward.init_args.reward.init_args.model={tiny_scorer}"]
+    done = wst(["compare", "--config", str(config), "--config", str(overlay), *options], tmp_path)
     assert done.code == 0, done.err
     (results,) = tmp_path.rglob("results.json")
     assert set(json.loads(results.read_text())["students"]) == set(wanted["students"])

@@ -39,8 +39,22 @@ def test_functions_are_student_and_reward(student: object) -> None:
     assert environment.unaided_rewards(queries).isnan().tolist() == [False, True]
 
 
-@pytest.mark.parametrize("student", [echo, slow_echo])
+def looping(messages: list[dict[str, str]]) -> str:
+    return asyncio.run(slow_echo(messages))
+
+
+def test_two_splits_may_number_their_queries_alike() -> None:
+    environment = Environment(echo, length)  # type: ignore[arg-type]
+    assert environment.unaided_rewards([Query("0", "one")]).tolist() == [9.0]
+    assert environment.unaided_rewards([Query("0", "longer")]).tolist() == [12.0]
+
+
+@pytest.mark.parametrize("student", [echo, slow_echo, looping])
 def test_functions_answer_inside_the_running_loop_of_a_notebook(student: object) -> None:
+    if student is looping:  # has a loop of its own, so there is none around it
+        assert Environment(looping, length).respond([Query("a", "one")], [None])[0].response.text == "user: one"
+        return
+
     async def cell() -> list[Rollout]:
         return Environment(student, length).respond([Query("a", "one")], [None])  # type: ignore[arg-type]
 

@@ -100,6 +100,8 @@ def test_it_asks_at_a_terminal(monkeypatch: pytest.MonkeyPatch, tiny_model: str)
         (["--data", "rows.jsonl", "--student", "./none"], WSTError, "model './none': no such folder"),
         (["--data", "rows.jsonl", "--student", "endpoint", "--base_url", "x"], ConfigError, "base_url must be like"),
         (["--data", "rows.jsonl", "--test", "other/rows.jsonl"], ConfigError, "two files would be data/rows.jsonl"),
+        (["--data", "semicolons.csv"], ConfigError, "the cells are separated by ';'"),
+        (["--data", "same.jsonl"], ConfigError, "all rows have the answer 'yes'"),
         (["--dat", "rows.jsonl", "--stdent", "local"], ConfigError, "did you mean --student"),
     ],
 )
@@ -110,6 +112,8 @@ def test_nothing_is_written_after_a_mistake(
     Path("other").mkdir()
     write_rows(["yes", "no"] * 5, "other/rows.jsonl")
     Path("odd.csv").write_text("a,b\n1,2\n")
+    Path("semicolons.csv").write_text("text;label\na;b\n")
+    write_rows(["yes"] * 10, "same.jsonl")
     with pytest.raises(error, match=words):
         run(["new", *options])
     assert not Path("new").exists()
@@ -124,3 +128,23 @@ def test_nothing_is_overwritten() -> None:
     assert [path.name for path in Path("new").iterdir()] == ["README.md"]
     run([".", "--data", "rows.jsonl"])  # a file that lies in the folder stays where it is
     assert config(".")["data"]["init_args"]["train"] == "rows.jsonl"
+
+
+def test_what_is_named_here_is_found_from_the_project(tiny_model: str) -> None:
+    """A model's folder, labels in two spellings, a shipped file, and a column that looks like a number."""
+    Path("model").symlink_to(tiny_model)
+    Path("1e5.csv").write_text("1e5,2e3\n" + "a,Yes\nb,yes\nc,no\n" * 4)
+    arguments = ["--query", "1e5", "--target", "2e3", "--student", "./model", "--teacher", "model"]
+    run(["7e1", "--data", "1e5.csv", *arguments])
+    assert config("7e1")["model"]["init_args"]["student"]["init_args"]["model"] == str(Path(tiny_model).resolve())
+    for folder, line in (("7e1", "name: '7e1'"), ("7e1", "query: '1e5'"), ("7e1", "target: '2e3'")):
+        assert line in Path(folder, "config.yaml").read_text()
+    run(["shipped", "--data", "wst:data/reviews/train.jsonl"])
+    assert Path("shipped/data/train.jsonl").is_file()
+
+
+def test_a_file_in_the_place_of_a_folder_is_one_line() -> None:
+    write_rows(["yes", "no"] * 5)
+    Path("taken").write_text("")
+    with pytest.raises(ConfigError, match="init: 'taken' cannot be written .*name another folder"):
+        run(["taken", "--data", "rows.jsonl"])

@@ -215,7 +215,7 @@ def test_judges_in_a_sum_have_a_name_and_a_budget_each(tiny_model: str, tmp_path
         trainer = run(tmp_path)
         trainer.fit(small_module(tiny_model, Parrot(), WeightedSum({**judges})), SixQueries(batch_size=6))
         names = {f"{name}/judge {label(server)}" for name in judges}
-    spent = ledger(tmp_path)
+    spent = ledger(tmp_path / "version_0")
     assert set(spent) == names
     assert {f"vitals/{name}/judge/calls" for name in judges} <= set(trainer.callback_metrics)
     assert sum(calls for calls, _ in spent.values()) == len(server.requests)
@@ -244,7 +244,7 @@ def test_a_budget_that_is_spent_while_measuring_loses_nothing_either(tiny_model:
 
         with pytest.raises(StudentStopped, match=r"judge fake at .*: budget\.calls: 2 of 2 calls are made"):
             run(tmp_path).fit(made(2), SixQueries(batch_size=6))
-        last = tmp_path / "checkpoints/last.ckpt"
+        last = tmp_path / "version_0/checkpoints/last.ckpt"
         assert torch.load(last, weights_only=True)["global_step"] == 0
         trainer = run(tmp_path)
         trainer.fit(made(100), SixQueries(batch_size=6), ckpt_path=last)

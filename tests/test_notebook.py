@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,17 @@ def fitted_here(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> An
         trainer=QUIET,
         samples_per_query=2,
     )
+
+
+def test_a_teacher_is_trained_once(fitted_here: wst.Fitted) -> None:
+    teacher = fitted_here.module.teacher
+    with pytest.raises(ConfigError, match="this teacher is loaded"):
+        wst.fit(["a", "b"], lowercase, shout, teacher=teacher)
+
+
+def test_a_run_leaves_signals_as_they_were(fitted_here: wst.Fitted) -> None:
+    assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, None)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_it_trains_validates_tests_and_exports(fitted_here: wst.Fitted) -> None:

@@ -153,6 +153,7 @@ def test_a_test_compares_with_length_alone(learnt: Learnt, capsys: pytest.Captur
     assert {name: float(value) for name, value in tester.callback_metrics.items()} == {
         "test/accuracy/model": 1.0,
         "test/accuracy/length": 0.375,
+        "step": STEPS,
     }
     assert "Pairs ranked correctly, of 16" in capsys.readouterr().out
 
@@ -179,7 +180,7 @@ def test_a_checkpoint_holds_the_trained_weights_alone(learnt: Learnt) -> None:
 
 @pytest.mark.parametrize("name", ["last", "best"])
 def test_an_export_is_an_ordinary_sequence_classifier(learnt: Learnt, name: str) -> None:
-    folder = learnt.folder / "reward_model" / name
+    folder = learnt.folder / "version_0/reward_model" / name
     model, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert model.config.num_labels == 1

@@ -57,8 +57,8 @@ class Environment:
     def student(self, student: Student) -> None:
         _refuse_module("student", student)
         self._student = as_student(student)
-        self._responses: dict[str, Response] = {}
-        self._rewards: dict[str, float] = {}
+        self._responses: dict[tuple[object, ...], Response] = {}
+        self._rewards: dict[tuple[object, ...], float] = {}
 
     @property
     def reward(self) -> Reward:
@@ -121,7 +121,7 @@ class Environment:
     def prefetch_unaided(self, queries: Sequence[Query]) -> None:
         """Announce the queries whose unaided answers will be asked for."""
         for query in queries:
-            if query.id not in self._responses:
+            if _key(query) not in self._responses:
                 self.prefetch(query, None)
 
     def respond(
@@ -172,23 +172,28 @@ class Environment:
     def unaided_responses(self, queries: Sequence[Query]) -> dict[str, Response]:
         """Return what the student answers without an instruction, by query id."""
         answers = dict(self._responses)
-        new = [query for query in queries if query.id not in answers]
+        new = [query for query in queries if _key(query) not in answers]
         if new:
             found = respond(self.student, [self.prompt(query, None) for query in new])
-            answers |= dict(zip([query.id for query in new], found, strict=True))
+            answers |= dict(zip(map(_key, new), found, strict=True))
             self._responses = {key: response for key, response in answers.items() if response.error is None}
-        return {query.id: answers[query.id] for query in queries}
+        return {query.id: answers[_key(query)] for query in queries}
 
     def unaided_rewards(self, queries: Sequence[Query]) -> Tensor:
         """Return the rewards [queries] of the unaided answers; NaN where one could not be scored."""
         rewards = dict(self._rewards)
-        new = [query for query in queries if query.id not in rewards]
+        new = [query for query in queries if _key(query) not in rewards]
         if new:
             answers = self.unaided_responses(new)
             scores = self.score([Rollout(query, None, answers[query.id]) for query in new])
-            rewards |= dict(zip([query.id for query in new], scores.total, strict=True))
+            rewards |= dict(zip(map(_key, new), scores.total, strict=True))
             self._rewards = {key: reward for key, reward in rewards.items() if not math.isnan(reward)}
-        return torch.tensor([rewards[query.id] for query in queries])
+        return torch.tensor([rewards[_key(query)] for query in queries])
+
+
+def _key(query: Query) -> tuple[object, ...]:
+    """Return what an unaided answer belongs to: two splits may number their queries alike."""
+    return query.id, query.text, query.history, query.targets
 
 
 def _refuse_module(name: str, thing: object) -> None:

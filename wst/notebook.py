@@ -233,6 +233,8 @@ def _teacher(teacher: Teacher | str | None, prompt: TeacherPrompt | str | None) 
     if isinstance(teacher, Teacher):
         if prompt is not None:
             raise ConfigError("fit: prompt is that of the teacher, which is given; give the prompt to Teacher(...)")
+        if teacher.network is not None:
+            raise ConfigError("fit: this teacher is loaded, and may be trained already; give a new wst.Teacher(...)")
         return teacher
     check_types("fit", prompt=(prompt, TeacherPrompt | str | None))
     given = TeacherPrompt(prompt) if isinstance(prompt, str) else prompt

@@ -57,6 +57,8 @@ def test_an_answer_is_given_away(instruction: str, answer: str, given: bool) -> 
         ("It is x\u00b2 + 1.", "x^2+1", 1),
         (r"The answer is \sqrt{12}.", r"2\sqrt{3}", 1),
         ("The answer is 2 times the square root of 3.", r"2\sqrt{3}", 1),
+        ("The answer is the square root of 2.5.", r"\sqrt{2}", 0),
+        ("The answer is the square root of 3/2.", r"\frac{\sqrt{3}}{2}", 0),
         ("The answer is (x+2)(x-2).", "x^2-4", 1),
         ("Multiply (x+2)(x-2) out; the answer is a polynomial.", "x^2-4", 0),
         ("Say whether the answer is larger than (x+2)(x-2).", "x^2-5", 0),

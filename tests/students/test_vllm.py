@@ -149,5 +149,5 @@ def test_what_cannot_be_is_said_in_one_line(
 
 def test_without_vllm_it_says_how_to_get_it(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'wst\[vllm\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'weak-to-strong-transfer\[vllm\]'"):
         VLLMStudent(tiny_model)

@@ -110,6 +110,12 @@ class StopInOrder(Callback):
         self._asked = 0
         self._requeue = False
         self._before: dict[int, Any] = {}
+        self._first: dict[int, Any] = {}
+
+    def setup(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
+        """Note the handlers of before the run: the trainer has put none of its own in place yet."""
+        if threading.current_thread() is threading.main_thread():
+            self._first = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen to signals; the trainer put its own handlers in place just before."""
@@ -133,10 +139,13 @@ class StopInOrder(Callback):
             cast(Callable[..., Any], requeue)(_requeue_signal(trainer), None)
 
     def on_exception(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
-        """Restore the signal handlers."""
+        """Restore the trainer's signal handlers, which it removes itself."""
         self._hang_up()
 
-    teardown = on_exception
+    def teardown(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
+        """Restore the signal handlers of before the run: the trainer has removed its own by now."""
+        self._before |= {number: handler for number, handler in self._first.items() if number in self._before}
+        self._hang_up()
 
     def _listen(self, trainer: Trainer) -> None:
         if self._before or threading.current_thread() is not threading.main_thread():

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterable
 from importlib import import_module
 from inspect import signature
+from typing import Any
 
 from wst.cli import COMMANDS, CONFIGURED
 from wst.cli.early import TOP, TRAINER
@@ -42,7 +43,7 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def _commands(file: dict[str, str]) -> argparse.ArgumentParser:
+def _commands(file: Any) -> argparse.ArgumentParser:  # noqa: ANN401 - typed only where shtab is installed
     """Return a parser of all commands that is only looked at."""
     parser = argparse.ArgumentParser("wst")
     parser.add_argument("--version", action="store_true", help="show the version")

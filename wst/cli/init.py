@@ -20,10 +20,11 @@ import yaml
 from wst.cli.errors import Parser
 from wst.data.fields import FieldMap, Row
 from wst.data.sources import file_rows
-from wst.errors import ConfigError
-from wst.files import shipped, write_whole
+from wst.errors import ConfigError, StorageError
+from wst.files import SHIPPED, shipped, write_whole
 from wst.modeling.spec import locate
 from wst.rewards import LabelMatch
+from wst.rewards.labels import fold
 from wst.students import EndpointStudent
 from wst.terminal import printable
 from wst.types import Query
@@ -43,7 +44,7 @@ _TARGET = (
     "expected",
     "solution",
 )
-_ROWS = 10_000  #: of a file that are looked at
+_ROWS = 1_000_000  #: of a file that are looked at
 _MOST_LABELS, _LONGEST_LABEL = 20, 60
 _COPIED = 100 * 2**20  #: bytes; a larger file stays where it is
 
@@ -138,7 +139,7 @@ def run(args: list[str]) -> int:
     given = {"train": options.data, "val": options.val, "test": options.test}
     if not options.data:
         given = {split: str(shipped(f"wst:data/reviews/{split}.jsonl")) for split in given}
-    files = {split: Path(file) for split, file in given.items() if file}
+    files = {split: Path(shipped(file) if file.startswith(SHIPPED) else file) for split, file in given.items() if file}
     rows = [row for file in files.values() for row in islice(file_rows(file), _ROWS)]
     asking &= bool(options.data)  # of the example all is known
     query = _column("query", options.query, _QUERY, rows[0], asking)
@@ -162,11 +163,15 @@ def run(args: list[str]) -> int:
     for written in (*texts, *copies):
         if (folder / written).exists():
             raise ConfigError(f"init: {str(folder / written)!r} exists; name another folder, or move it away")
-    for written, text in texts.items():
-        write_whole(folder / written, text)
-    for place, file in copies.items():
-        (folder / place).parent.mkdir(exist_ok=True)
-        shutil.copyfile(file, folder / place)
+    try:
+        for place, file in copies.items():
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / place)
+        for written, text in texts.items():
+            write_whole(folder / written, text)
+    except (OSError, StorageError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"init: {str(folder)!r} cannot be written ({reason}); name another folder") from error
     what = f"{len(task.labels)} labels" if task.kind == "label" else f"each answer is a {task.kind}"
     print(f"{printable(name)}: {len(rows)} rows, {what}; wrote {', '.join([*texts, *copies])}")
     print(f"next: cd {printable(shlex.quote(str(folder)))} && wst check --config config.yaml")
@@ -196,6 +201,8 @@ def _column(option: str, given: str | None, usual: Sequence[str], row: Row, aski
         given = _ask(f"column with the {option} (of {', '.join(map(printable, row.values))})", found or "")
     if given or found:
         return given or str(found)
+    if len(row.values) == 1 and ";" in next(iter(row.values)):
+        raise ConfigError("init: the cells are separated by ';'; save the file with commas, or as .tsv with tabs")
     raise ConfigError(
         f"init: which column is the {option}? Name it with --{option} (of {', '.join(map(repr, row.values)):.300})"
     )
@@ -211,7 +218,9 @@ def _task(queries: Sequence[Query]) -> _Task:
         return _Task("number", "answer the following question", "Give the answer as a number at the end.", [])
     short = all(len(answer) <= _LONGEST_LABEL for answer in answers)
     if len(answers) <= _MOST_LABELS and 2 * len(answers) <= len(queries) and short:
-        labels = sorted(answers)
+        labels = sorted({fold(answer): answer for answer in sorted(answers)}.values())
+        if len(labels) == 1:
+            raise ConfigError(f"init: all rows have the answer {labels[0]!r:.80}; there is nothing to learn from")
         LabelMatch(labels)  # refuses what cannot be told apart
         return _Task("label", "classify the following text", f"Answer with one of: {', '.join(labels)}.", labels)
     return _Task("text", "answer the following request", "", [])
@@ -232,7 +241,9 @@ def _settings(name: str, options: argparse.Namespace, task: _Task, data: dict[st
         arguments |= {"budget": {"calls": 5000}}
     else:
         arguments |= {"model": SMALL if student == "local" else student, "batch_size": 32}
+        arguments["model"] = _whole_path(str(arguments["model"]))
         locate(arguments["model"])
+    teacher = _whole_path(teacher)
     locate(teacher)
     kind = "Endpoint" if student == "endpoint" else "Local"
     template = (
@@ -265,6 +276,11 @@ def _settings(name: str, options: argparse.Namespace, task: _Task, data: dict[st
     }
 
 
+def _whole_path(model: str) -> str:
+    """Return a model's name, or the whole path of a folder or file: the config is used from another folder."""
+    return str(Path(model).resolve()) if Path(model).exists() else model
+
+
 def _ask(question: str, default: str) -> str:
     """Ask at the terminal.
 
@@ -282,7 +298,10 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _lines(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    number = re.fullmatch(r"[-+.\d_]+[eE][-+]?\d+", text)  # the command line would read one
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="|" if "\n" in text else "'" if number else None
+    )
 
 
 _Dumper.add_representer(str, _lines)

@@ -165,10 +165,18 @@ def is_dataclass(node: ast.ClassDef) -> bool:
 def _fields(node: ast.ClassDef, documented: str) -> Signature:
     fields = {n.target.id: n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
     return Signature(
-        {name: None if field.value is None else ast.unparse(field.value) for name, field in fields.items()},
+        {name: _default(field.value) for name, field in fields.items()},
         _described(documented),
         {name: ast.unparse(field.annotation) for name, field in fields.items()},
     )
+
+
+def _default(value: ast.expr | None) -> str | None:
+    """Return a field's default; ``field(...)`` may have none."""
+    if isinstance(value, ast.Call) and ast.unparse(value.func).endswith("field"):
+        given = {keyword.arg: keyword.value for keyword in value.keywords}
+        value = given.get("default", given.get("default_factory"))
+    return None if value is None else ast.unparse(value)
 
 
 def _described(docstring: str) -> dict[str, str]:

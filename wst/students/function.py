@@ -47,19 +47,33 @@ class FunctionStudent(Student):
 
     def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
         """Call the function once for each prompt."""
+        # Not within a loop: a function that is not async may run one of its own.
+        answers = [self._call(prompt) for prompt in prompts]
+        if not any(map(inspect.isawaitable, answers)):
+            return [self._response(answer) for answer in answers]
 
         async def all_answers() -> list[Response]:
-            return list(await asyncio.gather(*map(self._answer, prompts)))
+            return list(await asyncio.gather(*map(self._awaited, answers)))
 
         return run_async(all_answers())
 
-    async def _answer(self, prompt: Prompt) -> Response:
+    def _call(self, prompt: Prompt) -> Any:  # noqa: ANN401 - checked in `_response`
         try:
-            answer: Any = self.function([{"role": turn.role, "content": turn.content} for turn in prompt.messages])
-            if inspect.isawaitable(answer):
-                answer = await answer
+            return self.function([{"role": turn.role, "content": turn.content} for turn in prompt.messages])
         except Exception as error:
-            return Response("", error=f"{type(error).__name__}: {error}")
+            return error
+
+    async def _awaited(self, answer: Any) -> Response:  # noqa: ANN401
+        try:
+            return self._response(await answer if inspect.isawaitable(answer) else answer)
+        except ContractError:
+            raise
+        except Exception as error:
+            return self._response(error)
+
+    def _response(self, answer: Any) -> Response:  # noqa: ANN401
+        if isinstance(answer, Exception):
+            return Response("", error=f"{type(answer).__name__}: {answer}")
         if not isinstance(answer, str):
             raise ContractError(f"student {self.identity()}: expected a text, got {answer!r:.60}; return a str")
         return Response(answer)

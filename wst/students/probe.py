@@ -52,7 +52,7 @@ async def probe(client: ChatClient, model: str, call: Callable[[Prompt], Awaitab
     except TimeoutError:
         return None
     except Failure as failure:
-        if failure.outcome == "connection" or failure.kind == "never":
+        if _unreachable(failure) or failure.kind == "never":
             return failure
     if model in listed:
         return None
@@ -63,6 +63,13 @@ async def probe(client: ChatClient, model: str, call: Callable[[Prompt], Awaitab
     except Failure as failure:
         if near := difflib.get_close_matches(model, listed, 1):
             failure.reason += f"; did you mean {near[0]!r}?"
-        certain = failure.outcome == "connection" or (failure.status and failure.kind not in ("passing", "filtered"))
+        if " with no JSON" in failure.reason:  # a web page: another address is meant
+            failure.kind, failure.status = "access", 404
+        certain = _unreachable(failure) or (failure.status and failure.kind not in ("passing", "filtered"))
         return failure if certain else None
     return None
+
+
+def _unreachable(failure: Failure) -> bool:
+    """Return whether no connection was made; one that breaks may pass: some servers close it after an error."""
+    return failure.outcome == "connection" and failure.free

@@ -67,6 +67,10 @@ def number_run(trainer: Trainer) -> None:
         return
     if isinstance(cluster_environment(trainer), SLURMEnvironment):  # a requeued job looks in the root
         return
+    resumed = Path(str(trainer.ckpt_path)).parent.parent  # of a run without a logger
+    if run_number(resumed) is not None and resumed.resolve().parent == root.resolve():
+        set_root(trainer, resumed)
+        return
     taken = [number for path in root.glob("version_*") if (number := run_number(path)) is not None]
     set_root(trainer, root / f"version_{max(taken, default=-1) + 1}")
 

@@ -305,7 +305,10 @@ class TrainingLifecycle(TrainedWeightsOnly):
         if is_fitting(self):
             with collective_errors():
                 self._compare_teachers(state.get("teacher", {}))
-        self.trained_steps, self.seed = state.get("trained_steps", 0), state.get("seed")
+        steps, seed = state.get("trained_steps", 0), state.get("seed")
+        if type(steps) is not int or steps < 0 or type(seed) not in (int, type(None)):
+            raise ModelError("checkpoint: its steps or its seed are no numbers; give one that `wst fit` wrote")
+        self.trained_steps, self.seed = steps, seed
         if "reward" in state:
             self.environment.reward.load_state_dict(state["reward"])
         for name, memory in memories.items():

@@ -118,7 +118,7 @@ RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"\\frac\s*(\d|\\pi)\s*(\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\frac\s*(\d)\s*\{"), r"\\frac{\1}{"),
     (re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d)"), r"\1{\2}"),
-    (re.compile(r"(?<![A-Za-z])(?:the )?square root of (\d+|[a-z](?![a-z]))", re.I), r"\\sqrt{\1}"),
+    (re.compile(r"(?<![A-Za-z])(?:the )?square root of (\d+|[a-z])(?![\w^/({\\]|\s*[/^]|[.,]\d)", re.I), r"\\sqrt{\1}"),
     (re.compile(r"(?<=\d) times (?=\d|\\sqrt)"), r"\\times "),
     (re.compile(r"\\sqrt\s*(\d|[a-z](?![a-z]))"), r"\\sqrt{\1}"),
     (re.compile(r"(?<![\w\\])sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
