@@ -146,5 +146,5 @@ def test_what_is_named_here_is_found_from_the_project(tiny_model: str) -> None:
 def test_a_file_in_the_place_of_a_folder_is_one_line() -> None:
     write_rows(["yes", "no"] * 5)
     Path("taken").write_text("")
-    with pytest.raises(ConfigError, match="init: 'taken' cannot be written .*name another folder"):
+    with pytest.raises(ConfigError, match=r"init: 'taken' cannot be written .*name another folder"):
         run(["taken", "--data", "rows.jsonl"])
