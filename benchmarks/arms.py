@@ -149,7 +149,7 @@ class Ours:
             kl_coef=self.bench.options.beta,
             student_prompt=self.bench.student_prompt,
         )
-        calls = ((teacher_module, "write"), (local_module, "write"), (module.teacher, "_log_probs"))
+        calls = ((teacher_module, "generate"), (local_module, "generate"), (module.teacher, "_log_probs"))
         for place, name in (*calls, (module, "manual_backward")):
             setattr(place, name, self._timed(getattr(place, name)))
         quiet_trainer(steps, Turns()).fit(module, self.bench.data)
