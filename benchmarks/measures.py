@@ -20,7 +20,6 @@ from arms import DATA, TEACHER, write_student
 from transformers import CompileConfig, GenerationConfig
 
 import wst
-from wst import teacher as teacher_module
 from wst.modeling import generation, logprobs, prefix
 from wst.modeling.allocator import keep_freed_blocks
 
@@ -165,7 +164,7 @@ class Measures:
 
     def pairs(self) -> dict[str, tuple[Work, Work, Any]]:
         """Name, work with the measure, work without it, and what takes it away meanwhile."""
-        whole = patch.object(teacher_module, "apart", lambda network: None)
+        whole = patch.object(logprobs, "split_backbone_and_head", lambda network: None)
         return {
             "teacher's prompts are read once a query": (self.sample, self.sample, rows_apart),
             "tokens are drawn with one random number a row": (self.sample, self.sample, sampling_by_multinomial),
@@ -179,12 +178,12 @@ class Measures:
             "what is only read goes without the head (teacher)": (
                 self.sample,
                 self.sample,
-                lambda: patch.object(generation, "apart", lambda network: None),
+                lambda: patch.object(prefix, "split_backbone_and_head", lambda network: None),
             ),
             "rows that have ended leave (up to 128 tokens)": (
                 self.answer_long,
                 self.answer_long,
-                lambda: patch.object(generation, "_LEAVE", 2.0),
+                lambda: patch.object(generation, "_ENDED_SHARE", 2.0),
             ),
             "gradient: prompts are read once a query": (self.update, self.plain_update, nullcontext),
             "gradient: no logits of all tokens": (self.update, self.update, lambda: whole),

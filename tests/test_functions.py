@@ -43,6 +43,20 @@ def looping(messages: list[dict[str, str]]) -> str:
     return asyncio.run(slow_echo(messages))
 
 
+def test_an_async_function_keeps_its_loop() -> None:
+    """What it holds, such as the connections of a client, belongs to the loop of its first call."""
+    loops = set()
+
+    async def student(messages: list[dict[str, str]]) -> str:
+        loops.add(asyncio.get_running_loop())
+        return Environment(slow_echo, length).respond([Query("b", "two")], [None])[0].response.text  # type: ignore[arg-type]
+
+    environment = Environment(student, length)  # type: ignore[arg-type]
+    for _ in range(2):
+        assert environment.respond([Query("a", "one")], [None])[0].response.text == "user: two"
+    assert len(loops) == 1
+
+
 def test_two_splits_may_number_their_queries_alike() -> None:
     environment = Environment(echo, length)  # type: ignore[arg-type]
     assert environment.unaided_rewards([Query("0", "one")]).tolist() == [9.0]

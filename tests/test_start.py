@@ -116,6 +116,26 @@ def test_help_of_a_class_that_only_its_library_knows(capsys: pytest.CaptureFixtu
         class_help("nowhere.Nothing")
 
 
+@pytest.mark.parametrize(
+    ("files", "name", "words"),
+    [
+        ({"broken_a": "class X(:"}, "broken_a.X", r"broken_a.py is no Python"),
+        ({"broken_b": "raise OSError('no')"}, "broken_b.X", r"broken_b cannot be imported \(OSError: no\)"),
+        ({"broken_c": "import sys; sys.exit(3)"}, "broken_c.X", "broken_c cannot be imported"),
+        ({"broken_d": "import none_such\nclass X(none_such.Y): ..."}, "broken_d.X", "needs none_such"),
+        ({"ring_a": "from ring_b import X", "ring_b": "from ring_a import X"}, "ring_a.X", "no class 'ring_a.X'"),
+    ],
+)
+def test_help_of_a_file_that_cannot_be_read_is_one_line(
+    files: dict[str, str], name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for stem, text in files.items():
+        (tmp_path / f"{stem}.py").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        class_help(name)
+
+
 def test_help_of_a_command_fits_two_screens() -> None:
     lines = short_help("fit").splitlines()
     assert len(lines) < 120

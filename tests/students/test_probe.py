@@ -1,6 +1,8 @@
 """One look at an endpoint before any model is loaded: what is surely wrong ends there, what may pass does not."""
 
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +89,25 @@ def test_a_student_in_use_stays_in_use() -> None:
         asked.check()
         assert [r.text for r in asked.respond([Prompt((Message("user", "hi"),))])] == ["HI"]
         asked.close()
+
+
+class WebPage(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>Welcome\x1b[31m</html>")
+
+    do_POST = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_web_page_is_no_endpoint() -> None:
+    with HTTPServer(("127.0.0.1", 0), WebPage) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(ConfigError, match="what answers there is no API .*no JSON: <html>") as caught:
+            student(f"http://127.0.0.1:{server.server_port}/v1", "fake").check()
+        server.shutdown()
+    assert "\x1b" not in str(caught.value)

@@ -35,8 +35,7 @@ class StepAxis(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the number of the step before the validation, or of the step that is tested."""
-        number = trainer.global_step if trainer.state.fn == "fit" else cast(Any, pl_module).trained_steps
-        cast(Any, self).log("step", float(number), batch_size=1)
+        cast(Any, self).log("step", float(step_of_evaluation(trainer, pl_module)), batch_size=1)
 
     on_test_epoch_end = on_validation_epoch_end
 
@@ -45,6 +44,11 @@ def number_of(trainer: Trainer, outputs: Any) -> int:  # noqa: ANN401 - what the
     """Return the number of a step that has just ended; without an update, that of the step that is tried again."""
     record = outputs.get("record") if isinstance(outputs, dict) else None
     return trainer.global_step + bool(getattr(record, "skipped", False))
+
+
+def step_of_evaluation(trainer: Trainer, module: LightningModule) -> int:
+    """Return the number of the step before a validation of training, or of the step that is validated or tested."""
+    return trainer.global_step if trainer.state.fn == "fit" else int(cast(Any, module).trained_steps)
 
 
 class UnbrokenCurve(Callback):

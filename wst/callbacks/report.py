@@ -46,7 +46,8 @@ class TestReport(Callback):
         if trainer.is_global_zero:
             extra = {"accounts": accounts} if accounts else {}
             folder = log_folder(trainer)
-            if not trainer.loggers:  # the folder is the user's own, and may hold a rows.jsonl of theirs
+            # Then the folder is the user's own, and may hold a rows.jsonl of theirs.
+            if not trainer.loggers or cast(Any, trainer).fast_dev_run:
                 folder /= "test"
             self.comparison = write_comparison(cast(Any, pl_module).test_rows, extra, folder)
             show(self.comparison)

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from wst.callbacks.curve import number_of, step_of_evaluation
 from wst.errors import ConfigError
 from wst.evaluation.metrics import json_number
 from wst.files import append_lines, write_whole
@@ -82,8 +83,8 @@ class InstructionSamples(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401
         """Append some of the step's rollouts to the file."""
         record: StepRecord = outputs["record"]
-        step = trainer.global_step + record.skipped  # without an update, the step that is tried again
-        if not self.every_n_steps or step % self.every_n_steps:
+        step = number_of(trainer, outputs)
+        if not self.every_n_steps or step % self.every_n_steps or cast(Any, trainer).fast_dev_run:
             return
         # One of each query first: the samples of a query look alike.
         samples = record.rewards.shape[1]
@@ -109,8 +110,8 @@ class InstructionSamples(Callback):
         if trainer.sanity_checking or not rollouts:
             return
         self._take_up(trainer)  # a resumed run with no step left has no start
-        step = trainer.global_step
-        if step > self._shown:
+        step = step_of_evaluation(trainer, pl_module)
+        if step > self._shown and not cast(Any, trainer).fast_dev_run:
             rows = [{"step": step, "stage": "val"} | rollout_row(rollout) for rollout in rollouts]
             append_lines(log_folder(trainer) / "instructions.jsonl", rows)
             self._shown = step

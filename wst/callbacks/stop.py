@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -153,6 +154,8 @@ class StopInOrder(Callback):
 
         def ask(number: int, _: FrameType | None) -> None:
             if self._asked:
+                if "ipykernel" in sys.modules and number == signal.SIGINT:  # the kernel is not ours to end
+                    raise KeyboardInterrupt
                 self._end_at_once(trainer, number)
             self._asked = number
             name = signal.Signals(number).name

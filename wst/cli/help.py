@@ -15,6 +15,7 @@ from wst.cli import COMMANDS
 from wst.cli.early import did_you_mean
 from wst.cli.signatures import Signature, find_class, public_names, signature_of
 from wst.errors import ConfigError
+from wst.modeling.spec import first_line
 
 FULL = "--help=all"
 #: Classes whose options the short help lists, and the option that each stands under.
@@ -131,7 +132,12 @@ def _imported_help(class_path: str) -> str:
 
     try:
         cls = import_object(class_path)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # the file is run, and may do anything
+        if isinstance(error, ModuleNotFoundError) and not class_path.startswith(f"{error.name}."):
+            raise ConfigError(f"help: {class_path} needs {error.name}, which is not installed") from error
+        if not isinstance(error, ImportError | AttributeError | ValueError):
+            why = f"{type(error).__name__}: {first_line(error)}"
+            raise ConfigError(f"help: {class_path.rpartition('.')[0]} cannot be imported ({why})") from error
         wrong = class_path.rpartition(".")[2]
         raise ConfigError(f"help: no class {class_path!r}; {did_you_mean(wrong, public_names(), 'wst.')}") from error
     parser = ArgumentParser(prog=class_path, usage=None, add_help=False)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wst._moved import MOVED
+from wst.errors import ConfigError
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -104,10 +105,16 @@ def _signature(found: Found) -> Signature | None:
 
 
 @cache
-def find_class(module: str, name: str) -> Found | None:
-    """Return the class that a module calls by a name; None if its source cannot be found."""
+def find_class(module: str, name: str, seen: frozenset[tuple[str, str]] = frozenset()) -> Found | None:
+    """Return the class that a module calls by a name; None if its source cannot be found.
+
+    Args:
+        module: The module.
+        name: The name there.
+        seen: Where it was looked for before: two modules may import it from each other.
+    """
     path = _source(module)
-    if path is None:
+    if path is None or (module, name) in seen:
         return None
     package = module if path.name.startswith("__init__.") else module.rpartition(".")[0]
     for node in ast.walk(_tree(path)):
@@ -118,13 +125,16 @@ def find_class(module: str, name: str) -> Found | None:
             source = ".".join(filter(None, [above, node.module]))
             for alias in node.names:
                 if (alias.asname or alias.name) == name and source != module:
-                    return find_class(source, alias.name)
+                    return find_class(source, alias.name, seen | {(module, name)})
     return None
 
 
 @cache
 def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text("utf-8"))
+    try:
+        return ast.parse(path.read_text("utf-8"))
+    except (SyntaxError, ValueError) as error:
+        raise ConfigError(f"{path.name} is no Python ({error}); correct it") from error
 
 
 def public_classes() -> dict[str, Found]:

@@ -17,7 +17,7 @@ from wst.data.queries import Queries
 from wst.data.sources import as_list, file_rows, find_files, hub_rows, records_of
 from wst.distributed import collective_errors
 from wst.errors import ConfigError, DataError
-from wst.settings import check_types
+from wst.settings import check_counts, check_types
 from wst.training.lightning_internals import count_epoch_start, skip_finished_epoch
 from wst.types import Query
 
@@ -132,13 +132,10 @@ class QueryDataModule(LightningDataModule):
             fields=(self.fields, FieldMap),
             curriculum=(self.curriculum, Curriculum | None),
         )
-        _check_integer("batch_size", self.batch_size, 1)
-        _check_integer("eval_batch_size", self.eval_batch_size, 1)
-        _check_integer("split_seed", self.split_seed, 0)
-        _check_integer("shuffle_seed", self.shuffle_seed, 0)
-        for split, limit in self.limits.items():
-            if limit is not None:
-                _check_integer(f"limit_{split}", limit, 1)
+        owner = type(self).__name__
+        limits = {f"limit_{split}": limit for split, limit in self.limits.items()}
+        check_counts(owner, batch_size=self.batch_size, eval_batch_size=self.eval_batch_size, **limits)
+        check_counts(owner, 0, split_seed=self.split_seed, shuffle_seed=self.shuffle_seed)
         for split, share in self.shares.items():
             if not (isinstance(share, int | float) and 0 <= share < 1):
                 raise ConfigError(f"{split}_share must be at least 0 and below 1, got {share!r:.60}")
@@ -368,8 +365,3 @@ def _select(queries: Sequence[Query], indices: list[int]) -> Sequence[Query]:
     """Return the queries at the given indices, in the order of the data."""
     indices = sorted(indices)
     return queries.select(indices) if isinstance(queries, Queries) else [queries[index] for index in indices]
-
-
-def _check_integer(option: str, value: int, minimum: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ConfigError(f"{option} must be an integer of at least {minimum}, got {value!r}")

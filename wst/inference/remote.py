@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from wst.modeling.chat import ChatEncoder, prepared_turns
 from wst.modeling.spec import first_line
 from wst.students.completions import ChatClient, Failure, check_address, read_completion
 from wst.students.keys import ApiKey
+from wst.students.loops import start_loop
 from wst.types import Instruction, Message, Query
 
 if TYPE_CHECKING:
@@ -100,8 +100,7 @@ class RemoteTeacher:
         self._closed = False
         self._jitter = random.Random()
         self._slots = asyncio.Semaphore(server.concurrency)
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="wst-teacher", daemon=True).start()
+        self._loop = start_loop("wst-teacher")
 
     def sample(self, queries: Sequence[Query], greedy: bool = False) -> list[Instruction]:
         """Write one instruction for each query.

@@ -9,7 +9,7 @@ from typing import Any
 
 from wst.errors import ConfigError
 from wst.rewards.base import Reward, function_identity
-from wst.students.function import run_async
+from wst.students.loops import run_async
 from wst.types import Query, Rollout
 
 

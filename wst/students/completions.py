@@ -70,6 +70,8 @@ class Failure(Exception):
         """Why no call can succeed, for failures that say so."""
         if self.outcome == "connection":
             return "no server answers"
+        if self.outcome == "no JSON":
+            return "what answers there is no API"
         if 300 <= self.status < 400:
             return "the address redirects elsewhere"
         if self.kind == "prompt":
@@ -213,7 +215,7 @@ def _checked(status: int, headers: Mapping[str, str], data: bytes) -> Any:  # no
     message, codes = _error_in(body)
     if succeeded:
         if fault:
-            raise Failure(f"status {status} with {fault}")
+            raise Failure(f"status {status} with {fault}", outcome=fault.partition(":")[0][:40])
         outer = body[0] if isinstance(body, list) and body else body
         if not isinstance(outer, dict) or outer.get("choices") or not outer.get("error"):
             return body

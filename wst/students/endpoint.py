@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import os
 import random
-import threading
 import time
 import warnings
 from collections.abc import Callable, Coroutine, Sequence
@@ -22,6 +21,7 @@ from wst.students.base import Student, check_decoding
 from wst.students.cache import AnswerCache, answer_key, open_cache
 from wst.students.completions import ChatClient, Failure, check_address, read_completion, valid_text, without_thinking
 from wst.students.keys import ApiKey
+from wst.students.loops import start_loop
 from wst.students.probe import is_due, probe
 from wst.types import Message, Prompt, Response
 
@@ -189,8 +189,7 @@ class EndpointStudent(Student):
             self.close()
         self._client = ChatClient(self.base_url, self._key, self.source, self.azure_api_version)
         self._pid, self._asked, self._stopped, self._denied = os.getpid(), {}, None, set()
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="wst-endpoint", daemon=True).start()
+        self._loop = start_loop("wst-endpoint")
         self._run(self._connect()).result()
 
     def prefetch(self, prompt: Prompt) -> None:

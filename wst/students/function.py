@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from wst.errors import ConfigError, ContractError
 from wst.students.base import Student
+from wst.students.loops import run_async
 from wst.types import Prompt, Response
 
-T = TypeVar("T")
 StudentFunction = Callable[[list[dict[str, str]]], str | Awaitable[str]]
-
-
-def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end and return its result, also where an event loop runs already, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, coroutine).result()
 
 
 class FunctionStudent(Student):

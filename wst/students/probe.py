@@ -63,10 +63,9 @@ async def probe(client: ChatClient, model: str, call: Callable[[Prompt], Awaitab
     except Failure as failure:
         if near := difflib.get_close_matches(model, listed, 1):
             failure.reason += f"; did you mean {near[0]!r}?"
-        if " with no JSON" in failure.reason:  # a web page: another address is meant
-            failure.kind, failure.status = "access", 404
-        certain = _unreachable(failure) or (failure.status and failure.kind not in ("passing", "filtered"))
-        return failure if certain else None
+        web_page = failure.outcome == "no JSON"
+        certain = failure.status and failure.kind not in ("passing", "filtered")
+        return failure if web_page or _unreachable(failure) or certain else None
     return None
 
 

@@ -56,7 +56,7 @@ def log_folder(trainer: Trainer) -> Path:
 
 
 def number_run(trainer: Trainer) -> None:
-    """Give a run without a logger a folder of its own: the next ``version_N`` in the trainer's root folder.
+    """Put a run without a logger into a folder of its own: the next ``version_N`` in the trainer's root folder.
 
     A root that is called so already is left: it is the run's that goes on, or that is tested.
     """
