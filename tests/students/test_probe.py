@@ -107,7 +107,7 @@ class WebPage(BaseHTTPRequestHandler):
 def test_a_web_page_is_no_endpoint() -> None:
     with HTTPServer(("127.0.0.1", 0), WebPage) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(ConfigError, match="what answers there is no API .*no JSON: <html>") as caught:
+        with pytest.raises(ConfigError, match=r"what answers there is no API .*no JSON: <html>") as caught:
             student(f"http://127.0.0.1:{server.server_port}/v1", "fake").check()
         server.shutdown()
     assert "\x1b" not in str(caught.value)
