@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	    --trained "{trained teacher: '$${run}teacher/best'}"
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

@@ -30,10 +30,12 @@ from lightning import Callback, Trainer, seed_everything
 from same_weights import write_models
 
 import wst
+from wst.environment import Environment
 from wst.inference.distil import race
 from wst.types import Instruction, Prompt, Query, Response
 
-RACE = "race"
+RACE, GEPA, GEPA_STUDENT = "race", "gepa", "gepa, student reflects"
+SEARCHES = (RACE, GEPA, GEPA_STUDENT)
 Row = dict[str, Any]
 
 
@@ -120,17 +122,20 @@ def one(out: Path, task_name: str, arm: str, seed: int, options: argparse.Namesp
     part = target.with_suffix(".part")
     part.unlink(missing_ok=True)
     seed_everything(seed, verbose=False)
-    task, model = TASKS[task_name], MODEL
+    task, model, asked = TASKS[task_name], MODEL, options.student
     if options.tiny:
         task, model = tiny(task), str(out / "tiny/lm")
+        asked = model
         if not Path(model).is_dir():
             write_models(out / "tiny")
             seed_everything(seed, verbose=False)
     cache = wst.AnswerCache(str(out / "answers.sqlite"))
-    student = Counted(wst.LocalStudent(model, max_new_tokens=task.answer_tokens, batch_size=64, cache=cache))
-    limits = {"limit_val": options.val, "limit_test": options.held_out, "shuffle_seed": seed}
+    student = Counted(wst.LocalStudent(asked, max_new_tokens=task.answer_tokens, batch_size=64, cache=cache))
+    limits = {"limit_val": options.val or options.held_out, "limit_test": options.held_out, "shuffle_seed": seed}
     if arm == RACE:
         _race(task, model, student, seed, limits, options, part)
+    elif arm in SEARCHES:
+        _gepa(task, model, asked if arm == GEPA_STUDENT else model, student, seed, limits, options, part)
     else:
         _train(task, model, arm, student, limits, options, part)
     part.rename(target)
@@ -142,7 +147,7 @@ def _train(
 ) -> None:
     module, data = build(task, ARMS[arm], student, model, limits)
     a_step = data.batch_size * module.samples_per_query
-    curve = Curve(student, data.queries("test"), options.calls, options.every, path)
+    curve = Curve(student, data.queries(options.split)[: options.held_out], options.calls, options.every, path)
     trainer = Trainer(
         accelerator="cpu" if options.tiny else "auto",
         devices=1,
@@ -150,6 +155,7 @@ def _train(
         val_check_interval=max(1, options.val_calls // a_step),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
+        limit_val_batches=1.0 if options.val else 0,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -164,10 +170,10 @@ def _race(
 ) -> None:
     """Race given sentences and samples of the untrained teacher, once for each number of calls."""
     module, data = build(task, ARMS["default"], student, model, limits)
-    device = torch.device("cuda" if torch.cuda.is_available() and not options.tiny else "cpu")
+    device = _device(options)
     module.teacher.load(device)
     student.setup(device)
-    test, train = list(data.queries("test")), data.queries("train")
+    test, train = list(data.queries(options.split)[: options.held_out]), data.queries("train")
     samples = [z.text for z in module.teacher.sample([train[i] for i in range(min(28, len(train)))]) if z.text.strip()]
     began, fewest = time.perf_counter(), 8 * math.ceil(math.log2(8))
     for calls in sorted({max(fewest, options.calls * i // 4) for i in range(1, 5)}):
@@ -175,10 +181,42 @@ def _race(
         sentences = list(dict.fromkeys([*task.sentences, *samples]))[:fits]
         student.counting = False  # a race of fewer calls would have been another race, which this one does not pay for
         finished = race(sentences, train, module.environment, calls, seed)
-        rollouts = module.environment.respond(test, [Instruction(finished.winner)] * len(test))
-        rewards, leaks = module.environment.score(rollouts).total, module.environment.leaks(rollouts)
-        row = {"calls": finished.calls, "validation": 0, "step": 0, "reward": _mean(rewards), "leak": _mean(leaks)}
-        _append(path, row | {"seconds": round(time.perf_counter() - began, 1), "example": finished.winner})
+        _append(path, _of_sentence(finished.winner, finished.calls, module.environment, test, began))
+
+
+def _gepa(
+    task: Task,
+    model: str,
+    reflecting: str,
+    student: Counted,
+    seed: int,
+    limits: Row,
+    options: argparse.Namespace,
+    path: Path,
+) -> None:
+    """Search by GEPA once; its best sentence over the calls makes the rows."""
+    from calls_gepa import reflector, search
+
+    module, data = build(task, ARMS["default"], student, model, limits)
+    student.setup(_device(options))
+    test, train = list(data.queries(options.split)[: options.held_out]), data.queries("train")
+    began = time.perf_counter()
+    reflect = reflector(reflecting, _device(options))
+    found = search(module.environment, train, task.sentences[0], options.calls, reflect, seed)
+    student.counting = False
+    for best in found:
+        _append(path, _of_sentence(best.sentence, best.calls, module.environment, test, began))
+
+
+def _of_sentence(sentence: str, calls: int, environment: Environment, queries: Sequence[Query], began: float) -> Row:
+    rollouts = environment.respond(queries, [Instruction(sentence)] * len(queries))
+    rewards, leaks = environment.score(rollouts).total, environment.leaks(rollouts)
+    row = {"calls": calls, "validation": 0, "step": 0, "reward": _mean(rewards), "leak": _mean(leaks)}
+    return row | {"seconds": round(time.perf_counter() - began, 1), "example": sentence}
+
+
+def _device(options: argparse.Namespace) -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() and not options.tiny else "cpu")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -204,7 +242,7 @@ def load(out: Path) -> dict[str, dict[str, list[list[Row]]]]:
         task, arm, _ = path.name.removesuffix(".jsonl").split(".")
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         found.setdefault(task, {}).setdefault(arm, []).append(rows)
-    order = [*ARMS, RACE]
+    order = [*ARMS, *SEARCHES]
     return {task: dict(sorted(arms.items(), key=lambda item: order.index(item[0]))) for task, arms in found.items()}
 
 
@@ -268,7 +306,7 @@ def draw(found: dict[str, dict[str, list[list[Row]]]], options: argparse.Namespa
     for axes, (task, of_task) in zip(panels[0], found.items(), strict=True):
         for arm, runs in of_task.items():
             curves = np.array([[held_out(rows, calls) for calls in grid] for rows in runs])
-            width = 2.2 if arm in ("default", "all", RACE) else 1.0
+            width = 2.2 if arm in ("default", "chosen", "all", RACE, GEPA) else 1.0
             axes.plot(grid, np.median(curves, axis=0), lw=width, color=colors.get(arm, "black"), label=arm)
             if arm == "default":
                 axes.fill_between(grid, curves.min(axis=0), curves.max(axis=0), color=colors[arm], alpha=0.15, lw=0)
@@ -296,12 +334,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("what", choices=("run", "one", "table"))
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs' files")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
-    parser.add_argument("--arms", nargs="+", choices=[*ARMS, RACE], default=[*ARMS, RACE])
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS, *SEARCHES], default=[*ARMS, RACE, GEPA])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--student", default=MODEL, help="model that answers (that of the teacher)")
     parser.add_argument("--calls", type=int, default=480, help="student calls of a run (480)")
     parser.add_argument("--every", type=int, default=64, help="calls between two tries of the held-out queries (64)")
     parser.add_argument("--held_out", type=int, default=100, help="held-out queries (100)")
-    parser.add_argument("--val", type=int, default=16, help="validation queries (16)")
+    parser.add_argument("--val", type=int, default=16, help="validation queries (16); 0 leaves validations out")
+    parser.add_argument("--split", choices=("val", "test"), default="test", help="held-out queries: 'val' to choose by")
     parser.add_argument("--val_calls", type=int, default=160, help="training calls between two validations (160)")
     parser.add_argument("--target", type=float, help="reward whose calls are counted (the end of the default arm)")
     parser.add_argument("--picture", type=Path, help="where `table` draws the curves")

