@@ -306,7 +306,7 @@ def draw(found: dict[str, dict[str, list[list[Row]]]], options: argparse.Namespa
     for axes, (task, of_task) in zip(panels[0], found.items(), strict=True):
         for arm, runs in of_task.items():
             curves = np.array([[held_out(rows, calls) for calls in grid] for rows in runs])
-            width = 2.2 if arm in ("default", "chosen", "all", RACE, GEPA) else 1.0
+            width = 2.2 if arm in ("default", "two samples", RACE, GEPA) else 1.0
             axes.plot(grid, np.median(curves, axis=0), lw=width, color=colors.get(arm, "black"), label=arm)
             if arm == "default":
                 axes.fill_between(grid, curves.min(axis=0), curves.max(axis=0), color=colors[arm], alpha=0.15, lw=0)

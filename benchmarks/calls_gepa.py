@@ -69,7 +69,7 @@ def reflector(model: str, device: Any) -> Callable[[str | list[dict[str, Any]]],
         model: The teacher's base, or the student itself.
         device: Where it is loaded.
     """
-    writer = wst.LocalStudent(model, max_new_tokens=128, temperature=1.0, max_prompt_tokens=1536)
+    writer = wst.LocalStudent(model, max_new_tokens=64, temperature=1.0, max_prompt_tokens=1536)
     writer.setup(device)
 
     def reflect(prompt: str | list[dict[str, Any]]) -> str:

@@ -128,9 +128,12 @@ def arithmetic(steps: int) -> Task:
         made_up(one),
         wst.LastNumber,
         wst.TeacherPrompt(
-            "Problem: A train has 3 cars with 20 seats each. How many seats?\nHint: Multiply, then say the number.\n\n"
-            "Problem: Eve had 9 pens and lost 4. How many are left?\nHint: Write the sum as an equation.\n\n"
-            "Problem: {query}\nHint:"
+            "Problem: {query}",
+            examples=(
+                ("A train has 3 cars with 20 seats each. How many seats?", "Write one short equation."),
+                ("Eve had 9 pens and lost 4. How many are left?", "Answer with one number."),
+                ("A book costs 7 dollars. How much are 5 books?", "Calculate step by step."),
+            ),
         ),
         wst.StudentPrompt("before"),
         ("Let's think step by step.", "Write one short equation.", "Answer with one number.", "Calculate."),
@@ -185,14 +188,18 @@ TASKS = {
         made_up(formats),
         Format,
         wst.TeacherPrompt(
-            "{query}\n\nWrite one short instruction that begins with Write or Answer, such as: Write a letter. "
-            "Answer with a list. Write a headline. Write code."
+            "{query}",
+            examples=(
+                ("What is a river?", "Write a letter."),
+                ("I like chess.", "Answer with a list."),
+                ("Tell me about snow.", "Write a headline."),
+                ("Describe a car.", "Write code."),
+            ),
         ),
         wst.StudentPrompt("after"),
         ("Write a letter.", "Answer with a list.", "Write a headline.", "Write code."),
         20,
-        # At a higher temperature a teacher this small writes mostly noise.
-        {"max_new_tokens": 12, "temperature": 0.6},
+        {"max_new_tokens": 12, "temperature": 1.0},
     ),
 }
 
@@ -215,6 +222,7 @@ class Arm:
 def _measures(task: Task) -> dict[str, Any]:
     return {
         "baseline": wst.JamesStein(),
+        "samples_per_query": 2,
         "resample": 4,
         "entropy_coef": 0.02,
         "entropy_steps": 20,
@@ -223,12 +231,17 @@ def _measures(task: Task) -> dict[str, Any]:
     }
 
 
-#: Besides these, `calls.py` has "race". Settings that are not named are those of "default", which are the quickstart's.
+#: `calls.py` has searches for one sentence besides these. Settings that are not named are those of "default": four samples
+#: for each of 8 queries, and `LeaveOneOut`.
 ARMS = {
     "default": Arm(),
     "two samples": Arm(lambda _: {"samples_per_query": 2}, lambda: {"batch_size": 16}),
     "james-stein": Arm(lambda _: {"baseline": wst.JamesStein()}),
     "moving average": Arm(lambda _: {"baseline": wst.MovingAverage()}),
+    "two samples, higher rate": Arm(
+        lambda _: {"samples_per_query": 2, "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=1e-3)},
+        lambda: {"batch_size": 16},
+    ),
     "tracker": Arm(lambda _: {"baseline": wst.QueryTracker(), "samples_per_query": 1}, lambda: {"batch_size": 32}),
     "curriculum": Arm(data=lambda: {"curriculum": wst.Curriculum()}),
     "curriculum, 48 queries": Arm(data=lambda: {"curriculum": wst.Curriculum(), "limit_train": 48}),
@@ -238,13 +251,17 @@ ARMS = {
     "small batch": Arm(data=lambda: {"batch_size": 4}),
     "replay": Arm(lambda _: {"replay": wst.Replay(2)}),
     "replay, small batch": Arm(lambda _: {"replay": wst.Replay(2)}, lambda: {"batch_size": 4}),
-    "chosen": Arm(lambda _: {"baseline": wst.JamesStein(), "replay": wst.Replay(2)}),
+    "james-stein, replay": Arm(lambda _: {"baseline": wst.JamesStein(), "replay": wst.Replay(2)}),
+    "two samples, james-stein": Arm(
+        lambda _: {"baseline": wst.JamesStein(), "samples_per_query": 2}, lambda: {"batch_size": 16}
+    ),
+    "two samples, replay": Arm(lambda _: {"replay": wst.Replay(2), "samples_per_query": 2}, lambda: {"batch_size": 16}),
     "warm start": Arm(lambda _: {"warm_start": wst.WarmStart(queries=16, samples=4)}),
     "warm start on sentences": Arm(
         lambda task: {"warm_start": wst.WarmStart(list(task.sentences), queries=16, samples=0)}
     ),
     "experience": Arm(experience=True),
-    "all": Arm(_measures, lambda: {"curriculum": wst.Curriculum(), "batch_size": 4}),
+    "all": Arm(_measures, lambda: {"curriculum": wst.Curriculum(), "batch_size": 8}),
 }
 
 
