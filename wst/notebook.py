@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from wst.callbacks import InstructionSamples, TeacherExport, TestReport
+from wst.callbacks.curve import step_number
 from wst.cli.quiet import prepare
 from wst.data import FieldMap, QueryDataModule
 from wst.errors import ConfigError
@@ -221,12 +222,12 @@ class _Curve(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401
         """Keep the step's; one without an update has none."""
         if not outputs["record"].skipped:
-            self.points["train"].append((trainer.global_step, float(nan_mean(outputs["record"].rewards))))
+            self.points["train"].append((step_number(module, outputs), float(nan_mean(outputs["record"].rewards))))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the validation's."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.points["val"].append((trainer.global_step, float(trainer.callback_metrics["val/reward"])))
+            self.points["val"].append((step_number(pl_module), float(trainer.callback_metrics["val/reward"])))
 
 
 def _teacher(teacher: Teacher | str | None, prompt: TeacherPrompt | str | None) -> Teacher:

@@ -14,6 +14,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
+from wst.callbacks.curve import step_number
 from wst.errors import ModelError
 from wst.evaluation.brief import teacher_figures, tested_figures
 from wst.files import follow_umask, restore_folder, write_folder
@@ -69,7 +70,7 @@ class _Export(Callback):
             return
         better = self.best is None or (value > self.best if self.mode == "max" else value < self.best)
         if better:
-            self.best, self.best_step = value, trainer.global_step
+            self.best, self.best_step = value, step_number(pl_module)
             self._export(trainer, pl_module, "best")
 
     @rank_zero_only
@@ -126,7 +127,7 @@ class TeacherExport(_Export):
     ) -> None:
         """Keep the rewards of all ranks."""
         self._validation.append(outputs["figures"])
-        self._validated_step = cast(Any, pl_module).trained_steps
+        self._validated_step = step_number(pl_module)
 
     def fill(self, trainer: Trainer, pl_module: Any, folder: Path) -> None:  # noqa: ANN401 - WeakToStrong
         """Write the adapter or the model, ``wst.json`` and the card: all that `wst.Instructor` needs."""

@@ -8,6 +8,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from wst.callbacks.curve import step_number
 from wst.errors import ConfigError
 from wst.evaluation.metrics import nan_mean
 from wst.settings import check_counts
@@ -73,7 +74,7 @@ class DeadSignals(Callback):
         for signal, text in self._found(record, module):
             if signal not in self._said:
                 self._said.add(signal)
-                show(f"wst: step {trainer.global_step}: {text}")
+                show(f"wst: step {step_number(module)}: {text}")
 
     def _found(self, record: StepRecord, module: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - WeakToStrong
         responses = [rollout.response for rollout in record.rollouts if rollout.response.error is None]
