@@ -25,7 +25,7 @@ from wst.evaluation.metrics import nan_mean
 from wst.evaluation.rows import STUDENT, TEST_ARMS, Row, result_rows, score_once
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward
-from wst.settings import check_counts, check_types
+from wst.settings import check_arguments, check_counts, check_types
 from wst.students.base import Student
 from wst.teacher import Teacher
 from wst.training.baselines import Baseline, LeaveOneOut
@@ -101,6 +101,7 @@ class WeakToStrong(TrainingLifecycle):
         lr_scheduler: LRSchedulerCallable | None = None,
         resume_changed: bool = False,
     ) -> None:
+        check_arguments(WeakToStrong, locals())
         super().__init__()
         check_types("WeakToStrong", teacher=(teacher, Teacher), baseline=(baseline, Baseline | None))
         check_types("WeakToStrong", replay=(replay, Replay | None), warm_start=(warm_start, WarmStart | None))
@@ -129,7 +130,7 @@ class WeakToStrong(TrainingLifecycle):
     def _check_settings(self) -> None:
         check_counts("WeakToStrong", samples_per_query=self.samples_per_query, max_skips=self.max_skips)
         for name, value in {"optimizer": self.make_optimizer, "lr_scheduler": self.make_scheduler}.items():
-            if value is not None and not callable(value):
+            if not callable(value) and (value is not None or name == "optimizer"):
                 raise ConfigError(
                     f"{name} must be a function, got a {type(value).__name__}; write lambda params: torch.optim.AdamW("
                     "params, lr=1e-4), or for the scheduler, a function of the optimizer"

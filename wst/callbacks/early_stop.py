@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from wst.callbacks.curve import step_number
 from wst.errors import ConfigError
 from wst.evaluation.metrics import Estimate, Values, estimate_gain, is_binary
-from wst.settings import check_counts
+from wst.settings import check_arguments, check_counts
 from wst.terminal import show
 
 
@@ -31,6 +31,7 @@ class EarlyStop(Callback):
     """
 
     def __init__(self, patience: int = 4) -> None:
+        check_arguments(EarlyStop, locals())
         check_counts("EarlyStop", patience=patience)
         self.patience = patience
         self._rewards: dict[str, float] = {}  #: of the validation under way, by query

@@ -7,7 +7,7 @@ import tempfile
 from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
@@ -20,7 +20,7 @@ from wst.evaluation.brief import teacher_figures, tested_figures
 from wst.files import follow_umask, restore_folder, write_folder
 from wst.inference.artefact import FILE, Artefact, weights_hashes
 from wst.inference.card import write_card
-from wst.settings import check_choice
+from wst.settings import check_arguments, check_choice
 from wst.training.folders import log_folder
 
 
@@ -109,6 +109,7 @@ class TeacherExport(_Export):
     kind = "teacher"
 
     def __init__(self, monitor: str = "val/reward", mode: str = "max", folder: str | None = None) -> None:
+        check_arguments(TeacherExport, locals())
         super().__init__(monitor, mode, folder)
         self._validation: list[dict[str, Tensor]] = []
         self._figures: dict[str, Any] = {}
@@ -178,6 +179,7 @@ class PreferenceExport(_Export):
     kind = "reward_model"
 
     def __init__(self, monitor: str = "val/loss", mode: str = "min", folder: str | None = None) -> None:
+        check_arguments(PreferenceExport, locals())
         super().__init__(monitor, mode, folder)
 
     def fill(self, trainer: Trainer, pl_module: Any, folder: Path) -> None:  # noqa: ANN401 - PreferenceModel

@@ -19,6 +19,7 @@ from wst.callbacks.curve import step_number
 from wst.errors import ConfigError
 from wst.evaluation.metrics import json_number
 from wst.files import append_lines, write_whole
+from wst.settings import check_arguments
 from wst.terminal import printable, show
 from wst.training.folders import log_folder
 from wst.training.record import StepRecord
@@ -44,6 +45,7 @@ class InstructionSamples(Callback):
     """
 
     def __init__(self, every_n_steps: int = 1, count: int = 4, terminal: bool = True) -> None:
+        check_arguments(InstructionSamples, locals())
         if every_n_steps < 0 or count < 1:
             raise ConfigError("InstructionSamples: every_n_steps must be at least 0 and count at least 1")
         self.every_n_steps = every_n_steps

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from wst.callbacks.curve import step_number
 from wst.errors import ConfigError
 from wst.evaluation.metrics import nan_mean
-from wst.settings import check_counts
+from wst.settings import check_arguments, check_counts
 from wst.terminal import printable, show
 from wst.training.record import StepRecord
 
@@ -39,6 +39,7 @@ class DeadSignals(Callback):
     """
 
     def __init__(self, patience: int = 3, share: float = 0.5) -> None:
+        check_arguments(DeadSignals, locals())
         check_counts("DeadSignals", patience=patience)
         if not 0 <= share <= 1:
             raise ConfigError(f"DeadSignals: share must be from 0 to 1, got {share}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wst.errors import ModelError
+from wst.settings import check_arguments
 
 Quantization = Literal["none", "nf4", "int8"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -108,7 +109,14 @@ class ModelSpec:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        """Check the name."""
+        """Check the name.
+
+        Raises:
+            ConfigError: If an option is of another type.
+            ModelError: If there is no such file, folder or package.
+        """
+        check_arguments(ModelSpec, vars(self))
+        object.__setattr__(self, "model", str(self.model))  # it may be a path
         locate(self.model)
 
     @property

@@ -19,7 +19,6 @@ from wst.errors import ModelError, StorageError
 from wst.files import clear_scratch, storage_fault, sync_folder
 from wst.training.lightning_internals import built_by_command_line, ignore_in_ddp
 
-
 _GIVE_ANOTHER = "give one that `wst fit` wrote"
 
 
