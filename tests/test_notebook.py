@@ -136,8 +136,8 @@ def test_everything_can_be_said_otherwise(tiny_model: str, tmp_path: Path) -> No
         ({"seed": "x"}, "fit: seed must be a whole number, got 'x'"),
         ({"seed": -1}, "fit: seed must be at least 0"),
         ({"folder": 3}, "fit: folder must be text, got 3"),
-        ({"fields": "text"}, "fit: fields must be a wst.FieldMap or None, got 'text'"),
-        ({"student_prompt": "x"}, "fit: student_prompt must be a wst.StudentPrompt or None, got 'x'"),
+        ({"fields": "text"}, "fit: fields must be a FieldMap, got 'text'; give wst.FieldMap"),
+        ({"student_prompt": "x"}, "fit: student_prompt must be a StudentPrompt, got 'x'"),
     ],
 )
 def test_what_does_not_fit_is_refused(tiny_model: str, tmp_path: Path, settings: dict[str, Any], words: str) -> None:

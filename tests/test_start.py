@@ -52,7 +52,7 @@ def test_help_lists_the_commands() -> None:
 
 MISTAKES = {
     "model: {class_path: wst.WeakToStrong, init_args: {samples_per_qery: 3}}": "WeakToStrong has no option",
-    "config: [wst:quickstart, wst:parts/run]": "own.yaml: config must name one file, got ['wst:quickstart', 'wst:parts/",
+    "config: [wst:quickstart, wst:parts/run]": "own.yaml: config must name one file, got ['wst:quickst",
     "trainer: {callbacks: [{class_path: wst.EarlyStopp}]}": "no class wst.EarlyStopp; did you mean wst.EarlyStop?",
     "modle: {class_path: wst.WeakToStrong}": "the command has no option 'modle'; did you mean model?",
     "config: wst:parts/rum": "'wst:parts/rum' does not come with wst; did you mean wst:parts/run?",

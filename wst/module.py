@@ -101,10 +101,9 @@ class WeakToStrong(TrainingLifecycle):
         lr_scheduler: LRSchedulerCallable | None = None,
         resume_changed: bool = False,
     ) -> None:
-        check_arguments(WeakToStrong, locals())
         super().__init__()
-        check_types("WeakToStrong", teacher=(teacher, Teacher), baseline=(baseline, Baseline | None))
-        check_types("WeakToStrong", replay=(replay, Replay | None), warm_start=(warm_start, WarmStart | None))
+        check_types("WeakToStrong", baseline=(baseline, Baseline | None))
+        check_arguments(WeakToStrong, locals())
         self.save_plain_hyperparameters()
         self.teacher = teacher
         self.environment = Environment(student, reward, student_prompt)

@@ -155,7 +155,9 @@ def check_arguments(owner: type | Callable[..., Any], given: Mapping[str, object
     for option, hint in _hints(owner).items():
         if option in given and not _fits(given[option], hint):
             got = " ".join(f"{given[option]!r:.60}".split())
-            raise WrongType(f"{owner.__name__}: {option} must be {_in_words(hint)}, got {got}")
+            made = [f"wst.{each.__name__}(...)" for each in (hint, *get_args(hint)) if _is_ours(each)]
+            remedy = f"; give {made[0]}" if made else ""
+            raise WrongType(f"{owner.__name__}: {option} must be {_in_words(hint)}, got {got}{remedy}")
 
 
 @cache
@@ -185,14 +187,18 @@ def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401 - any annotation
         return isinstance(value, list | tuple) and (not alike or all(_fits(each, inner[0]) for each in value))
     if origin in (dict, Mapping):
         return isinstance(value, Mapping)
-    ours = isinstance(hint, type) and hint.__module__.startswith("wst.") and not inspect.isabstract(hint)
-    return not ours or isinstance(value, hint)
+    return not _is_ours(hint) or isinstance(value, hint)
+
+
+def _is_ours(hint: Any) -> bool:  # noqa: ANN401
+    """Return whether it is a concrete class of the package."""
+    return isinstance(hint, type) and hint.__module__.startswith("wst.") and not inspect.isabstract(hint)
 
 
 def _in_words(hint: Any) -> str:  # noqa: ANN401
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return " or ".join(map(_in_words, inner))
+        return " or ".join(_in_words(each) for each in inner if each is not NoneType)
     if origin is Literal:
         return f"one of {', '.join(map(repr, inner))}"
     if hint in _PLAIN:
@@ -201,4 +207,4 @@ def _in_words(hint: Any) -> str:  # noqa: ANN401
         return f"a list, each of it {_in_words(inner[0])}"
     if origin in (dict, Mapping):
         return "a dict"
-    return f"a wst.{hint.__name__}" if hint.__module__.startswith("wst.") else str(hint)
+    return f"a {getattr(hint, '__name__', hint)}"

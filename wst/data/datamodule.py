@@ -105,10 +105,10 @@ class QueryDataModule(LightningDataModule):
         resume_changed: bool = False,
         curriculum: Curriculum | None = None,
     ) -> None:
-        check_arguments(QueryDataModule, locals())
         super().__init__()
         named: dict[Split, str | list[str] | None] = {"train": train, "val": val, "test": test, "predict": predict}
         self.files = {split: as_list(files, option=split) for split, files in named.items()}
+        check_arguments(QueryDataModule, locals())
         self.fields = fields
         self.records = records
         self.hub_name = hub
