@@ -15,7 +15,7 @@ from wst.settings import _hints
 
 WRONG: list[Any] = [3, -1, 2.5, "x", True, [], [3], {}, {"a": 1}, object(), None, math.nan]
 #: What has no constructor of its own to check, or is made by the package alone.
-MADE = {"Comparison", "Fitted", "Instruction", "Message", "Prompt", "Response", "Rollout", "Scores"}
+MADE = {"Comparison", "Fitted", "Instruction", "Message", "Prompt", "Response", "Rollout", "Scores", "WarmupLinear"}
 #: Objects for which functions stand, and optional values whose type Python cannot tell.
 FREE = {"function", "judge", "reward", "student", "optimizer", "artefact"}
 
