@@ -85,6 +85,7 @@ def why(make: Callable[[], Any]) -> str | None:
         (lambda model: wst.TRLReward(lambda **_: [0.0], chat="no"), "TRLReward: chat must be true or false, got 'no'"),
         (lambda model: wst.QueryDataModule(shuffle="no"), "QueryDataModule: shuffle must be true or false, got 'no'"),
         (lambda model: wst.Budget(cost=[5]), r"Budget: cost must be a number, got \[5\]"),
+        (lambda model: wst.PreferenceModel(model, optimizer=3), "optimizer must be a function, got a int"),
         (lambda model: wst.Query(1, "x"), "query 1: id and text must be text"),
         (lambda model: wst.Query("1", "x", history=("hello",)), "query '1': history must be a tuple of wst.Message"),
     ],

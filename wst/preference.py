@@ -26,7 +26,7 @@ from wst.modeling.classifiers import load_classifier, score_rows
 from wst.modeling.spec import DType, FromSpec, ModelSpec, Quantization
 from wst.settings import check_arguments, check_counts
 from wst.teacher import LoRA
-from wst.training.checkpoint import TrainedWeightsOnly
+from wst.training.checkpoint import TrainedWeightsOnly, check_functions
 from wst.types import Query
 
 ARMS = ("model", "length", "chance")
@@ -81,6 +81,7 @@ class PreferenceModel(FromSpec, TrainedWeightsOnly):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         check_arguments(PreferenceModel, locals())
+        check_functions(optimizer, lr_scheduler)
         super().__init__()
         self.save_plain_hyperparameters()
         check_counts("PreferenceModel", max_tokens=max_tokens, batch_size=batch_size, layers=layers)

@@ -145,7 +145,7 @@ class Teacher(FromSpec, nn.Module):
         self.prompt = prompt or TeacherPrompt()
         self.experience = Experience() if self.prompt.has_experience else None
         self.lora = lora
-        self.adapter = adapter
+        self.adapter = None if adapter is None else str(Path(adapter).absolute())
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self.max_prompt_tokens = max_prompt_tokens

@@ -117,7 +117,16 @@ class ModelSpec:
         """
         check_arguments(ModelSpec, vars(self))
         object.__setattr__(self, "model", str(self.model))  # it may be a path
-        locate(self.model)
+        located = locate(self.model)
+        if located.kind in ("folder", "gguf"):
+            located = Located(located.kind, str(Path(located.path).absolute()))
+        object.__setattr__(self, "_located", located)
+
+    @property
+    def located(self) -> Located:
+        """What the name meant when it was given; a path is whole, since the process may change its working folder."""
+        located: Located = vars(self)["_located"]
+        return located
 
     @property
     def options(self) -> dict[str, Any]:
@@ -135,7 +144,7 @@ class ModelSpec:
         Raises:
             ModelError: If it cannot be read, or the hub cannot be reached and has not been before.
         """
-        located = locate(self.model)
+        located = self.located
         if located.kind == "gguf":
             return
         if located.kind == "hub-gguf":  # nothing but the whole file says what it is
@@ -156,7 +165,7 @@ class ModelSpec:
             commit: The hub's commit, known once a model is loaded.
             portable: Whether to leave out where and when the files were written.
         """
-        located = locate(self.model)
+        located = self.located
         if located.kind == "hub":
             return [located.path] if portable else [located.path, commit]
         if located.kind == "hub-gguf":  # the cache's file is named by the hash of its content

@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 from wst.distributed import collective_errors
-from wst.errors import ModelError, StorageError
+from wst.errors import ConfigError, ModelError, StorageError
 from wst.files import clear_scratch, storage_fault, sync_folder
 from wst.training.lightning_internals import built_by_command_line, ignore_in_ddp
 
@@ -116,6 +116,20 @@ class TrainedWeightsOnly(LightningModule):
         values = init.f_locals if init is not None else {}
         plain = [name for name, value in values.items() if isinstance(value, bool | int | float | str | None)]
         self.save_hyperparameters(*[name for name in plain if name not in ("self", "__class__")], frame=init)
+
+
+def check_functions(optimizer: object, lr_scheduler: object) -> None:
+    """Check what builds the optimizer and the scheduler.
+
+    Raises:
+        ConfigError: If one is no function; a scheduler may be None.
+    """
+    for name, value in {"optimizer": optimizer, "lr_scheduler": lr_scheduler}.items():
+        if not callable(value) and (value is not None or name == "optimizer"):
+            raise ConfigError(
+                f"{name} must be a function, got a {type(value).__name__}; write lambda params: torch.optim.AdamW("
+                "params, lr=1e-4), or for the scheduler, a function of the optimizer"
+            )
 
 
 def _kind(tensor: torch.Tensor) -> tuple[bool, bool]:
