@@ -131,8 +131,8 @@ def fit(
     conductor.fit(module, datamodule)
     if datamodule.queries("test") and module.trained_steps:
         conductor.test(module, datamodule, ckpt_path=best.best_model_path or None, verbose=False, weights_only=True)
-    base = module.teacher.spec.model
-    base = str(Path(base).absolute()) if Path(base).exists() else base
+    spec = module.teacher.spec
+    base = spec.model if spec.model.startswith("package:") else spec.located.path
     place = log_folder(conductor).absolute()
     return Fitted(place, module, conductor, datamodule, curve.points, report.comparison, base)
 
