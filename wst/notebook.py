@@ -132,7 +132,8 @@ def fit(
     if datamodule.queries("test") and module.trained_steps:
         conductor.test(module, datamodule, ckpt_path=best.best_model_path or None, verbose=False, weights_only=True)
     spec = module.teacher.spec
-    base = spec.model if spec.model.startswith("package:") else spec.located.path
+    is_path = spec.located.kind in ("folder", "gguf") and not spec.model.startswith("package:")
+    base = spec.located.path if is_path else spec.model
     place = log_folder(conductor).absolute()
     return Fitted(place, module, conductor, datamodule, curve.points, report.comparison, base)
 
