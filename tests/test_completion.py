@@ -13,7 +13,7 @@ pytest.importorskip("shtab")
 ASK = """\
 source "$1"; shift
 COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
-_shtab_wst wst "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+_wst_joined wst "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
 printf '%s\\n' "${COMPREPLY[@]}"
 """
 COMPLETIONS = {
@@ -23,6 +23,13 @@ COMPLETIONS = {
     "fit --model.init_args.reward wst.La": "wst.LabelMatch wst.LastNumber",
     "fit --trainer.max_s": "--trainer.max_steps",
     "check --que": "--queries",
+    # bash hands over a name with a colon as three words, and wants what follows the colon.
+    "fit --config wst : quick": "quickstart",
+    "test --config wst : overlays/end": "overlays/endpoint",
+    "fit --config wst:quick": "wst:quickstart",
+    "fit --config own": "own.yaml",
+    "compare --config wst : compare/q": "compare/quickstart",
+    "fit --config wst : quickstart --trainer.max_s": "--trainer.max_steps",
     "help Lab": "LabelMatch",
     "list bas": "baselines",
     "serve --ups": "--upstream",
@@ -33,11 +40,12 @@ COMPLETIONS = {
 
 def test_bash_completes_commands_options_and_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bash"]) == 0
+    (tmp_path / "own.yaml").touch()
     script = tmp_path / "wst.bash"
     script.write_text(capsys.readouterr().out)
     for words, wanted in COMPLETIONS.items():
         command = ["bash", "-c", ASK, "bash", str(script), "wst", *words.split()]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
         assert done.stdout.split() == wanted.split(), words
 
 
@@ -47,6 +55,7 @@ def test_the_other_shells_have_a_script_too(shell: str, capsys: pytest.CaptureFi
     script = capsys.readouterr().out
     assert "samples_per_query" in script
     assert "wst.LabelMatch" in script
+    assert "wst:quickstart" in script
 
 
 def test_an_unknown_shell_is_refused() -> None:

@@ -14,18 +14,19 @@ from wst.errors import ConfigError
 def stops(callback: EarlyStop, *validations: list[float]) -> list[bool]:
     """After each validation, whether the run was told to end."""
     trainer: Any = SimpleNamespace(
-        sanity_checking=False, state=SimpleNamespace(fn="fit"), should_stop=False, global_step=0, is_global_zero=True
+        sanity_checking=False, state=SimpleNamespace(fn="fit"), should_stop=False, is_global_zero=True
     )
+    module: Any = SimpleNamespace(trained_steps=0)
     found = []
     for rewards in validations:
-        trainer.global_step += 10
-        callback.on_validation_epoch_start(trainer, None)  # type: ignore[arg-type]
+        module.trained_steps += 10
+        callback.on_validation_epoch_start(trainer, module)
         half = len(rewards) // 2
         for start, part in ((0, rewards[:half]), (half, rewards[half:])):
             rollouts = [Rollout(Query(f"q{start + i}", "?"), None, Response("")) for i in range(len(part))]
             outputs = {"rollouts": rollouts, "figures": {"reward": torch.tensor(part)}}
-            callback.on_validation_batch_end(trainer, None, outputs)  # type: ignore[arg-type]
-        callback.on_validation_end(trainer, None)  # type: ignore[arg-type]
+            callback.on_validation_batch_end(trainer, module, outputs)
+        callback.on_validation_end(trainer, module)
         found.append(trainer.should_stop)
     return found
 

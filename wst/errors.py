@@ -21,6 +21,10 @@ class ConfigError(WSTError, ValueError):
     """A setting is impossible, or does not fit the other settings."""
 
 
+class WrongType(ConfigError):
+    """A setting is of another type than its constructor takes."""
+
+
 class DataError(WSTError, ValueError):
     """A data file cannot be read as asked; the message names file and row."""
 

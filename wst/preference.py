@@ -24,9 +24,9 @@ from wst.evaluation.metrics import Estimate, PairedRewards, estimate_gain, estim
 from wst.modeling.chat import ChatEncoder, dialogue
 from wst.modeling.classifiers import load_classifier, score_rows
 from wst.modeling.spec import DType, FromSpec, ModelSpec, Quantization
-from wst.settings import check_counts
+from wst.settings import check_arguments, check_counts
 from wst.teacher import LoRA
-from wst.training.checkpoint import TrainedWeightsOnly
+from wst.training.checkpoint import TrainedWeightsOnly, check_functions
 from wst.types import Query
 
 ARMS = ("model", "length", "chance")
@@ -80,6 +80,8 @@ class PreferenceModel(FromSpec, TrainedWeightsOnly):
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        check_arguments(PreferenceModel, locals())
+        check_functions(optimizer, lr_scheduler)
         super().__init__()
         self.save_plain_hyperparameters()
         check_counts("PreferenceModel", max_tokens=max_tokens, batch_size=batch_size, layers=layers)

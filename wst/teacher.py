@@ -29,7 +29,7 @@ from wst.modeling.logprobs import LogProbs, continuation_log_probs
 from wst.modeling.prefix import prefix_sharing
 from wst.modeling.spec import DType, FromSpec, ModelSpec, Quantization, file_fingerprint, first_line
 from wst.prompts import Experience, TeacherPrompt
-from wst.settings import check_counts, check_types, identity_of
+from wst.settings import check_arguments, check_counts, identity_of
 from wst.types import Instruction, Message, Query
 
 __all__ = ["LoRA", "LogProbs", "Teacher"]
@@ -50,6 +50,11 @@ class LoRA:
     r: int = 16
     alpha: int = 32
     target_modules: str | list[str] = "all-linear"
+
+    def __post_init__(self) -> None:
+        """Check the settings; a `ConfigError` says which is impossible."""
+        check_arguments(LoRA, vars(self))
+        check_counts("LoRA", r=self.r, alpha=self.alpha)
 
     def add_to(
         self, base: PreTrainedModel, task_type: str, owner: str, model: str, layers: list[int] | None = None
@@ -122,9 +127,9 @@ class Teacher(FromSpec, nn.Module):
         trust_remote_code: bool = False,
         chat_template_options: dict[str, Any] | None = None,
     ) -> None:
+        check_arguments(Teacher, locals())
         super().__init__()
-        check_types("Teacher", prompt=(prompt, TeacherPrompt | None), lora=(lora, LoRA | None))
-        if not (isinstance(temperature, int | float) and temperature > 0):
+        if not temperature > 0:
             raise ConfigError(f"Teacher: temperature must be above 0 to sample, got {temperature!r}")
         check_counts(
             "Teacher",
@@ -140,7 +145,7 @@ class Teacher(FromSpec, nn.Module):
         self.prompt = prompt or TeacherPrompt()
         self.experience = Experience() if self.prompt.has_experience else None
         self.lora = lora
-        self.adapter = adapter
+        self.adapter = None if adapter is None else str(Path(adapter).absolute())
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self.max_prompt_tokens = max_prompt_tokens

@@ -52,11 +52,17 @@ class Query(_Text):
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Turn a list of acceptable answers into a tuple.
+        """Turn lists of acceptable answers and of turns into tuples.
 
         Raises:
-            DataError: If the target is neither text nor several texts.
+            DataError: If id or text is no text, a turn no message, or the target neither text nor several texts.
         """
+        if not (isinstance(self.id, str) and isinstance(self.text, str)):
+            raise DataError(f"query {self.id!r:.60}: id and text must be text, got {self.text!r:.60}")
+        if isinstance(self.history, list):
+            object.__setattr__(self, "history", tuple(self.history))
+        if not isinstance(self.history, tuple) or not all(isinstance(turn, Message) for turn in self.history):
+            raise DataError(f"query {self.id!r:.60}: history must be a tuple of wst.Message, got {self.history!r:.60}")
         if isinstance(self.target, list):
             object.__setattr__(self, "target", tuple(self.target))
         answers = self.target if isinstance(self.target, tuple) else (self.target or "",)

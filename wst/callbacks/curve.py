@@ -30,25 +30,29 @@ class StepAxis(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401
         """Log both."""
-        figures = {"step": float(number_of(trainer, outputs)), "vitals/lr": self._rate}
+        figures = {"step": float(step_number(pl_module, outputs)), "vitals/lr": self._rate}
         cast(Any, self).log_dict(figures, batch_size=1, on_step=True, on_epoch=False)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the number of the step before the validation, or of the step that is tested."""
-        cast(Any, self).log("step", float(step_of_evaluation(trainer, pl_module)), batch_size=1)
+        cast(Any, self).log("step", float(step_number(pl_module)), batch_size=1)
 
     on_test_epoch_end = on_validation_epoch_end
 
 
-def number_of(trainer: Trainer, outputs: Any) -> int:  # noqa: ANN401 - what the training step returned
-    """Return the number of a step that has just ended; without an update, that of the step that is tried again."""
+def step_number(module: LightningModule, outputs: Any = None) -> int:  # noqa: ANN401 - what the training step returned
+    """Return the number of a step, which all files, loggers and messages have: the updates that made the weights.
+
+    A validation or test has that of the weights it looks at. The trainer's ``global_step`` differs from it where a new
+    trainer goes on with a module that is trained already: it begins at 0 again.
+
+    Args:
+        module: Counts its updates.
+        outputs: Of a training step that has just ended. One without an update has the number of the step that is tried
+            again.
+    """
     record = outputs.get("record") if isinstance(outputs, dict) else None
-    return trainer.global_step + bool(getattr(record, "skipped", False))
-
-
-def step_of_evaluation(trainer: Trainer, module: LightningModule) -> int:
-    """Return the number of the step before a validation of training, or of the step that is validated or tested."""
-    return trainer.global_step if trainer.state.fn == "fit" else int(cast(Any, module).trained_steps)
+    return int(cast(Any, module).trained_steps) + bool(getattr(record, "skipped", False))
 
 
 class UnbrokenCurve(Callback):
@@ -74,7 +78,7 @@ class UnbrokenCurve(Callback):
         for logger in _loggers(trainer):
             if isinstance(logger, TensorBoardLogger) and internals.reopen_if_deleted(logger):
                 rank_zero_warn(f"log folder {logger.log_dir} is gone, with what was in it; it is made anew")
-        self._step, self._open = number_of(trainer, outputs), True
+        self._step, self._open = step_number(pl_module, outputs), True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Flush metrics before saving, and store the current step's metrics inside the checkpoint."""

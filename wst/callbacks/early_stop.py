@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
 
+from wst.callbacks.curve import step_number
 from wst.errors import ConfigError
 from wst.evaluation.metrics import Estimate, Values, estimate_gain, is_binary
-from wst.settings import check_counts
+from wst.settings import check_arguments, check_counts
 from wst.terminal import show
 
 
@@ -30,6 +31,7 @@ class EarlyStop(Callback):
     """
 
     def __init__(self, patience: int = 4) -> None:
+        check_arguments(EarlyStop, locals())
         check_counts("EarlyStop", patience=patience)
         self.patience = patience
         self._rewards: dict[str, float] = {}  #: of the validation under way, by query
@@ -90,12 +92,12 @@ class EarlyStop(Callback):
         shared = sorted(now.keys() & self._reference.keys())
         if not shared:
             if now:
-                self._reference, self._step = now, trainer.global_step
+                self._reference, self._step = now, step_number(pl_module)
             return
         before, after = (np.array([of[query] for query in shared]) for of in (self._reference, now))
         self._gain, self._compared = paired_gain(before, after), len(shared)
         if self._gain.low > 0:
-            self._reference, self._step, self._waited = now, trainer.global_step, 0
+            self._reference, self._step, self._waited = now, step_number(pl_module), 0
         else:
             self._waited += 1
         self._end(trainer)

@@ -7,19 +7,20 @@ import tempfile
 from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
+from wst.callbacks.curve import step_number
 from wst.errors import ModelError
 from wst.evaluation.brief import teacher_figures, tested_figures
 from wst.files import follow_umask, restore_folder, write_folder
 from wst.inference.artefact import FILE, Artefact, weights_hashes
 from wst.inference.card import write_card
-from wst.settings import check_choice
+from wst.settings import check_arguments, check_choice
 from wst.training.folders import log_folder
 
 
@@ -69,7 +70,7 @@ class _Export(Callback):
             return
         better = self.best is None or (value > self.best if self.mode == "max" else value < self.best)
         if better:
-            self.best, self.best_step = value, trainer.global_step
+            self.best, self.best_step = value, step_number(pl_module)
             self._export(trainer, pl_module, "best")
 
     @rank_zero_only
@@ -108,6 +109,7 @@ class TeacherExport(_Export):
     kind = "teacher"
 
     def __init__(self, monitor: str = "val/reward", mode: str = "max", folder: str | None = None) -> None:
+        check_arguments(TeacherExport, locals())
         super().__init__(monitor, mode, folder)
         self._validation: list[dict[str, Tensor]] = []
         self._figures: dict[str, Any] = {}
@@ -126,7 +128,7 @@ class TeacherExport(_Export):
     ) -> None:
         """Keep the rewards of all ranks."""
         self._validation.append(outputs["figures"])
-        self._validated_step = cast(Any, pl_module).trained_steps
+        self._validated_step = step_number(pl_module)
 
     def fill(self, trainer: Trainer, pl_module: Any, folder: Path) -> None:  # noqa: ANN401 - WeakToStrong
         """Write the adapter or the model, ``wst.json`` and the card: all that `wst.Instructor` needs."""
@@ -177,6 +179,7 @@ class PreferenceExport(_Export):
     kind = "reward_model"
 
     def __init__(self, monitor: str = "val/loss", mode: str = "min", folder: str | None = None) -> None:
+        check_arguments(PreferenceExport, locals())
         super().__init__(monitor, mode, folder)
 
     def fill(self, trainer: Trainer, pl_module: Any, folder: Path) -> None:  # noqa: ANN401 - PreferenceModel

@@ -15,10 +15,11 @@ from rich.table import Table
 from rich.text import Text
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from wst.callbacks.curve import number_of, step_of_evaluation
+from wst.callbacks.curve import step_number
 from wst.errors import ConfigError
 from wst.evaluation.metrics import json_number
 from wst.files import append_lines, write_whole
+from wst.settings import check_arguments
 from wst.terminal import printable, show
 from wst.training.folders import log_folder
 from wst.training.record import StepRecord
@@ -44,6 +45,7 @@ class InstructionSamples(Callback):
     """
 
     def __init__(self, every_n_steps: int = 1, count: int = 4, terminal: bool = True) -> None:
+        check_arguments(InstructionSamples, locals())
         if every_n_steps < 0 or count < 1:
             raise ConfigError("InstructionSamples: every_n_steps must be at least 0 and count at least 1")
         self.every_n_steps = every_n_steps
@@ -58,14 +60,14 @@ class InstructionSamples(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove from the file what a killed run wrote of steps that are made again."""
-        self._take_up(trainer)
+        self._take_up(trainer, pl_module)
 
     @rank_zero_only
-    def _take_up(self, trainer: Trainer) -> None:
+    def _take_up(self, trainer: Trainer, module: LightningModule) -> None:
         if self._taken_up or trainer.state.fn != "fit":
             return
         self._taken_up = True
-        self._resumed_at = trainer.global_step
+        self._resumed_at = step_number(module)
         if trainer.global_step:
             loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
             self._texts = {(logger.log_dir, step): text for logger in loggers for step, text in _texts(logger.log_dir)}
@@ -74,7 +76,7 @@ class InstructionSamples(Callback):
             return
         with path.open(encoding="utf-8", errors="replace", newline="\n") as file:  # a kill may cut a character
             lines = list(file)
-        rows = [(line, row) for line in lines if (row := _row(line))["step"] <= trainer.global_step]
+        rows = [(line, row) for line in lines if (row := _row(line))["step"] <= self._resumed_at]
         self._shown = max((row["step"] for _, row in rows if row["stage"] == "val"), default=-1)
         if len(rows) < len(lines):
             write_whole(path, "".join(line for line, _ in rows))
@@ -83,7 +85,7 @@ class InstructionSamples(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401
         """Append some of the step's rollouts to the file."""
         record: StepRecord = outputs["record"]
-        step = number_of(trainer, outputs)
+        step = step_number(module, outputs)
         if not self.every_n_steps or step % self.every_n_steps or cast(Any, trainer).fast_dev_run:
             return
         # One of each query first: the samples of a query look alike.
@@ -109,8 +111,8 @@ class InstructionSamples(Callback):
         rollouts, self._validation = self._validation, []
         if trainer.sanity_checking or not rollouts:
             return
-        self._take_up(trainer)  # a resumed run with no step left has no start
-        step = step_of_evaluation(trainer, pl_module)
+        self._take_up(trainer, pl_module)  # a resumed run with no step left has no start
+        step = step_number(pl_module)
         if step > self._shown and not cast(Any, trainer).fast_dev_run:
             rows = [{"step": step, "stage": "val"} | rollout_row(rollout) for rollout in rollouts]
             append_lines(log_folder(trainer) / "instructions.jsonl", rows)

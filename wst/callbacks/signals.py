@@ -8,9 +8,10 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from wst.callbacks.curve import step_number
 from wst.errors import ConfigError
 from wst.evaluation.metrics import nan_mean
-from wst.settings import check_counts
+from wst.settings import check_arguments, check_counts
 from wst.terminal import printable, show
 from wst.training.record import StepRecord
 
@@ -38,6 +39,7 @@ class DeadSignals(Callback):
     """
 
     def __init__(self, patience: int = 3, share: float = 0.5) -> None:
+        check_arguments(DeadSignals, locals())
         check_counts("DeadSignals", patience=patience)
         if not 0 <= share <= 1:
             raise ConfigError(f"DeadSignals: share must be from 0 to 1, got {share}")
@@ -73,7 +75,7 @@ class DeadSignals(Callback):
         for signal, text in self._found(record, module):
             if signal not in self._said:
                 self._said.add(signal)
-                show(f"wst: step {trainer.global_step}: {text}")
+                show(f"wst: step {step_number(module)}: {text}")
 
     def _found(self, record: StepRecord, module: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - WeakToStrong
         responses = [rollout.response for rollout in record.rollouts if rollout.response.error is None]

@@ -16,6 +16,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from wst.callbacks.curve import step_number
 from wst.data.loader import QueryLoader
 from wst.distributed import collective_errors, gather, raised_by_all
 from wst.errors import CacheError, ConfigError, Diverged, Interrupted, StudentStopped
@@ -181,7 +182,7 @@ class StopInOrder(Callback):
         if number:
             saved = trainer.state.fn == "fit" and not trainer.sanity_checking
             with collective_errors():
-                raise Interrupted(number, trainer.global_step if saved else None)
+                raise Interrupted(number, step_number(cast(Any, trainer).lightning_module) if saved else None)
 
     def _hang_up(self) -> None:
         if threading.current_thread() is threading.main_thread():

@@ -24,6 +24,34 @@ fish:  wst completion fish > ~/.config/fish/completions/wst.fish
 """
 
 
+#: The configs that come with the package, and files: a function of each shell's own.
+_CONFIGS = {
+    "bash": '_wst_configs() {{ compgen -W "{names}" -- "$1"; compgen -f -- "$1"; }}',
+    "zsh": "_wst_configs() {{ compadd -- {names}; _files }}",
+    "fish": "function _wst_configs\n  string split ' ' -- '{names}'\n  __fish_complete_path (commandline -ct)\nend",
+}
+#: bash takes a colon for the end of a word, which a name like wst:quickstart has inside.
+_JOINED = """
+_wst_joined() {
+  local i last=0 joined="" words=(wst)
+  for ((i = 1; i <= COMP_CWORD; i++)); do
+    if [[ ${COMP_WORDS[i]} == : || ${COMP_WORDS[i - 1]} == : ]]; then
+      words[last]+=${COMP_WORDS[i]} joined=$last
+    else
+      words[++last]=${COMP_WORDS[i]}
+    fi
+  done
+  COMP_WORDS=("${words[@]}")
+  COMP_CWORD=$last
+  _shtab_wst wst "${words[last]}" "${words[last - 1]}"
+  if [[ $joined == "$last" ]]; then
+    COMPREPLY=("${COMPREPLY[@]#"${words[last]%:*}:"}")
+  fi
+}
+complete -o filenames -F _wst_joined wst
+"""
+
+
 def run(args: list[str]) -> int:
     """Print the script.
 
@@ -39,7 +67,7 @@ def run(args: list[str]) -> int:
         install = "pip install 'weak-to-strong-transfer[completion]'"
         raise ConfigError(f"wst completion: {error.name} is not installed; {install}") from error
     prepare()  # some commands import torch with their options
-    print(shtab.complete(_commands(shtab.FILE), shell))
+    print(shtab.complete(_commands(shtab.FILE), shell) + (_JOINED if shell == "bash" else ""))
     return 0
 
 
@@ -75,9 +103,18 @@ def _add_config(parser: argparse.ArgumentParser, file: dict[str, str], own: Iter
 def _add(parser: argparse.ArgumentParser, options: Iterable[str], file: dict[str, str]) -> None:
     for option in options:
         if f"--{option}" not in parser._option_string_actions:
-            action = parser.add_argument(f"--{option}")
-            if option in ("config", "ckpt_path"):
-                action.complete = file  # type: ignore[attr-defined]
+            action: Any = parser.add_argument(f"--{option}")
+            if option == "config":
+                action.complete = _configs()
+            elif option == "ckpt_path":
+                action.complete = file
+
+
+def _configs() -> dict[str, Any]:
+    """Return the completion of a config's name, as shtab takes it."""
+    names = " ".join(names_of("configs"))
+    functions = {shell: function.format(names=names) for shell, function in _CONFIGS.items()}
+    return {"bash": "_wst_configs", "zsh": "_wst_configs", "fish": "(_wst_configs)", "preamble": functions}
 
 
 def _options(class_path: str) -> Iterable[str]:

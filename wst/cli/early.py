@@ -202,6 +202,11 @@ def _load(text: str) -> Any:  # noqa: ANN401
 
 def _collect(value: Any, place: str, file: Path, settings: Settings) -> None:  # noqa: ANN401 - YAML
     """Note what stands at a place of a config; what a later one says wins."""
+    if place == "config" and not isinstance(value, str | dict | None):
+        raise ConfigError(
+            f"{file.name}: config must name one file, got {value!r:.60}; name further ones with --config, or let the "
+            "files name each other"
+        )
     if isinstance(value, str) and (part := _part(value, place, file.parent)) is not None:
         if part.resolve() in settings.files:
             raise ConfigError(f"config {str(part)!r} includes itself; take it out of {file.name}")

@@ -101,6 +101,9 @@ def _section(class_path: str, option: str) -> str:
 def class_help(name: str) -> str:
     """Return what a class is, and its options with types and defaults.
 
+    They are read from the source. Where that does not list them, as with a class that inherits its constructor, the
+    module is imported: one of this package and what it needs, or for a dotted name the one that is named.
+
     Args:
         name: A public name of wst, with or without ``wst.``, or an import path.
 
@@ -109,8 +112,9 @@ def class_help(name: str) -> str:
     """
     class_path = name if "." in name else f"wst.{name}"
     module, _, short = class_path.rpartition(".")
-    if os.getcwd() not in sys.path:  # the user's own classes are in files of the current folder
-        sys.path.insert(0, os.getcwd())
+    # The user's own classes are in files of the current folder. Last: no file there stands for another's module.
+    if not f"{class_path}.".startswith("wst.") and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     found, signature = find_class(MOVED.get(module, module), short), signature_of(class_path, anywhere=True)
     if found is None and class_path.startswith("wst."):
         raise ConfigError(f"help: no class {class_path!r}; {did_you_mean(short, public_names(), 'wst.')}")

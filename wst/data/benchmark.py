@@ -14,6 +14,7 @@ from wst.data.datamodule import QueryDataModule, Split
 from wst.data.fields import FieldMap, Row
 from wst.data.sources import file_rows, find_files, split_files
 from wst.errors import ConfigError, DataError
+from wst.settings import check_arguments
 from wst.types import Query
 
 
@@ -46,6 +47,7 @@ class Benchmark(QueryDataModule, ABC):
         val_share: float = 0.05,
         **options: Any,  # noqa: ANN401 - the command line takes names and types from QueryDataModule
     ) -> None:
+        check_arguments(Benchmark, locals())
         super().__init__(
             train=None,
             val=None,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from wst.errors import ConfigError
-from wst.settings import check_counts
+from wst.settings import check_arguments, check_counts
 from wst.types import Query
 
 
@@ -65,6 +65,7 @@ class Curriculum:
     """
 
     def __init__(self, patience: int = 3, rest: int = 4, floor: float = 0.2, decay: float = 0.8) -> None:
+        check_arguments(Curriculum, locals())
         check_counts("Curriculum", patience=patience, rest=rest)
         if not 0 < floor <= 1:
             raise ConfigError(f"Curriculum: floor must be above 0 and at most 1, got {floor}")

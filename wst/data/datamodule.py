@@ -17,7 +17,7 @@ from wst.data.queries import Queries
 from wst.data.sources import as_list, file_rows, find_files, hub_rows, records_of
 from wst.distributed import collective_errors
 from wst.errors import ConfigError, DataError
-from wst.settings import check_counts, check_types
+from wst.settings import check_arguments, check_counts, check_types
 from wst.training.lightning_internals import count_epoch_start, skip_finished_epoch
 from wst.types import Query
 
@@ -108,6 +108,7 @@ class QueryDataModule(LightningDataModule):
         super().__init__()
         named: dict[Split, str | list[str] | None] = {"train": train, "val": val, "test": test, "predict": predict}
         self.files = {split: as_list(files, option=split) for split, files in named.items()}
+        check_arguments(QueryDataModule, locals())
         self.fields = fields
         self.records = records
         self.hub_name = hub

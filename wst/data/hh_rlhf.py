@@ -12,6 +12,7 @@ from wst.data.benchmark import Benchmark
 from wst.data.fields import Row
 from wst.data.sources import hub_rows
 from wst.errors import ConfigError, DataError
+from wst.settings import check_arguments
 from wst.types import Message, Query, Role
 
 TRANCHES = ("harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled")
@@ -53,6 +54,7 @@ class HHRLHF(Benchmark):
         max_characters: int | None = None,
         **options: Any,  # noqa: ANN401 - the command line takes names and types from Benchmark
     ) -> None:
+        check_arguments(HHRLHF, locals())
         super().__init__(source, train, test, **options)
         unknown = [tranche for tranche in tranches if tranche not in TRANCHES]
         if unknown or not tranches:

@@ -19,7 +19,7 @@ from wst.evaluation.runner import JournaledStudent, Runner
 from wst.modeling.loading import resolve_device
 from wst.prompts import StudentPrompt
 from wst.rewards.base import RewardLike, as_reward
-from wst.settings import check_types
+from wst.settings import check_arguments, check_types
 from wst.students.accounts import Accounts
 from wst.students.base import Student
 from wst.students.function import as_student
@@ -80,6 +80,7 @@ def compare(
     if not students:
         raise ConfigError("compare: students is empty; name at least one")
     students = {name: as_student(student) for name, student in students.items()}
+    check_arguments(compare, locals())
     if limit is not None and limit < 1:
         raise ConfigError(f"compare: limit must be at least 1, or null for all, got {limit}")
     _check_resamples(resamples)

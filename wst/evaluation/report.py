@@ -36,6 +36,10 @@ class Comparison:
     folder: Path
     written: bool = True
 
+    def __post_init__(self) -> None:
+        """Keep the whole path: the process may change its working folder."""
+        object.__setattr__(self, "folder", self.folder.absolute())
+
     @property
     def errors(self) -> dict[str, str]:
         """Why an arm, a student, or a student under an arm could not be run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -27,7 +28,9 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
 
 
 def _show(comparison: Comparison, console: Console) -> None:
-    results = comparison.results
+    results, folder = comparison.results, comparison.folder
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
     say = partial(console.print, highlight=False, markup=False)
     for student, entry in results["students"].items():
         title = as_text(f"{student}: mean reward on {results['n']} queries")
@@ -42,10 +45,10 @@ def _show(comparison: Comparison, console: Console) -> None:
     for what, error in comparison.errors.items():
         say(printable(f"{what} could not be run: {error}"), style="red")
     if not comparison.written:
-        say(f"nothing was scored: the earlier results in {comparison.folder} are left as they were", style="red")
+        say(f"nothing was scored: the earlier results in {folder} are left as they were", style="red")
         return
     for name in ("report.html", "results.json", "rows.jsonl"):
-        say(printable(str(comparison.folder / name)), soft_wrap=True)
+        say(printable(str(folder / name)), soft_wrap=True)
 
 
 def _table(title: Text, entry: dict[str, Any], binary: bool, console: Console) -> Table:

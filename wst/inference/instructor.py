@@ -14,6 +14,7 @@ from wst.inference.artefact import Artefact
 from wst.inference.gate import Gate
 from wst.inference.hub import download, portable, upload
 from wst.inference.remote import RemoteTeacher, TeacherServer
+from wst.settings import check_arguments, check_counts
 from wst.types import Instruction, Message, Query
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ class Instructor:
         batch_size: int = 32,
         server: TeacherServer | str | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"Instructor: batch_size must be at least 1, got {batch_size}")
+        check_arguments(Instructor, locals())
+        check_counts("Instructor", batch_size=batch_size)
         self.artefact = artefact
         self.device = device
         self.base = base

@@ -17,6 +17,7 @@ from wst.errors import ConfigError, ModelError
 from wst.inference.artefact import Artefact
 from wst.modeling.chat import ChatEncoder, prepared_turns
 from wst.modeling.spec import first_line
+from wst.settings import check_arguments, check_counts
 from wst.students.completions import ChatClient, Failure, check_address, read_completion
 from wst.students.keys import ApiKey
 from wst.students.loops import start_loop
@@ -55,10 +56,10 @@ class TeacherServer:
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        check_arguments(TeacherServer, vars(self))
         check_address(self.base_url, _OWNER)
-        for name, value, least in (("concurrency", self.concurrency, 1), ("retries", self.retries, 0)):
-            if value < least:
-                raise ConfigError(f"{_OWNER}: {name} must be at least {least}, got {value}")
+        check_counts(_OWNER, concurrency=self.concurrency)
+        check_counts(_OWNER, 0, retries=self.retries)
         if not self.timeout > 0:
             raise ConfigError(f"{_OWNER}: timeout must be above 0 seconds, got {self.timeout}")
         self.key.read()

@@ -119,7 +119,7 @@ def read_pretrained(
     Raises:
         ModelError: If it cannot be found or read.
     """
-    folder = weights_folder(locate(spec.model), spec.revision)
+    folder = weights_folder(spec.located, spec.revision)
     dtype = resolve_dtype(spec.dtype, device)
     hub = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     with one_line_errors(f"{kind} {spec.model!r}: cannot be loaded", f"; {FORMS}"):

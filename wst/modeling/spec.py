@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wst.errors import ModelError
+from wst.settings import check_arguments
 
 Quantization = Literal["none", "nf4", "int8"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -108,8 +109,24 @@ class ModelSpec:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        """Check the name."""
-        locate(self.model)
+        """Check the name.
+
+        Raises:
+            ConfigError: If an option is of another type.
+            ModelError: If there is no such file, folder or package.
+        """
+        check_arguments(ModelSpec, vars(self))
+        object.__setattr__(self, "model", str(self.model))  # it may be a path
+        located = locate(self.model)
+        if located.kind in ("folder", "gguf"):
+            located = Located(located.kind, str(Path(located.path).absolute()))
+        object.__setattr__(self, "_located", located)
+
+    @property
+    def located(self) -> Located:
+        """What the name meant when it was given; a path is whole, since the process may change its working folder."""
+        located: Located = vars(self)["_located"]
+        return located
 
     @property
     def options(self) -> dict[str, Any]:
@@ -127,7 +144,7 @@ class ModelSpec:
         Raises:
             ModelError: If it cannot be read, or the hub cannot be reached and has not been before.
         """
-        located = locate(self.model)
+        located = self.located
         if located.kind == "gguf":
             return
         if located.kind == "hub-gguf":  # nothing but the whole file says what it is
@@ -148,7 +165,7 @@ class ModelSpec:
             commit: The hub's commit, known once a model is loaded.
             portable: Whether to leave out where and when the files were written.
         """
-        located = locate(self.model)
+        located = self.located
         if located.kind == "hub":
             return [located.path] if portable else [located.path, commit]
         if located.kind == "hub-gguf":  # the cache's file is named by the hash of its content

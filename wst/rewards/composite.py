@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from wst.errors import ConfigError
 from wst.rewards import base
 from wst.rewards.base import Reward, RewardLike, Scores, as_reward
+from wst.settings import check_arguments
 from wst.types import Rollout
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class WeightedSum(Composite):
     """
 
     def __init__(self, parts: dict[str, RewardLike], weights: dict[str, float] | None = None) -> None:
+        check_arguments(WeightedSum, locals())
         if not parts:
             raise ConfigError("WeightedSum: parts is empty; name at least one reward")
         for name in parts:

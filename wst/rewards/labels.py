@@ -110,8 +110,9 @@ class Labels:
 
 
 def fold(label: str) -> str:
-    """Return the form in which labels are compared: case, width, spaces and underscores do not count."""
-    return " ".join(unify(label).casefold().replace("_", " ").split()) or " ".join(label.casefold().split())
+    """Return the form in which labels are compared: case, width, emphasis, spaces and underscores do not count."""
+    plain = strip_emphasis(unify(label)).casefold().replace("_", " ")
+    return " ".join(plain.split()) or " ".join(label.casefold().split())
 
 
 def _any_of(labels: frozenset[str], suffix: str) -> re.Pattern[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from wst.modeling.chat import ChatEncoder, dialogue
 from wst.modeling.spec import DType, FromSpec, ModelSpec, Quantization
 from wst.rewards.base import Reward
-from wst.settings import check_counts
+from wst.settings import check_arguments, check_counts
 from wst.types import Rollout
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class RewardModel(FromSpec, Reward):
         trust_remote_code: bool = False,
         chat_template_options: dict[str, Any] | None = None,
     ) -> None:
+        check_arguments(RewardModel, locals())
         check_counts("RewardModel", batch_size=batch_size, max_tokens=max_tokens)
         self.spec = ModelSpec(model, quantization, dtype, revision, trust_remote_code)
         self.batch_size = batch_size

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wst.errors import ConfigError, DataError
 from wst.rewards.base import RewardLike, Scores, score
 from wst.rewards.composite import Composite
+from wst.settings import check_arguments
 from wst.types import Rollout
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Standardized(Composite):
     """
 
     def __init__(self, reward: RewardLike, queries: int = 64) -> None:
+        check_arguments(Standardized, locals())
         if queries < 2:
             raise ConfigError(f"Standardized: queries must be at least 2, got {queries}")
         super().__init__({"reward": reward})

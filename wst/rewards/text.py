@@ -17,7 +17,7 @@ from wst.rewards.labels import Labels, fold
 from wst.rewards.numbers import last_number
 from wst.rewards.numbers import numbers as numbers
 from wst.rewards.words import comparable, count_words
-from wst.settings import check_choice
+from wst.settings import check_arguments, check_choice
 from wst.types import Rollout
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b", re.IGNORECASE)
@@ -84,6 +84,7 @@ class ExactMatch(_TargetReward):
     """
 
     def __init__(self, lowercase: bool = True, punctuation: bool = True, articles: bool = False) -> None:
+        check_arguments(ExactMatch, locals())
         self.lowercase = lowercase
         self.punctuation = punctuation
         self.articles = articles
@@ -131,6 +132,7 @@ class LabelMatch(_TargetReward):
     """
 
     def __init__(self, labels: list[str], which: Literal["only", "first", "last"] = "only") -> None:
+        check_arguments(LabelMatch, locals())
         check_choice("LabelMatch: which", which, ("only", "first", "last"))
         if not labels:
             raise ConfigError("LabelMatch: labels is empty; list the labels of the task")
@@ -193,6 +195,7 @@ class LastNumber(_TargetReward):
     """
 
     def __init__(self, tolerance: float = 0.0) -> None:
+        check_arguments(LastNumber, locals())
         if not 0.0 <= tolerance < math.inf:
             raise ConfigError(f"LastNumber: tolerance must be a finite number of at least 0, got {tolerance}")
         self.tolerance = tolerance
@@ -236,6 +239,7 @@ class Length(Reward):
         unit: Literal["words", "characters"] = "words",
         of: Literal["response", "instruction"] = "response",
     ) -> None:
+        check_arguments(Length, locals())
         if limit < 1:
             raise ConfigError(f"Length: limit must be at least 1, got {limit}")
         check_choice("Length: unit", unit, ("words", "characters"))

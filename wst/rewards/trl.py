@@ -9,6 +9,7 @@ from typing import Any
 
 from wst.errors import ConfigError
 from wst.rewards.base import Reward, function_identity
+from wst.settings import check_arguments
 from wst.students.loops import run_async
 from wst.types import Query, Rollout
 
@@ -40,6 +41,7 @@ class TRLReward(Reward):
     """
 
     def __init__(self, function: Callable[..., Any], target: str = "target", chat: bool = False) -> None:
+        check_arguments(TRLReward, locals())
         if not callable(function) or isinstance(function, type):
             raise ConfigError(
                 f"TRLReward: expected a function of prompts, completions and columns, got {function!r:.60}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wst.errors import ConfigError, StudentStopped
+from wst.settings import check_arguments
 from wst.students.sqlite import Database, Layout
 
 LEDGER = "calls.sqlite"
@@ -49,6 +50,7 @@ class Prices:
 
     def __post_init__(self) -> None:
         """Check the prices."""
+        check_arguments(Prices, vars(self))
         for name in ("prompt", "completion"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"prices.{name} must be at least 0, got {getattr(self, name)}")
@@ -75,6 +77,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Check the limits."""
+        check_arguments(Budget, vars(self))
         for name in ("calls", "cost"):
             limit = getattr(self, name)
             if limit is not None and not limit > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -65,9 +66,9 @@ def check_decoding(owner: str, temperature: float | None, stop: Sequence[str] | 
     """Check a temperature and stop texts.
 
     Raises:
-        ConfigError: If the temperature is below 0, or a stop text is empty.
+        ConfigError: If the temperature is below 0 or no number, or a stop text is empty.
     """
-    if temperature is not None and temperature < 0:
+    if temperature is not None and not 0 <= temperature < math.inf:
         raise ConfigError(f"{owner}: temperature must not be below 0, got {temperature}")
     if any(not text for text in stop or []):
         raise ConfigError(f"{owner}: stop holds an empty text, which would end every answer; take it out")
@@ -92,4 +93,6 @@ def respond(student: Student, prompts: Sequence[Prompt]) -> list[Response]:
             raise ContractError(
                 f"student {name}: expected wst.Response objects, got {response!r:.60}; return Response(text=...)"
             )
+        if not isinstance(response.text, str):
+            raise ContractError(f"student {name}: a response's text must be a str, got {response.text!r:.60}")
     return responses

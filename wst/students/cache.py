@@ -22,6 +22,7 @@ from typing import Any
 
 from wst.errors import CacheError, ConfigError
 from wst.files import cache_dir
+from wst.settings import check_arguments
 from wst.students.sqlite import Database, Layout
 from wst.types import Prompt, Response
 
@@ -125,6 +126,7 @@ class AnswerCache:
     """
 
     def __init__(self, path: str | None = None, max_megabytes: float = 2048) -> None:
+        check_arguments(AnswerCache, locals())
         if not max_megabytes > 0:
             raise ConfigError(f"AnswerCache: max_megabytes must be above 0, got {max_megabytes}")
         self.path = (cache_dir() / "answers.sqlite" if path is None else Path(path).expanduser()).absolute()

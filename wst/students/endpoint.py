@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from wst.errors import CacheError, ConfigError, StudentStopped
-from wst.settings import check_counts
+from wst.settings import check_arguments, check_counts
 from wst.students.accounts import Accounts, Budget, Prices
 from wst.students.base import Student, check_decoding
 from wst.students.cache import AnswerCache, answer_key, open_cache
@@ -106,12 +106,12 @@ class EndpointStudent(Student):
         strip_thinking: bool = True,
         cache: AnswerCache | bool = True,
     ) -> None:
+        check_arguments(EndpointStudent, locals())
         check_address(base_url)
         rates = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
         check_counts("EndpointStudent", max_new_tokens=max_new_tokens, concurrency=concurrency, **rates)
         check_decoding("EndpointStudent", temperature, stop)
-        if retries < 0:
-            raise ConfigError(f"EndpointStudent: retries must be at least 0, got {retries}")
+        check_counts("EndpointStudent", 0, retries=retries)
         for option, number in (("timeout", timeout), ("backoff", backoff)):
             if not number > 0:
                 raise ConfigError(f"EndpointStudent: {option} must be above 0 seconds, got {number}")

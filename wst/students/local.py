@@ -14,7 +14,7 @@ from wst.modeling.generation import Decoding, generate
 from wst.modeling.loading import load_causal_lm
 from wst.modeling.prefix import order_by_prefix
 from wst.modeling.spec import DType, ModelSpec, Quantization
-from wst.settings import check_counts
+from wst.settings import check_arguments, check_counts
 from wst.students.cache import AnswerCache
 from wst.students.in_process import InProcessStudent
 from wst.types import Response
@@ -62,6 +62,7 @@ class LocalStudent(InProcessStudent):
         chat_template_options: dict[str, Any] | None = None,
         cache: AnswerCache | bool = True,
     ) -> None:
+        check_arguments(LocalStudent, locals())
         check_counts("LocalStudent", batch_size=batch_size)
         spec = ModelSpec(model, quantization, dtype, revision, trust_remote_code)
         super().__init__(spec, max_new_tokens, temperature, stop, max_prompt_tokens, chat_template_options, cache)

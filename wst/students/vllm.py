@@ -13,7 +13,8 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from wst.distributed import is_distributed
 from wst.errors import ConfigError, ModelError
 from wst.modeling.loading import weights_folder
-from wst.modeling.spec import DType, ModelSpec, locate
+from wst.modeling.spec import DType, ModelSpec
+from wst.settings import check_arguments
 from wst.students.cache import AnswerCache
 from wst.students.in_process import InProcessStudent
 from wst.types import Response
@@ -66,6 +67,7 @@ class VLLMStudent(InProcessStudent):
         engine_options: dict[str, Any] | None = None,
         cache: AnswerCache | bool = True,
     ) -> None:
+        check_arguments(VLLMStudent, locals())
         if not 0 < memory_share < 1:
             raise ConfigError(f"VLLMStudent: memory_share must be above 0 and below 1, got {memory_share}")
         if importlib.util.find_spec("vllm") is None:
@@ -110,7 +112,7 @@ class VLLMStudent(InProcessStudent):
             )
         import vllm
 
-        located = locate(self.source)
+        located = self.spec.located
         options = {
             "gpu_memory_utilization": self.memory_share,
             "max_model_len": self.max_prompt_tokens + self.max_new_tokens,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from wst.errors import ConfigError
+from wst.settings import check_arguments
 
 
 class Baseline(nn.Module, ABC):
@@ -65,6 +66,7 @@ class MovingAverage(Baseline):
     mean: Tensor
 
     def __init__(self, decay: float = 0.9) -> None:
+        check_arguments(MovingAverage, locals())
         super().__init__()
         if not 0.0 <= decay < 1.0:
             raise ConfigError(f"MovingAverage: decay must be in [0, 1), got {decay}")
@@ -172,6 +174,7 @@ class QueryTracker(Baseline):
     """
 
     def __init__(self, decay: float = 0.9, prior: float = 1.0) -> None:
+        check_arguments(QueryTracker, locals())
         super().__init__()
         if not 0.0 <= decay <= 1.0:
             raise ConfigError(f"QueryTracker: decay must be in [0, 1], got {decay}")

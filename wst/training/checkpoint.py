@@ -8,15 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 from wst.distributed import collective_errors
-from wst.errors import ModelError, StorageError
+from wst.errors import ConfigError, ModelError, StorageError
 from wst.files import clear_scratch, storage_fault, sync_folder
 from wst.training.lightning_internals import built_by_command_line, ignore_in_ddp
+
+_GIVE_ANOTHER = "give one that `wst fit` wrote"
 
 
 class TrainedWeightsOnly(LightningModule):
@@ -67,9 +70,10 @@ class TrainedWeightsOnly(LightningModule):
         """Load a checkpoint's weights, which must be exactly the trained ones.
 
         Raises:
-            ModelError: If names or shapes differ.
+            ModelError: If names or shapes differ, or a weight is no tensor of the kind of number that it is here.
         """
         with collective_errors():
+            self._check_kinds(state_dict)
             different = sorted(
                 self._trained_keys() ^ {key for key in state_dict if not key.startswith(self.checkpoint_keys)}
             )
@@ -86,6 +90,18 @@ class TrainedWeightsOnly(LightningModule):
                     f"the checkpoint is of another {self.trained} ({reason}); give the settings it was trained with"
                 ) from error
 
+    def _check_kinds(self, state_dict: Mapping[Any, Any]) -> None:
+        """Refuse what torch would convert without a word: whole and complex numbers become other weights."""
+        own = self.state_dict()
+        for name, value in state_dict.items():
+            if not isinstance(value, torch.Tensor):
+                raise ModelError(f"checkpoint: {name!r:.100} is a {type(value).__name__}, no tensor; {_GIVE_ANOTHER}")
+            if name in own and _kind(value) != _kind(own[name]):
+                raise ModelError(
+                    f"checkpoint: {name!r:.100} is of {value.dtype}, where {self.trained} has {own[name].dtype}; "
+                    f"{_GIVE_ANOTHER}"
+                )
+
     def save_plain_hyperparameters(self) -> None:
         """Save the arguments of the constructor that calls this as hyperparameters.
 
@@ -100,6 +116,24 @@ class TrainedWeightsOnly(LightningModule):
         values = init.f_locals if init is not None else {}
         plain = [name for name, value in values.items() if isinstance(value, bool | int | float | str | None)]
         self.save_hyperparameters(*[name for name in plain if name not in ("self", "__class__")], frame=init)
+
+
+def check_functions(optimizer: object, lr_scheduler: object) -> None:
+    """Check what builds the optimizer and the scheduler.
+
+    Raises:
+        ConfigError: If one is no function; a scheduler may be None.
+    """
+    for name, value in {"optimizer": optimizer, "lr_scheduler": lr_scheduler}.items():
+        if not callable(value) and (value is not None or name == "optimizer"):
+            raise ConfigError(
+                f"{name} must be a function, got a {type(value).__name__}; write lambda params: torch.optim.AdamW("
+                "params, lr=1e-4), or for the scheduler, a function of the optimizer"
+            )
+
+
+def _kind(tensor: torch.Tensor) -> tuple[bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

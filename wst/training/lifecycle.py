@@ -130,7 +130,7 @@ class TrainingLifecycle(TrainedWeightsOnly):
         saved = settings_in(checkpoint)
         if trust_checkpoint and saved:
             named = {name: value for name, value in checkpoint["hyper_parameters"].items() if name != "_instantiator"}
-            module = instantiate_module(cls, named | settings)
+            module = _build(cls, named | settings)
         else:
             if missing := [name for name in ("teacher", "student", "reward") if name not in settings]:
                 raise ConfigError(
@@ -331,6 +331,24 @@ class TrainingLifecycle(TrainedWeightsOnly):
         if not self.resume_changed:
             raise ConfigError(f"{fault}; set it back, or model.init_args.resume_changed to true to resume anyway")
         rank_zero_warn(f"{fault}; resuming anyway")
+
+
+def _build(cls: type[Any], settings: dict[str, Any]) -> Any:  # noqa: ANN401 - of that class
+    """Build a module with settings that name classes.
+
+    Raises:
+        ConfigError: If there is no such class, or one does not take its settings.
+    """
+    try:
+        return instantiate_module(cls, settings)
+    except WSTError:
+        raise
+    except Exception as error:  # of jsonargparse, and of any class's module and constructor
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(
+            f"checkpoint: what it names cannot be built ({said:.400}); give teacher, student and reward yourself, "
+            "without trust_checkpoint"
+        ) from error
 
 
 def _short(setting: Any) -> str:  # noqa: ANN401 - what JSON knows

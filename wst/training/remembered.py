@@ -118,6 +118,8 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:  # 
     for key, inner in value.items():
         # A dot in a key must not reach into another part, nor a control character the terminal.
         part = f"{key!r}" if "." in key or not key.isprintable() else key
+        if key == "init_args" and inner == {}:
+            continue
         yield from _leaves(inner, path if key == "init_args" else (*path, part))
 
 
@@ -166,13 +168,18 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
     >>> nested({"teacher.lora.r": 4, "samples_per_query": 2})
     {'teacher': {'lora': {'r': 4}}, 'samples_per_query': 2}
+
+    Raises:
+        ConfigError: If a value stands where others lie below, as below an ``init_args`` that is no mapping.
     """
     whole: dict[str, Any] = {}
     for name, value in values.items():
         *path, last = name.split(".")
-        place = whole
+        place: Any = whole
         for part in path:
-            place = place.setdefault(part, {})
+            place = place.setdefault(part, {}) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or isinstance(place.get(last), dict):
+            raise ConfigError(f"the settings have a value at or above {name!r:.100}, and more below it; mend them")
         place[last] = value
     return whole
 

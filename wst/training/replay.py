@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wst.errors import ConfigError, ModelError
 from wst.modeling.logprobs import LogProbs
-from wst.settings import check_counts
+from wst.settings import check_arguments, check_counts
 from wst.types import Instruction
 
 
@@ -63,6 +63,7 @@ class Replay:
     """
 
     def __init__(self, updates: int = 2, max_weight: float = 2.0) -> None:
+        check_arguments(Replay, locals())
         check_counts("Replay", 0, updates=updates)
         if not max_weight >= 1:
             raise ConfigError(f"Replay: max_weight must be at least 1, got {max_weight}")

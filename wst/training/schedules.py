@@ -6,6 +6,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from wst.errors import ConfigError
+from wst.settings import check_arguments
 
 
 class WarmupLinear(LambdaLR):
@@ -32,6 +33,7 @@ class WarmupLinear(LambdaLR):
         start_factor: float = 0.25,
         end_factor: float = 1.0,
     ) -> None:
+        check_arguments(WarmupLinear, locals())
         for name, steps in (("warmup_steps", warmup_steps), ("decay_steps", decay_steps)):
             if steps < 0:
                 raise ConfigError(f"WarmupLinear: {name} must be at least 0, got {steps}")

@@ -12,7 +12,7 @@ from torch import nn
 
 from wst.distributed import collective_errors, gather_rows, local_backward, local_share, sum_gradients
 from wst.errors import ConfigError, StudentStopped
-from wst.settings import check_counts
+from wst.settings import check_arguments, check_counts
 from wst.terminal import show
 from wst.training.lifecycle import TrainingLifecycle
 from wst.types import Instruction, Query
@@ -62,6 +62,7 @@ class WarmStart:
         epochs: int = 2,
         batch_size: int = 16,
     ) -> None:
+        check_arguments(WarmStart, locals())
         check_counts("WarmStart", queries=queries, epochs=epochs, batch_size=batch_size)
         self.sentences = list(dict.fromkeys(sentences or []))
         if any(not sentence.strip() for sentence in self.sentences):

@@ -22,7 +22,7 @@ from wst.rewards.math.verdict import contains_answer
 from wst.rewards.math.workers import Outcome, Workers
 from wst.rewards.text import targets_of
 from wst.rewards.words import gives_away
-from wst.settings import check_choice, check_counts
+from wst.settings import check_arguments, check_choice, check_counts
 from wst.types import Rollout
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ class MathAnswer(Reward):
         workers: int = 2,
         unverified: Literal["wrong", "nan"] = "wrong",
     ) -> None:
+        check_arguments(MathAnswer, locals())
         if not 0.0 < timeout < math.inf:
             raise ConfigError(f"MathAnswer: timeout must be a finite number of seconds above 0, got {timeout}")
         if memory_mb < 256:
