@@ -231,7 +231,7 @@ def _measures(task: Task) -> dict[str, Any]:
     }
 
 
-#: `calls.py` has searches for one sentence besides these. Settings that are not named are those of "default": four samples
+#: `calls.py` has searches for one sentence besides these. What is not named is as in "default": four samples
 #: for each of 8 queries, and `LeaveOneOut`.
 ARMS = {
     "default": Arm(),

@@ -145,7 +145,7 @@ def test_what_does_not_fit_is_refused(tiny_model: str, tmp_path: Path, settings:
     if settings["teacher"] is True:
         settings["teacher"] = wst.Teacher(tiny_model)
     with pytest.raises(ConfigError, match=words):
-        wst.fit(**settings, folder=str(tmp_path))
+        wst.fit(**{"folder": str(tmp_path)} | settings)
 
 
 def test_without_the_embedded_model_a_teacher_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

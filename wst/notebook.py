@@ -28,6 +28,7 @@ from wst.students.base import Student
 from wst.students.function import StudentFunction
 from wst.students.local import LocalStudent
 from wst.teacher import Teacher
+from wst.training.baselines import JamesStein
 from wst.training.checkpoint import AtomicCheckpointIO
 from wst.training.folders import log_folder
 from wst.types import Query
@@ -73,7 +74,7 @@ def fit(
         val: Records to validate on; None: a fifth of the queries, which are not trained on.
         test: Records to test on; None: a fifth of the queries, which are not trained on.
         steps: Training steps.
-        batch_size: Queries a step; None: 8, or what the data module says.
+        batch_size: Queries a step; None: 16, or what the data module says.
         seed: Of everything that is drawn.
         folder: Where runs are kept. The process may change its working folder later: the run knows the whole path.
         data: Further options of `QueryDataModule`, such as ``val_share`` and ``eval_batch_size``.
@@ -90,7 +91,8 @@ def fit(
     check_counts("fit", 0, seed=seed)
     seed_everything(seed, verbose=False)
     prepare()
-    usual: dict[str, Any] = {"leak_penalty": 1.0, "optimizer": lambda params: torch.optim.AdamW(params, lr=4e-4)}
+    usual: dict[str, Any] = {"leak_penalty": 1.0, "baseline": JamesStein(), "samples_per_query": 2}
+    usual["optimizer"] = lambda params: torch.optim.AdamW(params, lr=4e-4)
     module = WeakToStrong(
         _teacher(teacher, prompt),
         LocalStudent(student) if isinstance(student, str) else student,  # type: ignore[arg-type]  # functions too
@@ -256,4 +258,4 @@ def _data(queries: Any, options: dict[str, Any]) -> QueryDataModule:  # noqa: AN
     if isinstance(queries, list | tuple) and queries and all(isinstance(query, str) for query in queries):
         queries = [Query(f"query {number}", text) for number, text in enumerate(queries)]
     shares = {f"{split}_share": 0.2 for split in ("val", "test") if split not in options}
-    return QueryDataModule.from_records(queries, **shares | options)
+    return QueryDataModule.from_records(queries, **{"batch_size": 16} | shares | options)
