@@ -238,6 +238,7 @@ ARMS = {
     "small batch": Arm(data=lambda: {"batch_size": 4}),
     "replay": Arm(lambda _: {"replay": wst.Replay(2)}),
     "replay, small batch": Arm(lambda _: {"replay": wst.Replay(2)}, lambda: {"batch_size": 4}),
+    "screen": Arm(lambda _: {"screen": wst.Screen()}),
     "chosen": Arm(lambda _: {"baseline": wst.JamesStein(), "replay": wst.Replay(2)}),
     "warm start": Arm(lambda _: {"warm_start": wst.WarmStart(queries=16, samples=4)}),
     "warm start on sentences": Arm(

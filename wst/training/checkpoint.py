@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 from wst.distributed import collective_errors
-from wst.errors import ModelError, StorageError
+from wst.errors import ConfigError, ModelError, StorageError
 from wst.files import clear_scratch, storage_fault, sync_folder
 from wst.training.lightning_internals import built_by_command_line, ignore_in_ddp
 
@@ -36,6 +36,19 @@ class TrainedWeightsOnly(LightningModule):
     def trainable(self) -> list[nn.Parameter]:
         """Return the parameters that are trained."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def check_optimizer(self) -> None:
+        """Check that optimizer and scheduler are functions that make one.
+
+        Raises:
+            ConfigError: If not.
+        """
+        for name, value in {"optimizer": self.make_optimizer, "lr_scheduler": self.make_scheduler}.items():
+            if value is not None and not callable(value):
+                raise ConfigError(
+                    f"{name} must be a function, got a {type(value).__name__}; write lambda params: torch.optim.AdamW("
+                    "params, lr=1e-4), or for the scheduler, a function of the optimizer"
+                )
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - as Lightning has it
         """Build the optimizer of the trainable parameters, and the scheduler, which counts steps."""
