@@ -1,4 +1,4 @@
-"""Screening: the expected gradient is that of plain sampling, what promises more is asked more often, and K are asked."""
+"""Screening: the expected gradient is that of plain sampling, what promises more is asked more often, K are asked."""
 
 import itertools
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from toys import FailingParrot, Lowercase, Parrot, SixQueries, small_module
 from torch import Tensor
+from toys import FailingParrot, Lowercase, Parrot, SixQueries, small_module
 from trainers import quiet_trainer, records
 
 from wst import LeaveOneOut, MovingAverage, Prompt, Replay, Screen, Student, WeakToStrong
@@ -160,7 +160,8 @@ def test_a_step_asks_for_k_answers_and_weighs_them(
     sampled = [prompt for prompt in student.asked if prompt.sample]
     assert len(sampled) == 4 * 24
     assert sampled == [prompt for prompt in student.announced if prompt.sample]
-    assert [prompt.sample for prompt in sampled] == [1 + 4 * n + k for n in range(4) for _ in range(6) for k in range(4)]
+    draws = [1 + 4 * n + k for n in range(4) for _ in range(6) for k in range(4)]
+    assert [prompt.sample for prompt in sampled] == draws
     for number, record in enumerate(kept):
         assert record.weights is not None
         assert record.kl is not None
@@ -180,9 +181,7 @@ def test_failed_answers_are_left_out(tiny_model: str, tmp_path: Path) -> None:
     assert module.memories["screen"].state_dict()["answers"] == 24
     skipped = small_module(tiny_model, FailingParrot(), Lowercase(), screen=Screen(), max_failed=0.4, max_skips=9)
     with pytest.warns(UserWarning, match="answers failed"):
-        quiet_trainer(tmp_path, max_epochs=2, limit_val_batches=0).fit(
-            skipped, SixQueries(batch_size=6)
-        )
+        quiet_trainer(tmp_path, max_epochs=2, limit_val_batches=0).fit(skipped, SixQueries(batch_size=6))
     assert skipped.memories["screen"].state_dict()["answers"] == 0
 
 
@@ -216,6 +215,8 @@ def test_the_state_goes_round(tiny_model: str) -> None:
         {"normal": -torch.eye(SIZE)},
         {"vector": torch.full((SIZE,), float("inf"))},
         {"vector": [1.0]},
+        {"vector": torch.ones(SIZE).to_sparse()},
+        {"normal": torch.full((SIZE, SIZE), float("nan"))},
     ],
     ids=str,
 )

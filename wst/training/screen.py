@@ -163,18 +163,19 @@ class Screen:
         Raises:
             ValueError: If they are not what a run saved.
         """
-        answers, squares = state_dict["answers"], float(state_dict["squares"])
-        normal, vector = (state_dict[name].to("cpu", torch.float64, copy=True) for name in ("normal", "vector"))
-        finite = math.isfinite(squares) and bool(normal.isfinite().all() and vector.isfinite().all())
-        if type(answers) is not int or min(answers, squares) < 0 or not finite:
-            raise ValueError("numbers out of range")
-        if normal.shape != self._normal.shape or vector.shape != self._vector.shape:
-            raise ValueError("another number of features")
-        self._answers, self._squares, self._normal, self._vector = answers, squares, normal, vector
         try:
-            self._coefficients()
-        except torch.linalg.LinAlgError as error:
-            raise ValueError("no sum of squares") from error
+            self._answers, self._squares = state_dict["answers"], float(state_dict["squares"])
+            for name in ("normal", "vector"):
+                sums = state_dict[name].to("cpu", torch.float64, copy=True)
+                if sums.shape != getattr(self, f"_{name}").shape:
+                    raise ValueError("another number of features")
+                setattr(self, f"_{name}", sums)
+            if type(self._answers) is not int or self._answers < 0 or not 0 <= self._squares < math.inf:
+                raise ValueError("numbers out of range")
+            if not self._coefficients().isfinite().all():
+                raise ValueError("sums that are not finite")
+        except RuntimeError as error:
+            raise ValueError(f"no sums: {error}") from error
 
 
 def _centered(values: Tensor, known: Tensor) -> Tensor:
