@@ -256,6 +256,7 @@ ARMS = {
         lambda _: {"baseline": wst.JamesStein(), "samples_per_query": 2}, lambda: {"batch_size": 16}
     ),
     "two samples, replay": Arm(lambda _: {"replay": wst.Replay(2), "samples_per_query": 2}, lambda: {"batch_size": 16}),
+    "screen": Arm(lambda _: {"screen": wst.Screen()}),
     "warm start": Arm(lambda _: {"warm_start": wst.WarmStart(queries=16, samples=4)}),
     "warm start on sentences": Arm(
         lambda task: {"warm_start": wst.WarmStart(list(task.sentences), queries=16, samples=0)}

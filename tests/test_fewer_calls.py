@@ -19,6 +19,7 @@ MEASURES: dict[str, Any] = {
     "model.init_args.teacher.init_args.prompt": {"template": "{experience}\n{query}"},
     "model.init_args.baseline": {"class_path": "wst.QueryTracker"},
     "model.init_args.replay": {"class_path": "wst.Replay", "init_args": {"updates": 2}},
+    "model.init_args.screen": {"class_path": "wst.Screen", "init_args": {"candidates": 3, "temperature": 0.05}},
     "model.init_args.warm_start": {
         "class_path": "wst.WarmStart",
         "init_args": {"sentences": ["ab", "XY"], "queries": 6, "samples": 2},

@@ -55,6 +55,7 @@ from wst.training.baselines import QueryTracker as QueryTracker
 from wst.training.baselines import Unaided as Unaided
 from wst.training.replay import Replay as Replay
 from wst.training.schedules import WarmupLinear as WarmupLinear
+from wst.training.screen import Screen as Screen
 from wst.training.warm_start import WarmStart as WarmStart
 from wst.types import Instruction as Instruction
 from wst.types import Message as Message

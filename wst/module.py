@@ -25,7 +25,7 @@ from wst.evaluation.metrics import nan_mean
 from wst.evaluation.rows import STUDENT, TEST_ARMS, Row, result_rows, score_once
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward
-from wst.settings import check_arguments, check_counts, check_types
+from wst.settings import check_amounts, check_arguments, check_counts, check_types
 from wst.students.base import Student
 from wst.teacher import Teacher
 from wst.training.baselines import Baseline, LeaveOneOut
@@ -35,6 +35,7 @@ from wst.training.lifecycle import TrainingLifecycle, check_trainer
 from wst.training.objective import Normalization, whiten
 from wst.training.record import StepRecord
 from wst.training.replay import Replay
+from wst.training.screen import Screen
 from wst.training.update import PolicyUpdate
 from wst.training.warm_start import WarmStart
 from wst.types import Instruction, Query, Rollout
@@ -63,6 +64,7 @@ class WeakToStrong(TrainingLifecycle):
         entropy_steps: Steps over which that weight falls linearly to 0; None: it is constant.
         resample: Times that an instruction which a query has already is sampled again, see `sample_distinct`.
         replay: Lets answers take part in further updates; None: each in one.
+        screen: Chooses, of more instructions than are asked for, those worth the student's answer; None: no choice.
         warm_start: A supervised phase before the first step; None: none.
         whiten_advantages: Whether to center and scale the advantages of a step.
         max_failed: Largest share of answers that may fail in a step; with more, the step makes no update.
@@ -93,6 +95,7 @@ class WeakToStrong(TrainingLifecycle):
         entropy_steps: int | None = None,
         resample: int = 0,
         replay: Replay | None = None,
+        screen: Screen | None = None,
         warm_start: WarmStart | None = None,
         whiten_advantages: bool = False,
         max_failed: float = 0.5,
@@ -112,7 +115,8 @@ class WeakToStrong(TrainingLifecycle):
         objective = (normalization, entropy_coef, gradient_clip, entropy_steps)
         self.update = PolicyUpdate(teacher, micro_batch_size, *objective, replay)
         self.resample = resample
-        memories = {"replay": replay, "warm_start": warm_start, "experience": teacher.experience}
+        self.screen = screen
+        memories = {"replay": replay, "screen": screen, "warm_start": warm_start, "experience": teacher.experience}
         self.memories = {name: memory for name, memory in memories.items() if memory is not None}
         self.samples_per_query = samples_per_query
         self.leak_penalty = leak_penalty
@@ -130,16 +134,11 @@ class WeakToStrong(TrainingLifecycle):
     def _check_settings(self) -> None:
         check_counts("WeakToStrong", samples_per_query=self.samples_per_query, max_skips=self.max_skips)
         check_functions(self.make_optimizer, self.make_scheduler)
-        if self.samples_per_query < self.baseline.min_samples:
-            raise ConfigError(
-                f"samples_per_query={self.samples_per_query}: {type(self.baseline).__name__} needs at least "
-                f"{self.baseline.min_samples}; raise it, or take MovingAverage or Unaided as baseline"
-            )
-        weights = {"leak_penalty": self.leak_penalty, "kl_coef": self.kl_coef, "entropy_coef": self.update.entropy_coef}
-        weights["resample"] = self.resample
-        for name, value in weights.items():
-            if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
-                raise ConfigError(f"{name} must be a finite number of at least 0, got {value!r}")
+        self.baseline.check(self.samples_per_query)
+        if self.screen is not None:
+            self.screen.check(self.samples_per_query)
+        check_amounts(leak_penalty=self.leak_penalty, kl_coef=self.kl_coef, entropy_coef=self.update.entropy_coef)
+        check_amounts(resample=self.resample)
         if not (isinstance(self.max_failed, int | float) and 0 <= self.max_failed <= 1):
             raise ConfigError(f"max_failed is a share, from 0 to 1, got {self.max_failed!r}")
 
@@ -151,7 +150,7 @@ class WeakToStrong(TrainingLifecycle):
         with self.phase(own, "sample"):
             if self.baseline.needs_unaided or self.reward.needs_unaided:
                 self.environment.prefetch_unaided(queries)
-            instructions = self.instruct(queries, self.samples_per_query)
+            instructions = self.instruct(queries, self.samples_per_query, record=own)
         with self.phase(own, "respond"):
             repeated = [query for query in queries for _ in range(self.samples_per_query)]
             own.rollouts = self.environment.respond(repeated, instructions, self._draws(len(queries)))
@@ -175,15 +174,19 @@ class WeakToStrong(TrainingLifecycle):
         """Compute the advantages [queries, samples] of a step: a = r' - b(r') with r' = r - λ·leak - β·KL.
 
         λ is ``leak_penalty``, β is ``kl_coef``, b the baseline. Where r is NaN the baseline returns 0, and `whiten`,
-        if asked for, leaves it 0.
+        if asked for, leaves it 0. A screen learns from r', and multiplies a by its importance weights.
         """
         penalty = self.leak_penalty * cast(Tensor, step.leaks).nan_to_num()
         if step.kl is not None:
             penalty += self.kl_coef * step.kl
         advantages: Tensor = self.baseline(step.rewards - penalty, step.unaided, step.queries)
-        return whiten(advantages, ~step.rewards.isnan()) if self.whiten_advantages else advantages
+        if self.whiten_advantages:
+            advantages = whiten(advantages, ~step.rewards.isnan())
+        return advantages if self.screen is None else self.screen(step, step.rewards - penalty, advantages)
 
-    def instruct(self, queries: Sequence[Query], samples: int = 1, greedy: bool = False) -> list[Instruction]:
+    def instruct(
+        self, queries: Sequence[Query], samples: int = 1, greedy: bool = False, record: StepRecord | None = None
+    ) -> list[Instruction]:
         """Let the teacher write; a student that works in the background answers what is finished meanwhile."""
         draws = [0] * len(queries) if greedy else self._draws(len(queries))
 
@@ -192,6 +195,8 @@ class WeakToStrong(TrainingLifecycle):
 
         if greedy:
             return self.teacher.sample(queries, samples, greedy, on_done=done)
+        if self.screen is not None and record is not None:
+            return self.screen.sample(self, queries, samples, done, record)
         return sample_distinct(self.teacher, queries, samples, self.resample, on_done=done)
 
     def _draws(self, queries: int) -> list[int]:

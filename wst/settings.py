@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -113,6 +114,17 @@ def check_counts(owner: str, least: int = 1, /, **options: int | None) -> None:
         if value is not None and not (whole and value >= least):
             kind = "" if whole else "a whole number, "
             raise ConfigError(f"{owner}: {option} must be {kind}at least {least}, got {value!r:.40}")
+
+
+def check_amounts(**options: float) -> None:
+    """Check that each option is a finite number of at least 0.
+
+    Raises:
+        ConfigError: If one is not.
+    """
+    for option, value in options.items():
+        if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+            raise ConfigError(f"{option} must be a finite number of at least 0, got {value!r}")
 
 
 def check_types(owner: str, **options: tuple[object, type | UnionType]) -> None:

@@ -70,10 +70,7 @@ def continuation_log_probs(
     entropy: bool = False,
     entropy_gradient: bool = False,
 ) -> LogProbs:
-    """Return the log-probabilities of tokens that were sampled after prompts.
-
-    Each distinct prompt is read once, and its KV cache serves all of its continuations; gradients flow back through it.
-    Padding changes nothing.
+    """Return the log-probabilities of tokens that were sampled after prompts; gradients flow.
 
     Args:
         network: A causal language model of transformers, adapted or not.
@@ -83,6 +80,31 @@ def continuation_log_probs(
         temperature: The sampling temperature.
         entropy: Whether to return entropies too.
         entropy_gradient: Whether gradients flow through the entropies, which takes longer.
+    """
+    states, targets, mask, head = continuation_states(network, prompts, continuations, pad_id)
+    found = log_probs_from_states(states[mask], targets[mask], head, temperature, entropy, entropy_gradient)
+    values, entropies = (None if of is None else of.new_zeros(mask.shape).masked_scatter(mask, of) for of in found)
+    return LogProbs(cast(Tensor, values), mask, entropies)
+
+
+def continuation_states(
+    network: nn.Module, prompts: Sequence[Row], continuations: Sequence[Row], pad_id: int
+) -> tuple[Tensor, Tensor, Tensor, nn.Module | None]:
+    """Return the last hidden states from which tokens after prompts are predicted.
+
+    Each distinct prompt is read once, and its KV cache serves all of its continuations; gradients flow back through it.
+    Padding changes nothing.
+
+    Args:
+        network: A causal language model of transformers, adapted or not.
+        prompts: Token ids of each row's prompt.
+        continuations: Token ids after it.
+        pad_id: The padding token.
+
+    Returns:
+        States [rows, tokens, hidden size]; token ids and mask, both [rows, tokens], padded on the right; and the
+        lm_head. If the network does more than that after its last layer, the states are logits [rows, tokens,
+        vocabulary] and the head is None.
     """
     device = cast(Any, network).device
     distinct = list(dict.fromkeys(map(tuple, prompts)))
@@ -110,12 +132,8 @@ def continuation_log_probs(
     }
     parts = split_backbone_and_head(network)
     if parts is None:
-        states, head = network(**inputs).logits, None
-    else:
-        states, head = parts[0](**inputs).last_hidden_state, parts[1]
-    found = log_probs_from_states(states[mask], targets[mask], head, temperature, entropy, entropy_gradient)
-    values, entropies = (None if of is None else of.new_zeros(mask.shape).masked_scatter(mask, of) for of in found)
-    return LogProbs(cast(Tensor, values), mask, entropies)
+        return network(**inputs).logits, targets, mask, None
+    return parts[0](**inputs).last_hidden_state, targets, mask, parts[1]
 
 
 def log_probs_from_states(

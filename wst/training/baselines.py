@@ -31,6 +31,18 @@ class Baseline(nn.Module, ABC):
     needs_unaided: bool = False
     min_samples: int = 1
 
+    def check(self, samples: int) -> None:
+        """Check that it works with so many samples a query.
+
+        Raises:
+            ConfigError: If it needs more.
+        """
+        if samples < self.min_samples:
+            raise ConfigError(
+                f"samples_per_query={samples}: {type(self).__name__} needs at least {self.min_samples}; raise it, or "
+                "take MovingAverage or Unaided as baseline"
+            )
+
     @abstractmethod
     def baseline(self, rewards: Tensor, unaided: Tensor | None) -> Tensor:
         """Return b for every sample.

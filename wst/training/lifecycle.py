@@ -75,6 +75,7 @@ class TrainingLifecycle(TrainedWeightsOnly):
     reward: Reward = _of_environment("reward")
     student_prompt: StudentPrompt = _of_environment("prompt")
     update: Any  #: a `PolicyUpdate`, whose file imports this one
+    resample: int
     leak_penalty: float
     max_skips: int
     resume_changed: bool

@@ -28,6 +28,8 @@ class StepRecord:
         leaks: [queries, samples] 1 where the instruction contains the gold answer, 0 where not; NaN without one.
         unaided: [queries] rewards of the student without an instruction, if the baseline needs them.
         kl: [queries, samples] in nats, if the KL has a coefficient.
+        weights: [queries, samples] importance weights, if a `Screen` chose what to ask.
+        features: [queries, samples, features] what that screen saw of each instruction.
         entropy: Mean entropy in nats over the tokens that had a gradient; NaN if none had.
         loss: The loss; NaN if no rollout had an advantage.
         grad_norm: Norm of the gradient before clipping.
@@ -42,6 +44,8 @@ class StepRecord:
     leaks: Tensor | None = None
     unaided: Tensor | None = None
     kl: Tensor | None = None
+    weights: Tensor | None = None
+    features: Tensor | None = None
     entropy: float = math.nan
     loss: float = math.nan
     grad_norm: float = 0.0
@@ -83,6 +87,8 @@ class StepRecord:
             leaks=_all([record.leaks for record in records]),
             unaided=_all([record.unaided for record in records]),
             kl=_all([record.kl for record in records]),
+            weights=_all([record.weights for record in records]),
+            features=_all([record.features for record in records]),
             skipped=records[0].skipped,
         )
         for record in records:
