@@ -53,6 +53,18 @@ def test_figures_of_a_curve(tmp_path: Path) -> None:
     assert picture.stat().st_size > 10_000
 
 
+@pytest.mark.parametrize(("folder", "target"), [("reviews", 0.85), ("one_step", 0.4), ("reviews_test", 0.85)])
+def test_the_tables_of_the_docs_are_those_of_the_rows(
+    folder: str, target: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (TESTS.parent / "docs/efficiency.md").read_text(encoding="utf-8")
+    rows = TESTS.parent / "benchmarks/results/calls" / folder
+    assert calls.main(["table", "--out", str(rows), "--calls", "420", "--target", str(target)]) == 0
+    table = "\n".join(line for line in capsys.readouterr().out.splitlines() if line.startswith("|"))
+    assert table.count("\n") >= 2
+    assert table in page
+
+
 def test_each_form_of_an_answer_is_one() -> None:
     answers = {"Dear Sir,\n1. Rome\n2. Oslo": "letter", "1. Rome\n2. Oslo": "list", "A Python function: it": "code"}
     answers |= {"The Flute: A New Era": "title", "It is an animal.": "prose", "The flute: it sounds": "prose"}
