@@ -158,6 +158,7 @@ def _train(
         limit_val_batches=1.0 if options.val else 0,
         logger=False,
         enable_checkpointing=False,
+        default_root_dir=path.parent,  # of what a run that is ended by a signal saves
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[curve],
