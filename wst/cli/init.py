@@ -280,7 +280,8 @@ def _settings(name: str, options: argparse.Namespace, task: _Task, data: dict[st
         "student_prompt": {"placement": "before", "query": "\n\n".join(filter(None, ["{query}", task.form]))},
         "reward": "my_reward.Right",
         "leak_penalty": 1.0,  # an instruction that gives the answer away earns nothing
-        "samples_per_query": 4,
+        "baseline": "wst.JamesStein",
+        "samples_per_query": 2,
         "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 2e-4}},
     }
     shares = {f"{split}_share": _SHARE for split in ("val", "test") if split not in data}
@@ -292,7 +293,7 @@ def _settings(name: str, options: argparse.Namespace, task: _Task, data: dict[st
         "model": {"class_path": "wst.WeakToStrong", "init_args": model},
         "data": {
             "class_path": "wst.QueryDataModule",
-            "init_args": data | shares | {"batch_size": 8, "eval_batch_size": 32, "limit_val": 32},
+            "init_args": data | shares | {"batch_size": 16, "eval_batch_size": 32, "limit_val": 32},
         },
     }
 
