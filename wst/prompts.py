@@ -68,7 +68,8 @@ class TeacherPrompt:
             ConfigError: If the template has no ``{query}``, or an example is not a pair of texts.
         """
         require_places("TeacherPrompt", "template", self.template, "query")
-        check_arguments(TeacherPrompt, vars(self))
+        pairs = isinstance(self.examples, list | tuple)  # each of which is looked at below
+        check_arguments(TeacherPrompt, vars(self) | ({"examples": ()} if pairs else {}))
         examples = tuple(tuple(pair) if isinstance(pair, list) else pair for pair in self.examples)
         if len(examples) > _MOST_EXAMPLES:
             raise ConfigError(f"TeacherPrompt: {len(examples)} examples; give at most {_MOST_EXAMPLES}")

@@ -94,6 +94,8 @@ class TrainedWeightsOnly(LightningModule):
         """Refuse what torch would convert without a word: whole and complex numbers become other weights."""
         own = self.state_dict()
         for name, value in state_dict.items():
+            if isinstance(name, str) and name.endswith("_extra_state"):
+                continue  # no weight: who reads it checks it
             if not isinstance(value, torch.Tensor):
                 raise ModelError(f"checkpoint: {name!r:.100} is a {type(value).__name__}, no tensor; {_GIVE_ANOTHER}")
             if name in own and _kind(value) != _kind(own[name]):

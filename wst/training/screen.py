@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wst.errors import ConfigError
 from wst.modeling.logprobs import continuation_states
-from wst.settings import check_counts
+from wst.settings import check_arguments, check_counts
 from wst.teacher import Teacher
 from wst.training.exploration import sample_distinct
 from wst.training.lifecycle import TrainingLifecycle
@@ -58,6 +58,7 @@ class Screen:
     def __init__(
         self, candidates: int = 4, explore: float = 0.5, temperature: float = 0.25, ridge: float = 1.0
     ) -> None:
+        check_arguments(Screen, locals())
         check_counts("Screen", 2, candidates=candidates)
         if not 0 < explore <= 1:
             raise ConfigError(f"Screen: explore must be above 0 and at most 1, got {explore}")
