@@ -58,7 +58,7 @@ class Query(_Text):
             DataError: If id or text is no text, a turn no message, or the target neither text nor several texts.
         """
         if not (isinstance(self.id, str) and isinstance(self.text, str)):
-            raise DataError(f"query {self.id!r:.60}: id and text must be text, got {self.text!r:.60}")
+            raise DataError(f"query {self.id!r:.60}: id and text must be text, got {(self.id, self.text)!r:.60}")
         if isinstance(self.history, list):
             object.__setattr__(self, "history", tuple(self.history))
         if not isinstance(self.history, tuple) or not all(isinstance(turn, Message) for turn in self.history):

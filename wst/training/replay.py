@@ -69,7 +69,7 @@ class Replay:
             raise ConfigError(f"Replay: max_weight must be at least 1, got {max_weight}")
         self.updates = updates
         self.max_weight = max_weight
-        self._steps: deque[Step] = deque(maxlen=updates)
+        self._steps: deque[Step] = deque(maxlen=int(updates))
 
     @property
     def scale(self) -> float:
