@@ -170,7 +170,9 @@ def test_missing_file_or_folder(tmp_path: Path, name: str) -> None:
         check_file(tmp_path / name, option="train")
 
 
-@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf", gzip.compress(b"")])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n \n", b"\xef\xbb\xbf", gzip.compress(b"", mtime=0)], ids=["empty", "blank", "mark", "packed"]
+)
 def test_a_file_without_rows(tmp_path: Path, content: bytes) -> None:
     path = write(tmp_path, content)
     assert fault(path).startswith(f"{path} is empty; ")
