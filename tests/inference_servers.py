@@ -68,7 +68,7 @@ class Upstream:
             return JSONResponse({"error": {"message": "from upstream"}}, status, {"retry-after": "7", "x-own": "kept"})
         if text.startswith("redirect"):
             return Response(status_code=307, headers={"location": "http://127.0.0.1:9/v1/chat/completions"})
-        if text.startswith("slow"):
+        if "slow" in text:  # wherever the instruction stands
             while not self.go.is_set():
                 if await request.is_disconnected():
                     self.left.set()
