@@ -28,6 +28,10 @@ def lowercase(rollouts: Sequence[wst.Rollout]) -> list[float]:
     return [sum(map(str.islower, rollout.response.text)) / len(rollout.response.text) for rollout in rollouts]
 
 
+#: What was there before any run; a shell's background job ignores SIGINT from the start.
+SIGNALS = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+
 @pytest.fixture(scope="module")
 def fitted_here(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What three lines return, for a frame, a function as reward and a function as student."""
@@ -56,9 +60,7 @@ def test_a_teacher_is_trained_once(fitted_here: wst.Fitted) -> None:
 
 
 def test_a_run_leaves_signals_as_they_were(fitted_here: wst.Fitted) -> None:
-    assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, None)
-    # A shell's background job ignores it from the start.
-    assert signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_IGN)
+    assert {number: signal.getsignal(number) for number in SIGNALS} == SIGNALS
 
 
 def test_it_trains_validates_tests_and_exports(fitted_here: wst.Fitted) -> None:

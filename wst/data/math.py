@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain
-from typing import Any
 
 from wst.data.benchmark import Benchmark
 from wst.data.fields import Row
 from wst.data.sources import hub_rows
 from wst.errors import DataError
 from wst.rewards.math.extract import boxed_answer
-from wst.settings import check_counts
 from wst.types import Query
 
 SUBJECTS = (
@@ -31,34 +29,11 @@ class MATH(Benchmark):
 
     Trained on the problems of both splits of ``EleutherAI/hendrycks_math`` that are not among the 500. The target is
     the field ``answer`` or, without one, the last ``\boxed`` of the field ``solution``; the solution is kept in
-    `Query.extra`.
-
-    Args:
-        source: As in `Benchmark`; the test split must be the 500, unless ``test`` names them.
-        train: As in `Benchmark`.
-        test: As in `Benchmark`.
-        max_level: Leave out problems to train and validate on whose field ``level`` is higher, from 1 to 5: a student
-            that never solves a problem teaches nothing. None: leave out none.
-        options: As in `Benchmark`.
-
-    Raises:
-        ConfigError: If a setting is impossible.
-        DataError: If a named file or folder does not exist.
+    `Query.extra`. See `Benchmark` for the arguments; the test split of a ``source`` folder must be the 500, unless
+    ``test`` names them.
     """
 
     columns = "problem, solution and, unless the solution boxes it, answer"
-
-    def __init__(
-        self,
-        source: str | None = None,
-        train: str | list[str] | None = None,
-        test: str | list[str] | None = None,
-        max_level: int | None = None,
-        **options: Any,  # noqa: ANN401 - the command line takes names and types from Benchmark
-    ) -> None:
-        super().__init__(source, train, test, **options)
-        check_counts("MATH", max_level=max_level)
-        self.max_level = max_level
 
     def hub(self, split: str) -> Iterator[Row]:
         """Iterate over a split's rows on the hub."""
@@ -83,8 +58,6 @@ class MATH(Benchmark):
         problem, solution = row.text("problem"), row.text("solution")
         if split == "train" and _folded(problem) in self._tested:
             return "also in the test set"
-        if split == "train" and self.max_level is not None and _level(row) > self.max_level:
-            return f"of a level above {self.max_level}"
         answer = row.values.get("answer")
         if answer is not None:
             answer = row.text("answer")
@@ -95,20 +68,6 @@ class MATH(Benchmark):
             )
         extra = {"solution": solution} | {key: row.values[key] for key in ("subject", "level") if key in row.values}
         return Query(row.id, problem, answer, extra=extra)
-
-
-def _level(row: Row) -> int:
-    """Return the field ``level``, a number or "Level" and a number.
-
-    Raises:
-        DataError: If there is none.
-    """
-    value = str(row.values.get("level", "")).removeprefix("Level ")
-    if not value.isdecimal():
-        raise DataError(
-            f"{row.place}: field 'level' is no number from 1 to 5, which max_level needs; add it, or remove the row"
-        )
-    return int(value)
 
 
 def _folded(text: str) -> str:
