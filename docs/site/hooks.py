@@ -22,6 +22,7 @@ PAGES = {
     "changelog.md": "CHANGELOG.md",
     "benchmarks.md": "benchmarks/README.md",
     "reviews.md": "data/reviews/README.md",
+    "languages.md": "data/languages/README.md",
 }
 #: Pages of the reference, and the rooms whose public names they hold.
 REFERENCE = {
