@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-SLOW = 6.0  #: CPU seconds from which a test is marked slow
+SLOW = 2.0  #: CPU seconds from which a test is marked slow
 
 _LOG = "WST_TEST_CPU"
 

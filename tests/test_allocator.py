@@ -52,6 +52,7 @@ def held(**settings: str) -> tuple[bool, int]:
     return kept == "True", int(resident)
 
 
+@pytest.mark.slow
 def test_freed_blocks_are_kept_unless_the_user_has_said_something_else() -> None:
     kept, more = held()
     left_alone, less = held(MALLOC_TRIM_THRESHOLD_="131072")

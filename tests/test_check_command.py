@@ -28,6 +28,7 @@ def config(folder: Path, tiny_model: str, reward: str, answers: list[str]) -> st
     return str(path)
 
 
+@pytest.mark.slow
 def test_gold_answers_that_all_score(tmp_path: Path, tiny_model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         run(["--config", config(tmp_path, tiny_model, "wst.MathAnswer", ["1", "1,000", "3/4", "50%"]), "--queries=0"])
@@ -75,6 +76,7 @@ def test_a_few_queries_are_shown_all_the_way(
     assert "3 calls" in said
 
 
+@pytest.mark.slow
 def test_no_query_loads_no_model(tmp_path: Path, tiny_model: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = config(tmp_path, tiny_model, "wst.MathAnswer", ["1", "2", "3", "4"])
     assert run(["--config", path, "--queries=0", "--model.init_args.teacher.init_args.model=no/where"]) == 0

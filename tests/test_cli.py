@@ -71,6 +71,7 @@ def test_validation_shows_instructions_in_the_terminal(trained: Path) -> None:
     assert [f"step {step}, validation reward" in out for step in (2, 4, 6)] == [True] * 3
 
 
+@pytest.mark.slow
 def test_test_writes_results(trained: Path) -> None:
     done = wst(["test", "--config", "config.yaml", "--ckpt_path", "last"], trained)
     assert done.code == 0, done.err
@@ -96,6 +97,7 @@ def test_test_writes_results(trained: Path) -> None:
     assert (trained / RUN / "config.yaml").is_file()  # the run's own config stays
 
 
+@pytest.mark.slow
 def test_predict_writes_json_lines(trained: Path) -> None:
     done = wst(["predict", "--config", "config.yaml", "--ckpt_path", "last"], trained)
     assert done.code == 0, done.err
@@ -104,6 +106,7 @@ def test_predict_writes_json_lines(trained: Path) -> None:
     assert all({"query", "instruction", "response"} <= set(row) for row in rows)
 
 
+@pytest.mark.slow
 def test_an_exported_adapter_can_be_tested_and_trained_on(trained: Path) -> None:
     adapter = trained / RUN / "teacher" / "last"
     option = f"--model.init_args.teacher.init_args.adapter={adapter}"
@@ -115,6 +118,7 @@ def test_an_exported_adapter_can_be_tested_and_trained_on(trained: Path) -> None
     assert wst(["fit", "--config", "config.yaml", option, *steps], trained).code == 0
 
 
+@pytest.mark.slow
 def test_what_the_user_says_overrules_the_checkpoint(trained: Path) -> None:
     last = str(trained / RUN / "checkpoints" / "last.ckpt")
     said = "--model.init_args.student.init_args.max_new_tokens=2"
@@ -134,6 +138,7 @@ def test_what_the_user_says_overrules_the_checkpoint(trained: Path) -> None:
     assert all(row["response"] == row["query"] for row in rows if row["arm"] == "no instruction")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_made_from_python_works_with_the_command_line(tmp_path: Path, tiny_model: str) -> None:
     write_config(tmp_path, tiny_model)
     teacher = Teacher(tiny_model, TeacherPrompt("{query}"), LoRA(4, 8), dtype="float32", max_new_tokens=6)
@@ -173,6 +178,7 @@ MISTAKES: list[tuple[str, list[str], list[str]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("args", "words"), [row[1:] for row in MISTAKES], ids=[row[0] for row in MISTAKES])
 def test_a_mistake_is_one_clear_line(tmp_path: Path, tiny_model: str, args: list[str], words: list[str]) -> None:
     write_config(tmp_path, tiny_model)
@@ -189,6 +195,7 @@ def test_a_mistake_is_one_clear_line(tmp_path: Path, tiny_model: str, args: list
     assert len(lines[0]) < 600
 
 
+@pytest.mark.slow
 def test_last_without_a_run(tmp_path: Path, tiny_model: str) -> None:
     write_config(tmp_path, tiny_model)
     done = wst(["test", "--config", "config.yaml", "--ckpt_path", "last"], tmp_path)
@@ -211,6 +218,7 @@ def test_debugging_brings_the_traceback_back(tmp_path: Path, tiny_model: str) ->
     assert "Traceback" not in wst(command, tmp_path).err
 
 
+@pytest.mark.slow
 def test_nf4_student_through_the_command_line(tmp_path: Path, tiny_model: str) -> None:
     write_config(tmp_path, tiny_model)
     quantized = f"{S}.init_args.quantization=nf4"

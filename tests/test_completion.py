@@ -38,6 +38,7 @@ COMPLETIONS = {
 }
 
 
+@pytest.mark.slow
 def test_bash_completes_commands_options_and_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bash"]) == 0
     (tmp_path / "own.yaml").touch()

@@ -84,6 +84,7 @@ def tiny_options(config: Path, tiny_model: str, tiny_scorer: str, benchmarks: Pa
     return options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_two_steps_and_a_test(
     config: Path, tmp_path: Path, tiny_model: str, tiny_scorer: str, benchmarks: Path
@@ -132,6 +133,7 @@ def test_the_overlay_that_allows_leaks_on_the_quickstart(capsys: pytest.CaptureF
     assert settings["model"]["init_args"]["leak_penalty"] == 0
 
 
+@pytest.mark.slow
 def test_the_endpoint_overlay_on_the_quickstart(tmp_path: Path, tiny_model: str) -> None:
     overlay = ROOT / "lightning_configs" / "overlays" / "endpoint.yaml"
     configs = ["--config", str(ROOT / "lightning_configs" / "quickstart.yaml"), "--config", str(overlay)]
@@ -151,6 +153,7 @@ def test_the_endpoint_overlay_on_the_quickstart(tmp_path: Path, tiny_model: str)
     assert next((tmp_path / "runs" / "endpoint").rglob("adapter_model.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", COMPARISONS, ids=lambda path: path.stem)
 def test_a_comparison(config: Path, tmp_path: Path, tiny_model: str, tiny_scorer: str, benchmarks: Path) -> None:
     wanted = yaml.safe_load(config.read_text())

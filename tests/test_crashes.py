@@ -22,6 +22,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: str) -> dict[
     return load_file(folder / RUN / "teacher/last/adapter_model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [10, 30])  # in the middle, and where no step is left
 @pytest.mark.parametrize("hook", ["on_validation_start", "on_validation_batch_end", "on_validation_end"])
 def test_killed_in_a_validation(
@@ -36,6 +37,7 @@ def test_killed_in_a_validation(
     assert faults(tmp_path, unbroken) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [10, 30])
 def test_asked_to_leave_in_a_validation(
     tmp_path: Path, tiny_model: str, unbroken: dict[str, torch.Tensor], step: int

@@ -47,6 +47,7 @@ def scalars(folder: Path, name: str) -> list[float]:
     return [event.value for event in log.Scalars(name)]
 
 
+@pytest.mark.slow
 def test_accounts_in_the_log_and_in_the_results(tmp_path: Path, tiny_model: str) -> None:
     with FakeServer(answer=last_user_text) as server:
         shown = {"trainer.enable_progress_bar": True}
@@ -75,6 +76,7 @@ def test_accounts_in_the_log_and_in_the_results(tmp_path: Path, tiny_model: str)
     assert run["fit"]["cost"] == pytest.approx(tokens / 1e6)
 
 
+@pytest.mark.slow
 def test_the_key_stands_nowhere(tmp_path: Path, tiny_model: str) -> None:
     """Not in configs, checkpoints, hparams, TensorBoard, cache, ledger, samples, results, or on the terminal."""
     environment = {"MY_KEY": KEY, "OPENAI_LOG": "debug"}
@@ -98,6 +100,7 @@ def test_the_key_stands_nowhere(tmp_path: Path, tiny_model: str) -> None:
     assert [str(path) for path in files if KEY.encode() in path.read_bytes()] == []
 
 
+@pytest.mark.slow
 def test_a_refused_key_stops_after_a_checkpoint(tmp_path: Path, tiny_model: str) -> None:
     with FakeServer(answer=last_user_text) as server:
         write_endpoint_config(tmp_path, tiny_model, server, {"trainer.val_check_interval": 100})
@@ -123,6 +126,7 @@ def test_a_refused_key_stops_after_a_checkpoint(tmp_path: Path, tiny_model: str)
     assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
 
 
+@pytest.mark.slow
 def test_too_many_failures_make_no_update(tmp_path: Path, tiny_model: str) -> None:
     with FakeServer() as server:
         server.status = 500

@@ -84,6 +84,7 @@ class Unscorable(Lowercase):
         return [float("nan") if i % 7 == 3 else value for i, value in enumerate(super().score(rollouts))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unscored", [False, True])
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("option", OPTIONS)

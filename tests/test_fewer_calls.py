@@ -49,6 +49,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "hook", "saved"),
     [(0, "on_train_batch_start", 0), (3, "on_save_checkpoint", 2), (5, "on_before_optimizer_step", 5)],
@@ -100,6 +101,7 @@ def test_two_and_four_processes_train_what_one_trains(tmp_path: Path, tiny_model
             torch.testing.assert_close(value, adapters[1][name], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_has_ended_learning_ends_and_says_so(tmp_path: Path, tiny_model: str) -> None:
     """A reward that nobody can raise: after the first validation, two more show no gain."""
     student, reward = {"class_path": "toys.Parrot"}, {"class_path": "toys.Even"}

@@ -91,6 +91,7 @@ def test_a_run_with_functions(tiny_model: str, tmp_path: Path) -> None:
     assert isinstance(module.reward, FunctionReward)
 
 
+@pytest.mark.slow
 def test_functions_in_a_config(tiny_model: str, tmp_path: Path) -> None:
     config = {
         "trainer.max_steps": 1,

@@ -163,6 +163,7 @@ def rooms(tiny_model: str) -> tuple[Teacher, LocalStudent]:
     return teacher, student
 
 
+@pytest.mark.slow
 @settings(max_examples=1000, deadline=None)
 @given(text=hostile, past=hostile, written=hostile)
 def test_a_thousand_queries_cannot_forge_a_turn(

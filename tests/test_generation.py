@@ -113,6 +113,7 @@ def windowed(kind: str, vocabulary: int) -> nn.Module:
     return GPTNeoForCausalLM(config).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tiny", "Mistral", "GPT-Neo"])
 def test_rows_written_together_are_those_written_alone(tiny_model: str, kind: str) -> None:
     network: Any = load_causal_lm(tiny_model, device=CPU, dtype="float32")[0] if kind == "tiny" else windowed(kind, 300)
@@ -149,6 +150,7 @@ def test_no_token_is_computed_that_need_not_be(tiny_model: str) -> None:
     assert sum(rows) <= 2 * sum(lengths)  # not 9 * max(lengths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_tokens_are_drawn_as_often_as_they_are_probable(temperature: float) -> None:
     logits = torch.tensor([3.0, -torch.inf, 0.0, 1.0, -4.0, 2.0, -torch.inf])

@@ -86,6 +86,7 @@ def ledger(folder: Path) -> dict[str, tuple[int, float]]:
     return {student: (calls, cost) for student, calls, cost in rows}
 
 
+@pytest.mark.slow
 def test_a_spent_budget_of_the_judge_stops_after_a_checkpoint(tmp_path: Path, tiny_model: str) -> None:
     with FakeServer(answer=student_or_judge) as server:
         limit = 18  # at twelve answers a step, it runs out in the middle of the second
@@ -145,6 +146,7 @@ def endpoint(server: FakeServer, **options: Any) -> EndpointStudent:
     return EndpointStudent("fake", server.url, None, backoff=0.02, **options)
 
 
+@pytest.mark.slow
 def test_what_a_judge_costs_is_told_apart_from_the_student(tiny_model: str, tmp_path: Path) -> None:
     """Both are the same model of the same server."""
     logger = TensorBoardLogger(tmp_path / "runs", "tiny", version=0)

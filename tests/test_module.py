@@ -22,6 +22,7 @@ from wst.callbacks.rewards import step_figures
 from wst.errors import ContractError, StudentStopped
 
 
+@pytest.mark.slow
 def test_the_reward_rises(tiny_model: str, tmp_path: Path) -> None:
     module = make(tiny_model)
     kept = records(module)
@@ -32,6 +33,7 @@ def test_the_reward_rises(tiny_model: str, tmp_path: Path) -> None:
     assert last > first + 0.2
 
 
+@pytest.mark.slow
 def test_only_the_adapter_moves(tiny_model: str, tmp_path: Path) -> None:
     student = LocalStudent(tiny_model, dtype="float32", max_new_tokens=4)
     student.setup(CPU)
@@ -47,6 +49,7 @@ def test_only_the_adapter_moves(tiny_model: str, tmp_path: Path) -> None:
     assert all(torch.equal(value, before_student[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kl_coef", [0.0, 0.3])
 @pytest.mark.parametrize("entropy_coef", [0.0, 0.2])
 @pytest.mark.parametrize("normalization", ["tokens", "sequences"])
@@ -107,6 +110,7 @@ class EverySecondUnknown(Lowercase):
         return [value if i % 2 else math.nan for i, value in enumerate(super().score(rollouts))]
 
 
+@pytest.mark.slow
 def test_what_is_learnt_is_what_the_unfailed_answers_teach(tiny_model: str, tmp_path: Path) -> None:
     """The adapter is that of a run in which the same answers came but were left out."""
     failed, left_out = make(tiny_model, FailingParrot()), make(tiny_model, Parrot(), EverySecondUnknown())

@@ -45,6 +45,7 @@ def test_checkpoint_holds_the_adapter_and_little_else(tiny_model: str, tmp_path:
     assert all("lora" in name for name in state["state_dict"])
 
 
+@pytest.mark.slow
 def test_objects_from_python_survive_a_checkpoint(tiny_model: str, tmp_path: Path) -> None:
     module = make(tiny_model)
     saver = ModelCheckpoint(tmp_path / "c", every_n_train_steps=1, save_top_k=0, save_last=True)

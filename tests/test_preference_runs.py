@@ -18,6 +18,7 @@ from wst.errors import ConfigError, ModelError
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_the_unbroken_one(tiny_model: str, tmp_path: Path) -> None:
     def run(steps: int, seed: int, ckpt_path: Path | None = None) -> PreferenceModel:
         torch.manual_seed(seed)  # draws the head, which a checkpoint brings along
@@ -101,6 +102,7 @@ def write_dialogues(path: Path, numbers: range) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_from_pairs_to_a_reward_through_the_command_line(tmp_path: Path, tiny_model: str) -> None:
     """Fit and test a preference model, then train a teacher with what was exported as its reward."""
     write_config(tmp_path, tiny_model)

@@ -80,6 +80,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_two_and_four_processes_train_the_adapter_that_one_trains(
     tmp_path: Path, tiny_model: str, setting: str
@@ -114,6 +115,7 @@ def test_two_and_four_processes_train_the_adapter_that_one_trains(
         assert [row["instruction"] for row in written[processes]] == [row["instruction"] for row in written[1]]
 
 
+@pytest.mark.slow
 def test_a_test_and_predictions_of_two_processes_are_those_of_one(tmp_path: Path, tiny_model: str) -> None:
     found = {}
     for processes in (1, 2):
@@ -136,6 +138,7 @@ def test_a_test_and_predictions_of_two_processes_are_those_of_one(tmp_path: Path
     assert [row["id"] for row in found[1][2]] == [f"q{i}" for i in range(10)]
 
 
+@pytest.mark.slow
 def test_processes_that_learn_nothing_take_part(tmp_path: Path, tiny_model: str) -> None:
     """Only process 1 can score anything: process 0 has no gradient, and gets that of the other."""
     configure(tmp_path, tiny_model, 2, **{"model.init_args.reward": {"class_path": "toys.ScoresOnlyInProcess1"}})
@@ -146,6 +149,7 @@ def test_processes_that_learn_nothing_take_part(tmp_path: Path, tiny_model: str)
     assert all(0.4 < value < 0.6 for _, value in scalars(tmp_path)["train/unscored"])
 
 
+@pytest.mark.slow
 def test_where_one_process_must_stop_all_do_and_the_run_goes_on_later(tmp_path: Path, tiny_model: str) -> None:
     plain, stopped = tmp_path / "plain", tmp_path / "stopped"
     for folder in (plain, stopped):
@@ -166,6 +170,7 @@ def test_where_one_process_must_stop_all_do_and_the_run_goes_on_later(tmp_path: 
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_what_one_process_lacks_memory_for_is_saved_by_all(tmp_path: Path, tiny_model: str) -> None:
     """Process 0, which writes the checkpoint, must know that it is one of the errors after which to save."""
     configure(tmp_path, tiny_model, 2)
@@ -177,6 +182,7 @@ def test_what_one_process_lacks_memory_for_is_saved_by_all(tmp_path: Path, tiny_
     assert torch.load(tmp_path / RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hook", ["setup", "on_train_batch_end"])
 def test_where_one_process_ends_alone_nobody_waits_for_it(tmp_path: Path, tiny_model: str, hook: str) -> None:
     configure(tmp_path, tiny_model, 2)
@@ -188,6 +194,7 @@ def test_where_one_process_ends_alone_nobody_waits_for_it(tmp_path: Path, tiny_m
     assert "wst: error: process 1: only here" in (tmp_path / "run-1.err").read_text()
 
 
+@pytest.mark.slow
 def test_a_resume_with_other_data_in_one_process_ends_in_all(tmp_path: Path, tiny_model: str) -> None:
     configure(tmp_path, tiny_model, 2)
     assert wst([*FIT, "--trainer.max_steps=2"], tmp_path, processes=2).code == 0
@@ -198,6 +205,7 @@ def test_a_resume_with_other_data_in_one_process_ends_in_all(tmp_path: Path, tin
     assert "wst: error" not in (tmp_path / "run-1.err").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_share_an_endpoint_with_its_cache_its_budget_and_its_accounts(
     tmp_path: Path, tiny_model: str
 ) -> None:
@@ -231,6 +239,7 @@ def pair(query: str, chosen: str) -> dict[str, str]:
     return {side: f"\n\nHuman: {query}\n\nAssistant: {text}" for side, text in (("chosen", chosen), ("rejected", "no"))}
 
 
+@pytest.mark.slow
 def test_a_preference_model_is_trained_by_two_as_by_one(tmp_path: Path, tiny_model: str) -> None:
     weights = {}
     for processes in (1, 2):

@@ -22,6 +22,7 @@ def test_each_snippet_is_short() -> None:
         assert len([line for line in code.splitlines() if line.strip()]) <= 15, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

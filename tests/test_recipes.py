@@ -46,6 +46,7 @@ def test_the_pages_have_them() -> None:
     assert set(CODE) == {"my_fields", "my_agent"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_makes_a_run(name: str, folder: Path) -> None:
     module, data = load_run("fit", ["--config", BASE, "--config", name])

@@ -63,6 +63,7 @@ def assert_goes_on(folder: Path, unbroken: dict[str, torch.Tensor]) -> None:
 # --- signals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "hook", "saved"),
     [
@@ -94,12 +95,14 @@ def test_a_second_signal_ends_it_now(tmp_path: Path, tiny_model: str, number: in
     assert saved_step(tmp_path) == 2  # what was saved before is whole; the callback comes before the checkpoint's
 
 
+@pytest.mark.slow
 def test_a_test_is_left_between_two_batches(fitted: Path) -> None:
     kill = with_callback("SignalAt", step=0, number=int(signal.SIGTERM), hook="on_test_batch_start")
     done = wst(["test", "--config", "config.yaml", "--ckpt_path", "last", *kill], fitted)
     assert assert_one_line(done, 128 + signal.SIGTERM) == "wst: ended by SIGTERM"
 
 
+@pytest.mark.slow
 def test_slurm_requeues_after_the_step(
     tmp_path: Path, tiny_model: str, unbroken: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +142,7 @@ def test_slurm_requeues_after_the_step(
 # --- what cannot be written
 
 
+@pytest.mark.slow
 def test_a_log_folder_that_is_gone_is_made_anew(tmp_path: Path, tiny_model: str) -> None:
     write_config(tmp_path, tiny_model)
     done = wst([*FIT, *with_callback("RemoveLogs")], tmp_path)
@@ -167,6 +171,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", place], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["checkpoints", "logs", "cache"])
 def test_a_full_disk_ends_the_run_with_one_line(tmp_path: Path, tiny_model: str, small_disk: Path, what: str) -> None:
     write_config(tmp_path, tiny_model)
@@ -202,6 +207,7 @@ def test_a_full_disk_ends_the_run_with_one_line(tmp_path: Path, tiny_model: str,
 # --- numbers and memory
 
 
+@pytest.mark.slow
 def test_a_step_whose_loss_is_no_number_makes_no_update(tmp_path: Path, tiny_model: str) -> None:
     poison = with_callback("Poisoned", steps=[2])
     for folder, name in ((tmp_path / "poisoned", "toys.PoisonedTeacher"), (tmp_path / "sound", "wst.Teacher")):
@@ -222,6 +228,7 @@ def test_a_step_whose_loss_is_no_number_makes_no_update(tmp_path: Path, tiny_mod
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_several_such_steps_in_a_row_end_the_run(tmp_path: Path, tiny_model: str) -> None:
     teacher = {"model.init_args.teacher.class_path": "toys.PoisonedTeacher", "model.init_args.max_skips": 2}
     write_config(tmp_path, tiny_model, **teacher)
@@ -232,6 +239,7 @@ def test_several_such_steps_in_a_row_end_the_run(tmp_path: Path, tiny_model: str
     assert all(bool(v.isfinite().all()) for v in torch.load(tmp_path / LAST, weights_only=True)["state_dict"].values())
 
 
+@pytest.mark.slow
 def test_out_of_gpu_memory_names_what_to_lower(
     tmp_path: Path, tiny_model: str, unbroken: dict[str, torch.Tensor]
 ) -> None:
@@ -245,6 +253,7 @@ def test_out_of_gpu_memory_names_what_to_lower(
 # --- resuming with something else
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
@@ -273,6 +282,7 @@ def test_a_run_goes_on_with_other_settings_only_if_told_to(
     assert saved_step(tmp_path) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("option", "value"), [("r", 8), ("alpha", 16), ("target_modules", "[q_proj]")])
 def test_another_lora_is_named(tmp_path: Path, tiny_model: str, option: str, value: object) -> None:
     write_config(tmp_path, tiny_model, **{"trainer.max_steps": 2})
@@ -297,6 +307,7 @@ class Evil:
         return os.system, ("touch owned",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["fit", "test"])
 def test_a_checkpoint_that_holds_code_is_refused(tmp_path: Path, tiny_model: str, stage: str) -> None:
     write_config(tmp_path, tiny_model)

@@ -32,6 +32,7 @@ def test_there_are_rows() -> None:
     assert FILES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.name.removesuffix(".jsonl.gz"))
 def test_a_table_is_that_of_its_rows(file: Path, tables: ModuleType) -> None:
     assert tables.table(file) in PAGE

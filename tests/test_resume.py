@@ -42,6 +42,7 @@ MOMENTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "hook", "saved"), MOMENTS, ids=[f"{hook}-{steps}" for steps, hook, _ in MOMENTS])
 def test_killed_and_resumed(
     tmp_path: Path, tiny_model: str, unbroken: dict[str, torch.Tensor], steps: int, hook: str, saved: int
@@ -61,6 +62,7 @@ def test_killed_and_resumed(
     assert not list((run / LAST).parent.glob("*-v*.ckpt"))  # one file, always the same
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run(tmp_path: Path, tiny_model: str, unbroken: dict[str, torch.Tensor]) -> None:
     """Without this the comparison above might compare constants."""
     write_config(tmp_path, tiny_model, seed_everything=8)

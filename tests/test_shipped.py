@@ -72,6 +72,7 @@ def test_another_data_class_begins_with_its_own_defaults(capsys: pytest.CaptureF
     assert data["init_args"]["limit_val"] is None  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_list_names_everything_with_a_line_and_no_torch() -> None:
     code, out, _ = start("list")
     assert code == 0

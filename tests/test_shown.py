@@ -110,6 +110,7 @@ def test_a_step_without_an_update_has_the_number_of_the_step_that_is_tried_again
     assert found == [(1, True)] * 4 + [(1, False)] * 4 + [(2, False)] * 4
 
 
+@pytest.mark.slow
 def test_a_step_has_one_number_everywhere(tiny_model: str, tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, "tb", version=0, default_hp_metric=False)
     module, datamodule = make(tiny_model), data(tmp_path, val=str(tmp_path / "rows.jsonl"))
@@ -134,6 +135,7 @@ def test_a_step_has_one_number_everywhere(tiny_model: str, tmp_path: Path) -> No
     assert sorted({name.partition("/")[0] for name in events.Tags()["scalars"]}) == ["train", "val", "vitals"]
 
 
+@pytest.mark.slow
 def test_a_loaded_module_that_is_trained_on_counts_on(tiny_model: str, tmp_path: Path) -> None:
     """A new trainer counts from 0 again; steps are the updates that made the weights, also after a resume."""
     fit(make(tiny_model), data(tmp_path), tmp_path, 3).save_checkpoint(tmp_path / "three.ckpt")
@@ -173,6 +175,7 @@ def test_a_loaded_module_that_is_trained_on_counts_on(tiny_model: str, tmp_path:
     assert {"validation", "test"} <= about["figures"].keys()
 
 
+@pytest.mark.slow
 def test_a_text_that_is_logged_again_is_there_once(tiny_model: str, tmp_path: Path) -> None:
     def run(steps: int, **settings: Any) -> EventAccumulator:
         logger = TensorBoardLogger(tmp_path, "tb", version=0)
@@ -199,6 +202,7 @@ def csv_rows(logger: CSVLogger) -> list[str]:
     return (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_a_csv_curve_survives_a_test_and_a_resume(tiny_model: str, tmp_path: Path) -> None:
     def logger() -> CSVLogger:
         return CSVLogger(tmp_path, "csv", version=0, flush_logs_every_n_steps=1)

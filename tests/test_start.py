@@ -138,6 +138,7 @@ def test_help_of_a_file_that_cannot_be_read_is_one_line(
         class_help(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["GSM8K", "wst.GSM8K", "torch.optim.AdamW", "LabelMatch"])
 def test_help_runs_no_file_that_has_the_name_of_another_module(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -31,6 +31,7 @@ def evil_student(url: str) -> dict[str, Any]:
     return {"class_path": "wst.EndpointStudent", "init_args": arguments}
 
 
+@pytest.mark.slow
 def test_no_key_is_sent_to_an_address_in_a_checkpoint(stolen: tuple[Path, dict[str, Any]]) -> None:
     folder, checkpoint = stolen
     theirs = save(folder, checkpoint, student=evil_student("http://127.0.0.1:9/v1"))
@@ -41,6 +42,7 @@ def test_no_key_is_sent_to_an_address_in_a_checkpoint(stolen: tuple[Path, dict[s
     assert "EndpointStudent" not in saved
 
 
+@pytest.mark.slow
 def test_settings_that_are_not_taken_are_named(stolen: tuple[Path, dict[str, Any]]) -> None:
     folder, checkpoint = stolen
     student = {"class_path": "wst.LocalStudent", "init_args": {"model": "theirs", "trust_remote_code": True}}
@@ -65,6 +67,7 @@ def test_a_checkpoint_alone_names_what_it_would_set(stolen: tuple[Path, dict[str
     assert "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_what_is_confirmed_is_taken_and_shown(stolen: tuple[Path, dict[str, Any]]) -> None:
     folder, checkpoint = stolen
     theirs = save(folder, checkpoint, samples_per_query=2)
@@ -92,6 +95,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_class_in_a_checkpoint_is_not_imported(stolen: tuple[Path, dict[str, Any]], case: str) -> None:
     folder, checkpoint = stolen
@@ -104,6 +108,7 @@ def test_a_class_in_a_checkpoint_is_not_imported(stolen: tuple[Path, dict[str, A
         assert len([line for line in done.err.splitlines() if line.startswith("wst: error:")]) == 1
 
 
+@pytest.mark.slow
 def test_code_of_a_model_in_a_checkpoint_does_not_run(stolen: tuple[Path, dict[str, Any]]) -> None:
     folder, checkpoint = stolen
     model = folder / "theirs"
@@ -123,6 +128,7 @@ def test_code_of_a_model_in_a_checkpoint_does_not_run(stolen: tuple[Path, dict[s
         assert not (folder / "executed").exists()
 
 
+@pytest.mark.slow
 def test_harmless_settings_fill_what_the_user_does_not_say(stolen: tuple[Path, dict[str, Any]]) -> None:
     folder, checkpoint = stolen
     checkpoint["hyper_parameters"]["teacher"]["init_args"] |= {"max_new_tokens": 3, "temperature": 0.5}
@@ -143,6 +149,7 @@ def test_trust_must_be_true_or_false(tmp_path: Path, tiny_model: str) -> None:
     assert "trust_checkpoint must be true or false, got 'maybe'" in done.err
 
 
+@pytest.mark.slow
 def test_a_test_without_a_logger_leaves_the_users_rows_alone(fitted: Path, tmp_path: Path) -> None:
     for name in ("config.yaml", "rows.jsonl"):
         (tmp_path / name).write_bytes((fitted / name).read_bytes())

@@ -100,6 +100,7 @@ def test_a_deterministic_student_is_asked_once_for_each_query(
     assert unaided(student.asked) == {query.text: 1 for query in Queries().load("test")}  # the arm itself
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", [None, Unaided])
 @pytest.mark.parametrize("compares", [True, False])
 def test_a_student_that_samples_is_asked_anew_in_each_step_but_once_in_each(

@@ -237,6 +237,7 @@ def test_a_tranche_is_a_folder_of_the_hubs_data_set(monkeypatch: pytest.MonkeyPa
 # --- The public files
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PUBLIC.is_dir(), reason="the public benchmark files do not lie beside the project")
 def test_the_public_files_are_counted() -> None:
     online, sampled, base, harmless = (

@@ -251,6 +251,7 @@ def test_relative_paths_start_at_the_current_directory(tmp_path: Path, monkeypat
         read("other.jsonl", FieldMap())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [FieldMap(), FieldMap(id="id")])
 def test_rows_take_little_more_memory_than_the_file(tmp_path: Path, fields: FieldMap) -> None:
     rows = [{"text": f"{i}: " + 40 * "ab", "label": "x", "id": f"q{i}"} for i in range(20_000)]

@@ -36,6 +36,7 @@ def write(folder: Path, model: str, **changes: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_config_becomes_tables_and_files_and_rows_become_them_again(tmp_path: Path, tiny_model: str) -> None:
     write(tmp_path, tiny_model)
     done = wst(["compare", "--config", "compare.yaml"], tmp_path)
@@ -55,6 +56,7 @@ def test_a_config_becomes_tables_and_files_and_rows_become_them_again(tmp_path: 
     assert json.loads((tmp_path / "less/results.json").read_text())["n"] == 3
 
 
+@pytest.mark.slow
 def test_what_could_not_be_run_is_told_and_the_exit_code_says_so(tmp_path: Path, tiny_model: str) -> None:
     write(tmp_path, tiny_model, trained={"lost": "runs/nowhere"}, asked={})
     done = wst(["compare", "--config", "compare.yaml"], tmp_path)

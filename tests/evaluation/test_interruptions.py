@@ -103,6 +103,7 @@ def test_killed_and_started_again_it_ends_as_if_it_had_not_been(tmp_path: Path, 
         assert mine == (whole / "out" / name).read_text()
 
 
+@pytest.mark.slow
 def test_an_arm_or_student_that_cannot_be_run_stops_no_other(tmp_path: Path, tiny_model: str) -> None:
     down = Down()
     found = compare(

@@ -104,6 +104,7 @@ def trained(fitted: Path) -> Path:
     return fitted / "runs/tiny/version_0"
 
 
+@pytest.mark.slow
 def test_adapter_and_checkpoint_are_the_same_teacher_and_not_the_untrained_one(
     tmp_path: Path, tiny_model: str, trained: Path
 ) -> None:
@@ -145,6 +146,7 @@ def test_mistakes_are_told_before_anything_is_asked(tmp_path: Path) -> None:
     assert student.asked == []
 
 
+@pytest.mark.slow
 def test_a_loaded_teacher_gives_each_adapter_its_own_arm(tmp_path: Path, tiny_model: str, trained: Path) -> None:
     loaded = tiny_teacher(tiny_model)
     loaded.load(torch.device("cpu"))
@@ -256,6 +258,7 @@ def test_names_and_answers_cannot_steer_the_terminal(tmp_path: Path, capsys: pyt
 # ------------------------------------------------------------------------------------------- what is trained elsewhere
 
 
+@pytest.mark.slow
 def test_a_checkpoint_brings_prompt_and_limits_but_no_model_and_no_code(
     tmp_path: Path, tiny_model: str, trained: Path
 ) -> None:

@@ -73,6 +73,7 @@ def test_what_cannot_be_raced_is_said() -> None:
         race(["a"], [], environment, 20)
 
 
+@pytest.mark.slow
 def test_the_command_says_whether_a_sentence_does_as_well(fitted: Path, tmp_path: Path) -> None:
     teacher = fitted / "runs/tiny/version_0/teacher/best"
     options = ["--config", str(fitted / "config.yaml"), "--budget", "60", "--samples", "4", "--limit", "6"]

@@ -27,6 +27,7 @@ def draw(rng: np.random.Generator, n: int, knows: float, harmful: float = 0.25) 
     return confidences, rewards, unaided
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("knows", "harm"), [(1.0, 0.05), (0.3, 0.05), (0.0, 0.1), (2.0, 0.02)])
 def test_harm_stays_under_the_level_as_often_as_promised(knows: float, harm: float) -> None:
     rng = np.random.default_rng(0)
@@ -82,6 +83,7 @@ def test_it_is_read_as_it_was_written() -> None:
             Gate.from_dict(broken)
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_gate_that_the_instructor_follows(fitted: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(fitted / "runs/tiny/version_0/teacher/last", tmp_path / "teacher")
     rows = [{"id": f"v{i}", "text": f"question {i}", "label": "yes"} for i in range(30)]

@@ -227,6 +227,7 @@ def test_a_teacher_that_says_nothing_leaves_the_request_as_it_is(gateway: Make, 
 # --------------------------------------------------------------------- load
 
 
+@pytest.mark.slow
 def test_each_request_gets_its_own_answer_and_the_teacher_writes_in_batches(gateway: Make) -> None:
     gate = threading.Event()
 

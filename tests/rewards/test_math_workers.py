@@ -54,6 +54,7 @@ def hasty() -> Iterator[MathAnswer]:
     reward.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "message"),
     [
@@ -74,6 +75,7 @@ def test_a_gold_answer_that_is_no_use_is_the_users_to_mend(hasty: MathAnswer, ta
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_hangs_or_breaks_gets_its_verdict_and_so_do_the_others(hasty: MathAnswer) -> None:
     good = [(boxed("1/2"), "0.5", 1.0), (boxed("x"), "y", 0.0), (boxed(r"\sqrt{8}"), r"2\sqrt{2}", 1.0)]
     bad = [(boxed(answer), r"\sqrt{2}", math.nan) for answer in HANGS + BREAKS]
@@ -121,6 +123,7 @@ def test_memory_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [outcome.value for outcome in outcomes] == [10, "MemoryError", "ValueError", 20]
 
 
+@pytest.mark.slow
 def test_a_worker_killed_from_outside_costs_no_verdict(hasty: MathAnswer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hasty.score([rollout_of("1", "1.0"), rollout_of("2", "2.0")]) == [1.0, 1.0]
     killed: list[int] = []
@@ -158,6 +161,7 @@ def test_it_works_in_threads(math_answer: MathAnswer) -> None:
     assert results == {n: [1.0, 0.0] for n in range(8)}
 
 
+@pytest.mark.slow
 def test_nothing_is_left_after_close() -> None:
     reward = MathAnswer(timeout=20.0)
     reward.close()
@@ -172,6 +176,7 @@ def test_nothing_is_left_after_close() -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in left)
 
 
+@pytest.mark.slow
 def test_a_parent_of_many_megabytes_does_not_wear_its_workers_out() -> None:
     ballast = bytearray(700 << 20)
     ballast[::4096] = b"x" * len(ballast[::4096])  # held, not only promised
@@ -184,6 +189,7 @@ def test_a_parent_of_many_megabytes_does_not_wear_its_workers_out() -> None:
     reward.close()
 
 
+@pytest.mark.slow
 def test_copies_have_workers_of_their_own() -> None:
     reward = MathAnswer(timeout=20.0, workers=1, unverified="nan")
     assert reward.score([rollout_of("1", "1.0")]) == [1.0]
@@ -250,6 +256,7 @@ def run_script(path: Path, more: str) -> "subprocess.Popen[str]":
     return subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, text=True, cwd=path.parents[1])
 
 
+@pytest.mark.slow
 def test_it_works_in_a_script_without_a_main_guard(tmp_path: Path) -> None:
     (tmp_path / "sympy.py").write_text("raise ImportError('a file of the working directory')")
     (tmp_path / "main").mkdir()

@@ -176,6 +176,7 @@ def test_numbers_that_an_instruction_mentions(instruction: str, target: int, men
     assert (Decimal(target) in numbers(instruction)) == mentioned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "number"),
     [

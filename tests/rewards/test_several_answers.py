@@ -51,6 +51,7 @@ CASES: list[tuple[Reward, list[str], list[str], list[str], list[str], list[str]]
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: type(case[0]).__name__)
 def test_any_of_several_answers_is_right_and_each_is_a_leak(case: Any) -> None:
     reward, targets, right, wrong, leaking, harmless = case

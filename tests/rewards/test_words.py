@@ -45,6 +45,7 @@ def test_an_answer_is_given_away(instruction: str, answer: str, given: bool) -> 
         assert ExactMatch().leaks([rollout]) == [given]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("instruction", "target", "leaks"),
     [

@@ -103,6 +103,7 @@ assert len(cache.get(f"child-{child}-{i}" for child in range(6) for i in range(1
 """
 
 
+@pytest.mark.slow
 def test_a_fork_opens_the_file_anew(path: Path) -> None:
     written = int(finish(script(FORKS, path)))
     assert written > 0

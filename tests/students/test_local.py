@@ -120,6 +120,7 @@ def test_truncated_says_whether_the_limit_cut_the_answer(
     assert alone[0].text.startswith(shorter.text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plain", [False, True])
 def test_stop_texts_end_the_answer_and_are_not_part_of_it(
     tiny_model: str, tiny_plain_model: str, plain: bool, monkeypatch: pytest.MonkeyPatch
@@ -225,6 +226,7 @@ def test_a_cold_student_is_a_greedy_one(tiny_model: str, alone: list[Response]) 
     assert make(tiny_model, temperature=1e-4).respond(ask(*TEXTS)) == alone
 
 
+@pytest.mark.slow
 def test_samples_are_as_frequent_as_they_are_probable(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     draws = 3000
     student = make(tiny_model, temperature=1.5, max_new_tokens=1, batch_size=draws)

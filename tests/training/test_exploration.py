@@ -70,6 +70,7 @@ def test_a_student_hears_of_what_stays_alone(tries: int) -> None:
     assert dict(announced) == dict(enumerate(texts))
 
 
+@pytest.mark.slow
 def test_a_step_asks_the_student_no_two_alike(tiny_model: str, tmp_path: Path) -> None:
     """At a temperature at which three of four samples are alike."""
     shares = []
@@ -85,6 +86,7 @@ def test_a_step_asks_the_student_no_two_alike(tiny_model: str, tmp_path: Path) -
     assert shares[1] == 1.0
 
 
+@pytest.mark.slow
 def test_the_entropy_bonus_fades(tiny_model: str, tmp_path: Path) -> None:
     """A bonus that has faded is none: the third step is that of a run without, from the same weights."""
     weights = {}

@@ -74,6 +74,7 @@ def test_without_a_logger_it_is_the_root_folder(tmp_path: Path) -> None:
     assert log_folder(quiet_trainer(tmp_path, logger=CSVLogger(tmp_path), fast_dev_run=True)) == tmp_path
 
 
+@pytest.mark.slow
 def test_a_folder_is_trained_in_once_at_a_time(tmp_path: Path) -> None:
     script = (
         "import sys; from wst.training.folders import *; FolderLock(Path(sys.argv[1])); print('has it', flush=True)"

@@ -54,6 +54,7 @@ def put(module: WeakToStrong, weights: list[Tensor]) -> None:
         parameter.grad = None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("normalization", "micro"), [("tokens", None), ("sequences", 3)])
 def test_the_gradient_is_that_of_the_plain_formula(
     tiny_model: str, tmp_path: Path, normalization: Any, micro: int | None
@@ -90,6 +91,7 @@ def test_the_gradient_is_that_of_the_plain_formula(
         torch.testing.assert_close((before - after) / 3.0, parameter.grad, rtol=1e-3, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_without_further_updates_nothing_changes(tiny_model: str, tmp_path: Path) -> None:
     optimizer = {"optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=0.01)}
     none, zero, two = (

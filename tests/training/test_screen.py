@@ -135,6 +135,7 @@ def trained(
     return module, kept
 
 
+@pytest.mark.slow
 def test_a_step_asks_for_k_answers_and_weighs_them(
     tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

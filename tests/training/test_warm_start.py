@@ -50,6 +50,7 @@ def log_prob(module: WeakToStrong, sentence: str, query: int) -> float:
         return float(module.teacher.log_probs([Instruction(sentence, prompt, tokens)]).values.sum())
 
 
+@pytest.mark.slow
 def test_the_best_sentence_of_each_query_is_learned(
     tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

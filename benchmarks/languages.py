@@ -1,4 +1,4 @@
-"""Write the three files beside this script: ``python data/languages/make.py``."""
+"""Write the three files of data/languages: ``python benchmarks/languages.py``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 from itertools import product
 from pathlib import Path
 
+FOLDER = Path(__file__).parent.parent / "data/languages"
 #: Subjects, predicates and times or places of each language; any three make a sentence.
 PARTS = {
     "french": (
@@ -68,7 +69,7 @@ def main() -> None:
             sentences = [" ".join(chosen) + "." for chosen in product(subjects[of_split], predicates, ends)]
             rows += [(sentence, language) for sentence in generator.sample(sentences, count)]
         generator.shuffle(rows)
-        with Path(__file__).with_name(f"{split}.jsonl").open("w", encoding="utf-8") as file:
+        with (FOLDER / f"{split}.jsonl").open("w", encoding="utf-8") as file:
             for number, (text, label) in enumerate(rows):
                 row = {"id": f"languages-{split}-{number:04}", "text": text, "label": label}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
