@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 FOLDER = Path(__file__).parent.parent / "data/languages"
-#: Subjects, predicates and times or places of each language; any three make a sentence.
+#: Subjects, predicates and ends of each language; one of each makes a sentence.
 PARTS = {
     "french": (
         "Le facteur|Ma soeur|Notre voisin|La petite fille|Le vieux boulanger|Une amie de Lyon|"

@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from runs import TESTS
 
 sys.path.append(str(TESTS.parent / "benchmarks"))
 
 import calls
-from calls_tasks import TASKS, form
+from calls_tasks import MODEL, TASKS, form
 
 ARMS = ("default", "all", "race", "gepa")
 
@@ -72,6 +73,16 @@ def test_the_tables_of_the_docs_are_those_of_the_rows(
     table = "\n".join(line for line in capsys.readouterr().out.splitlines() if line.startswith("|"))
     assert table.count("\n") >= 2
     assert table in page
+
+
+@pytest.mark.parametrize(("task", "part"), [("reviews", "smollm2_teacher"), ("messages", "messages_teacher")])
+def test_a_task_has_the_prompt_of_its_config(task: str, part: str) -> None:
+    config = yaml.safe_load((TESTS.parent / f"lightning_configs/parts/{part}.yaml").read_text(encoding="utf-8"))
+    settings = config["init_args"]
+    prompt = TASKS[task].prompt
+    assert settings.pop("model") == MODEL
+    assert settings.pop("prompt") == {"template": prompt.template, "examples": list(map(list, prompt.examples))}
+    assert settings == TASKS[task].teacher
 
 
 def test_each_form_of_an_answer_is_one() -> None:
