@@ -10,9 +10,20 @@ from collections.abc import Callable
 
 import numpy as np
 
-from wst.evaluation.metrics import Estimate, Values, estimate_gain, estimate_mean
+from wst.evaluation.metrics import Estimate, Values, estimate_gain, estimate_mean, relative_gain
 
 Draw = Callable[[np.random.Generator, int], Values]
+
+
+def _before_and_after(generator: np.random.Generator, n: int) -> Values:
+    """Return rewards [n, 2]: 20% are right before; of these 25% are wrong after, and 20% of the others right."""
+    before = generator.random(n) < 0.2
+    return np.stack([before, generator.random(n) < np.where(before, 0.75, 0.2)], axis=1) * 1.0
+
+
+def _relative(rewards: Values, binary: bool, resamples: int) -> Estimate:  # noqa: ARG001 - as the other estimates
+    return relative_gain(rewards[:, 1] - rewards[:, 0], rewards[:, 0])
+
 
 #: By name: how values are drawn, their mean, the estimate, and whether they are binary.
 CASES: dict[str, tuple[Draw, float, Callable[[Values, bool, int], Estimate], bool]] = {
@@ -26,6 +37,7 @@ CASES: dict[str, tuple[Draw, float, Callable[[Values, bool, int], Estimate], boo
         True,
     ),
     "gain: help 5%, no harm": (lambda g, n: (g.random(n) < 0.05) * 1.0, 0.05, estimate_gain, True),
+    "relative gain: right in 20%, then in 31%": (_before_and_after, 0.55, _relative, True),
     "normal": (lambda g, n: g.normal(size=n), 0.0, estimate_mean, False),
     "exponential": (lambda g, n: g.exponential(size=n), 1.0, estimate_mean, False),
     "share, mostly high": (lambda g, n: g.beta(2, 0.5, n), 0.8, estimate_mean, False),

@@ -17,15 +17,15 @@ from wst.evaluation.rows import read_rows
 
 FOLDER = Path(__file__).parent
 HEAD = (
-    "| instructor | reward | 95% interval | gain over no instruction | p (Holm) | helped | harmed | leak "
-    "| words | cut |"
+    "| instructor | reward | 95% interval | gain over no instruction | relative gain | p (Holm) | helped | harmed "
+    "| leak | words | cut |"
 )
 
 
 def table(path: Path) -> str:
     """Return the Markdown table of a rows file; rewards are means over its queries."""
     (student,) = figures(read_rows(path), {})["students"].values()
-    lines = [HEAD, "|---|" + "---:|" * 9]
+    lines = [HEAD, "|---|" + "---:|" * 10]
     for arm, cell in student["arms"].items():
         gain = cell["vs_unaided"] or {}
         shown = [
@@ -33,6 +33,7 @@ def table(path: Path) -> str:
             f"{cell['mean']:.3f}",
             _range(cell["ci95"]),
             f"{gain['mean']:+.3f} ({_range(gain['ci95'])})" if gain else "",
+            _relative(gain),
             f"{gain['p_holm']:.4f}" if gain else "",
             *("" if cell[key] is None else f"{cell[key]:.1%}" for key in ("help", "harm", "leak")),
             f"{cell['response_words']:.1f}",
@@ -40,6 +41,14 @@ def table(path: Path) -> str:
         ]
         lines.append("| " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _relative(gain: dict[str, Any]) -> str:
+    """Return the gain in percent of the unaided mean, with its interval if it has one."""
+    if not gain or gain["relative"] is None:
+        return ""
+    low, high = gain["relative_ci95"]
+    return f"{gain['relative']:+.0%}" + ("" if low is None else f" ({low:+.0%} … {high:+.0%})")
 
 
 def _range(interval: list[Any]) -> str:

@@ -21,6 +21,7 @@ from wst.evaluation.metrics import (
     holm,
     nan_mean,
     paired_p_value,
+    relative_gain,
     studentized_interval,
 )
 
@@ -101,8 +102,30 @@ def test_one_value_has_no_interval_unless_it_is_right_or_wrong() -> None:
     assert estimate_mean(np.array([1.0]), True).low == pytest.approx(0.207, abs=1e-3)
 
 
+def test_a_relative_gain_has_the_bounds_of_fieller() -> None:
+    """The bounds are the ratios r for which Student's t does not tell differences - r * before from 0."""
+    before, after = np.array([2.0, 3.0, 4.0, 3.5, 2.5]), np.array([3.0, 3.5, 6.0, 4.0, 4.5])
+    for sign in (1.0, -1.0):
+        found = relative_gain(after - before, sign * before)
+        assert found.mean == pytest.approx(6.0 / 15.0)
+        for bound in (found.low, found.high):
+            assert stats.ttest_1samp(after - before - bound * before, 0.0).pvalue == pytest.approx(0.05)
+    uncertain = relative_gain(np.array([1.0, 1.0, 0.0, 1.0]), np.array([0.0, 0.0, 1.0, 0.0]))
+    assert same(uncertain, Estimate(3.0, NAN, NAN))
+    assert same(relative_gain(np.array([1.0, NAN]), np.array([2.0, 1.0])), Estimate(0.5, NAN, NAN))
+    assert same(relative_gain(np.array([1.0]), np.array([0.0])), Estimate(NAN, NAN, NAN))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "n"), [("right in 90%", 10), ("gain: help 20%, harm 5%", 10), ("exponential", 20)])
+@pytest.mark.parametrize(
+    ("case", "n"),
+    [
+        ("right in 90%", 10),
+        ("gain: help 20%, harm 5%", 10),
+        ("exponential", 20),
+        ("relative gain: right in 20%, then in 31%", 50),
+    ],
+)
 def test_intervals_cover_the_mean(case: str, n: int) -> None:
     script = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
     assert runpy.run_path(str(script))["coverage"](case, n, 500) > 0.9

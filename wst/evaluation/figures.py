@@ -121,9 +121,11 @@ def _student(
         others = [arm for arm in others if arm != over]
         p_values = [paired_p_value(differences(arm, over), resamples) for arm in others]
         for arm, p, adjusted in zip(others, p_values, holm(p_values), strict=True):
+            relative = relative_gain(differences(arm, over), rewards[over]).to_dict()
             pair, lengths = (np.stack([table[arm], table[over]], axis=1) for table in (rewards, words))
             cells[arm][field] = estimate_gain(differences(arm, over), binary, resamples).to_dict() | {
-                "relative": json_number(relative_gain(differences(arm, over), rewards[over])),
+                "relative": relative["mean"],
+                "relative_ci95": relative["ci95"],
                 "by_length": json_number(gain_by_length(pair, lengths)),
                 "p": json_number(p),
                 "p_holm": json_number(adjusted),

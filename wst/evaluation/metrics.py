@@ -161,23 +161,36 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def relative_gain(differences: Values, before: Values) -> float:
-    """Return the mean gain as a share of the mean reward before, over the queries with a known difference.
+def relative_gain(differences: Values, before: Values) -> Estimate:
+    """Return the mean gain as a share of the mean reward before, with its 95% interval by Fieller (1954).
 
     Args:
-        differences: [n]
+        differences: [n]; queries with NaN are left out.
         before: [n]
 
     Returns:
-        mean(differences) / abs(mean(before)); NaN if the denominator is 0 or no difference is known.
+        mean(differences) / abs(mean(before)); NaN if the denominator is 0 or no difference is known. The interval is
+        NaN if the denominator is not shown to differ from 0, because the ratio then has no bounds.
 
-    >>> relative_gain(np.array([2.0, math.nan]), np.array([1.0, 5.0]))
+    >>> relative_gain(np.array([2.0, math.nan]), np.array([1.0, 5.0])).mean
     2.0
     """
     known = ~np.isnan(differences)
-    if not known.any() or before[known].mean() == 0:
-        return math.nan
-    return float(differences[known].mean() / abs(before[known].mean()))
+    n = int(known.sum())
+    if not n or before[known].mean() == 0:
+        return Estimate(math.nan, math.nan, math.nan)
+    gain, base = float(differences[known].mean()), float(before[known].mean())
+    ratio = gain / abs(base)
+    if n < 2:
+        return Estimate(ratio, math.nan, math.nan)
+    # The ratios r for which differences - r * before has a mean that Student's t does not tell from 0.
+    t2 = float(stats.t.ppf(0.975, n - 1)) ** 2 / n
+    (vary, both), (_, noise) = np.cov(differences[known], before[known] * math.copysign(1.0, base)).tolist()
+    square, half = base**2 - t2 * noise, gain * abs(base) - t2 * both
+    root = math.sqrt(max(0.0, half**2 - square * (gain**2 - t2 * vary)))
+    if square <= 0:
+        return Estimate(ratio, math.nan, math.nan)
+    return Estimate(ratio, (half - root) / square, (half + root) / square)
 
 
 def help_and_harm(differences: Values) -> tuple[float, float]:
