@@ -21,7 +21,7 @@ def _before_and_after(generator: np.random.Generator, n: int) -> Values:
     return np.stack([before, generator.random(n) < np.where(before, 0.75, 0.2)], axis=1) * 1.0
 
 
-def _relative(rewards: Values, binary: bool, resamples: int) -> Estimate:  # noqa: ARG001 - as the other estimates
+def _relative(rewards: Values, binary: bool, resamples: int) -> Estimate:
     return relative_gain(rewards[:, 1] - rewards[:, 0], rewards[:, 0])
 
 

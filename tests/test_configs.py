@@ -174,6 +174,8 @@ def test_a_comparison(config: Path, tmp_path: Path, tiny_model: str, tiny_scorer
         )
     )
     options = []
+    if config.stem.startswith("gsm8k"):
+        options = [f"--data.init_args.source={benchmarks / 'gsm8k'}"]
     if config.stem.startswith("hh_rlhf"):
         options = [f"--data.init_args.source={benchmarks}", "--reward.init_args.queries=4"]
         options += [f"--reward.init_args.reward.init_args.model={tiny_scorer}"]
