@@ -187,9 +187,9 @@ def relative_gain(differences: Values, before: Values) -> Estimate:
     t2 = float(stats.t.ppf(0.975, n - 1)) ** 2 / n
     (vary, both), (_, noise) = np.cov(differences[known], before[known] * math.copysign(1.0, base)).tolist()
     square, half = base**2 - t2 * noise, gain * abs(base) - t2 * both
-    root = math.sqrt(max(0.0, half**2 - square * (gain**2 - t2 * vary)))
     if square <= 0:
         return Estimate(ratio, math.nan, math.nan)
+    root = math.sqrt(max(0.0, half**2 - square * (gain**2 - t2 * vary)))
     return Estimate(ratio, (half - root) / square, (half + root) / square)
 
 
