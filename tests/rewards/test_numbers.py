@@ -170,10 +170,26 @@ def test_the_number_that_is_the_answer(text: str, expected: str | None) -> None:
         ("Write one number only.", 1, False),
         ("Add 3 and 4.", 7, False),
         ("I will mix the MIX.", 1009, True),
+        ("Give the ID of the DVD, not the IC.", 1, False),
+        ("It is 12 or 1e999999999.", 12, True),
     ],
 )
 def test_numbers_that_an_instruction_mentions(instruction: str, target: int, mentioned: bool) -> None:
     assert (Decimal(target) in numbers(instruction)) == mentioned
+
+
+_PIECES = [
+    *("ID", "DVD", "IIX", "XIV", "Ⅷ", "½", "²", "٣", "one", "dozen", "minus", "hundred thousand", "twice 3", "half 7"),
+    *("5 more than 2", "0x1F", r"\sqrt{4}", "√9", r"\boxed{", "}", "####", "answer is", "1e999999", "1e9", "NaN", "∞"),
+    *("0/0", "1/2", "..5", "1,000", "%", "-", "+", "^", "to", "or", "between", "digits 1 2", "10:30", "(", "[", "MTI="),
+]
+
+
+@given(st.lists(st.one_of(st.sampled_from(_PIECES), st.text(max_size=3)), max_size=8), st.sampled_from(["", " "]))
+def test_no_text_is_an_error(pieces: list[str], between: str) -> None:
+    text = between.join(pieces)
+    last_number(text)
+    assert all(isinstance(number, Decimal) for number in numbers(text))
 
 
 @pytest.mark.slow

@@ -294,8 +294,8 @@ def _computed(text: str, tokens: list[_Token]) -> Decimal | None:
         return _COMPUTE.add(a, b)
     if kinds == ["difference"]:
         return _COMPUTE.subtract(a, abs(b))
-    middle = _COMPUTE.add(a, 1) if b - a == 2 else None
-    return middle if kinds == ["choice"] else None  # "between 41 and 43"
+    between = kinds == ["choice"] and _COMPUTE.subtract(b, a) == 2  # "between 41 and 43"
+    return _COMPUTE.add(a, 1) if between else None
 
 
 def _spoken(text: str) -> Iterator[tuple[Decimal, str, int]]:
@@ -326,7 +326,7 @@ _MULTIPLE = re.compile(r"\b(twice|double|half|thrice|triple)\s+(?:of\s+)?\$?(\d{
 _TIMES = {"twice": 2.0, "double": 2.0, "half": 0.5, "thrice": 3.0, "triple": 3.0}
 _SPLIT = re.compile(r"(?<![\w.,])\d(?:(?:\s|\s?-\s?|\s?,\s?|\s?and\s?){1,2}\d)+(?![\w]|[.,]\d)")
 _HEX = re.compile(r"\b0x([0-9a-fA-F]{1,12})\b")
-_ROMAN = re.compile(r"\b(?=[IVXLCDM]{2})M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})\b")
+_ROMAN = re.compile(r"\b(?=[IVXLCDM]{2})M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})(?<=\w)\b")
 
 
 def _hinted(text: str) -> list[Decimal]:
