@@ -33,7 +33,7 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("benchmarks")
     rows = {
         "gsm8k": {"question": "What is {i} and 1?", "answer": "One more.\n#### {j}"},
-        "math": {"problem": "What is ${i} + 1$?", "solution": "It is $\\boxed{{{j}}}$."},
+        "math": {"problem": "What is ${i} + 1$?", "solution": "It is $\\boxed{{{j}}}$.", "level": "Level 1"},
         "helpful-base": {
             "chosen": "\n\nHuman: Say {i}{split}\n\nAssistant: {i}, gladly",
             "rejected": "\n\nHuman: Say {i}{split}\n\nAssistant: no",
@@ -174,8 +174,8 @@ def test_a_comparison(config: Path, tmp_path: Path, tiny_model: str, tiny_scorer
         )
     )
     options = []
-    if config.stem.startswith("gsm8k"):
-        options = [f"--data.init_args.source={benchmarks / 'gsm8k'}"]
+    if config.stem.startswith(("gsm8k", "math")):
+        options = [f"--data.init_args.source={benchmarks / config.stem.removesuffix('_small')}"]
     if config.stem.startswith("hh_rlhf"):
         options = [f"--data.init_args.source={benchmarks}", "--reward.init_args.queries=4"]
         options += [f"--reward.init_args.reward.init_args.model={tiny_scorer}"]

@@ -361,6 +361,21 @@ def test_problems_that_are_tested_on_are_not_trained_on(tmp_path: Path, said: py
     ]
 
 
+def test_training_may_keep_to_some_levels_and_the_test_has_all(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
+    levels = [1, 2, "Level 1", "Level 5", "Level ?", None]
+    rows = [row for number, level in enumerate(levels) for row in problems([number], level=level)]
+    files = {"train": write(tmp_path / "a.jsonl", rows[1:]), "test": write(tmp_path / "b.jsonl", rows[:1])}
+    data = MATH(**files, train_levels=[1, 5], val_share=0)
+    assert [query.target for query in data.queries("train")] == ["2", "3"]
+    assert len(MATH(**files, train_levels=[5]).queries("test")) == 1
+    assert "MATH train: 5 rows in, 3 dropped (of another level), 2 kept" in said.messages
+    assert adds_up(data)
+    for wrong in ([], [0], [1, 6]):
+        with pytest.raises(ConfigError) as caught:
+            MATH(**files, train_levels=wrong)
+        assert message(caught) == f"MATH: train_levels are some of 1 to 5, or null for all, got {wrong}"
+
+
 def test_the_limit_of_the_test_set_frees_none_of_its_problems(tmp_path: Path) -> None:
     files = {
         split: write(tmp_path / f"{split}.jsonl", problems(numbers))
