@@ -197,6 +197,17 @@ def test_a_function_is_a_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(data.queries("test")) == []
 
 
+def test_a_target_may_have_many_digits(tmp_path: Path) -> None:
+    digits = "7" * 400  # more than a float holds
+    (query,) = QueryDataModule.from_records([{"text": "a", "label": int(digits)}], val_share=0).queries("train")
+    assert query.target == digits
+    for name in ("x.csv", "x.jsonl"):
+        rows = f"text,label\na,{digits}\n" if name == "x.csv" else f'{{"text": "a", "label": {digits}}}\n'
+        (tmp_path / name).write_text(rows)
+        (query,) = QueryDataModule(str(tmp_path / name), val_share=0).queries("train")
+        assert query.target == digits
+
+
 @pytest.mark.parametrize(
     ("records", "fault"),
     [

@@ -14,7 +14,7 @@ from comparison_rows import BEFORE, Shout, reviews, tiny_teacher
 from rich.console import Console
 from toys import Lowercase, Parrot
 
-from wst import Length, LocalStudent, LoRA, Prompt, Response, Reward, Rollout, Teacher, TeacherPrompt
+from wst import Length, LocalStudent, LoRA, Prompt, Response, Reward, Rollout, Teacher, TeacherPrompt, WeightedSum
 from wst.errors import ConfigError, DataError, ModelError, WSTError
 from wst.evaluation import NONE, compare, rebuild
 from wst.evaluation.instructors import TeacherArm
@@ -190,6 +190,17 @@ def test_words_that_look_like_markup_or_half_a_letter_are_words(tmp_path: Path) 
     again = Odd()
     assert compare(reviews(tmp_path), {"[/s]": again}, Lowercase(), **arguments).rows == found.rows
     assert again.asked == []
+
+
+def test_a_part_of_a_reward_may_be_called_like_a_column(tmp_path: Path) -> None:
+    reward = WeightedSum({"mean": Lowercase(), "[red]": Length(limit=1, of="response")})
+    found = compare(reviews(tmp_path), {"s": Parrot()}, reward, fixed=["x"], output=str(tmp_path), resamples=1000)
+    with (tmp_path / "shown.txt").open("w") as file:
+        show(found, Console(file=file, width=60))
+        show(found, Console(file=file, width=300))
+    shown = (tmp_path / "shown.txt").read_text()
+    assert "reward mean" in shown
+    assert shown.count("[red]") == 2
 
 
 def test_rows_of_another_name_do_not_overwrite_results(tmp_path: Path) -> None:

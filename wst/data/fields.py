@@ -155,7 +155,7 @@ class Row:
         if isinstance(value, bool):
             return "true" if value else "false"
         if isinstance(value, int | float | Decimal):
-            if not math.isfinite(value):
+            if not isinstance(value, int) and not math.isfinite(value):
                 raise DataError(
                     f"{self.place}: field {field!r} is {value}, which is no answer; fix it, or {alternative}"
                 )
@@ -165,7 +165,7 @@ class Row:
         if not isinstance(value, str):
             self.refuse(field, value, "text or a number", alternative)
         number = None if self.typed else _number(value)
-        if number is not None and not math.isfinite(number):
+        if number is not None and not math.isfinite(number) and not value.strip().isdecimal():
             return self.answer(field, number, alternative)
         if number is not None and value.rstrip("0").endswith("."):
             return str(int(Decimal(value)))

@@ -61,7 +61,7 @@ def _line(cell: dict[str, Any], binary: bool) -> dict[str, Cell]:
     low, high = cell["ci95"]
     unaided, fixed, untrained = (cell[field] or {} for field in COMPARISONS)
     better, worse = ("help", "harm") if binary else ("better", "worse")
-    return {
+    line: dict[str, Cell] = {
         "mean": f"{cell['mean']:.3f}",
         "95% interval": "-" if low is None else f"{low:.3f}-{high:.3f}",
         "rel. gain": shown(unaided.get("relative"), "+.0%"),
@@ -79,8 +79,11 @@ def _line(cell: dict[str, Any], binary: bool) -> dict[str, Cell]:
         "cut": shown(cell["response_truncated"], ".0%"),
         "calls": shown(cell["calls"], "d"),
         "cost": shown(cell["cost"], ".4g"),
-        **{printable(name, 40): shown(mean, ".3f") for name, mean in cell["parts"].items()},
     }
+    for name, mean in cell["parts"].items():
+        column = printable(name, 40)
+        line[f"reward {column}" if column in line else column] = shown(mean, ".3f")
+    return line
 
 
 def shown(value: float | None, how: str) -> str:

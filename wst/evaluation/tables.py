@@ -65,10 +65,17 @@ def _grid(title: Text, grid: Sequence[Sequence[Cell]]) -> Table:
     table = Table(title=title, title_style="bold")
     for place, name in enumerate(grid[0] if grid else []):
         first = place == 0
-        table.add_column(name, justify="left" if first else "right", no_wrap=not first, max_width=38 if first else None)
+        table.add_column(
+            _unread(name), justify="left" if first else "right", no_wrap=not first, max_width=38 if first else None
+        )
     for line in grid[1:]:
-        table.add_row(*line)
+        table.add_row(*map(_unread, line))
     return table
+
+
+def _unread(cell: Cell) -> Text:
+    """Return a cell as text, in which rich looks for no markup: a reward names its own parts."""
+    return cell if isinstance(cell, Text) else Text(cell)
 
 
 def _width(console: Console, table: Table) -> int:

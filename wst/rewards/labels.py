@@ -14,7 +14,7 @@ _NEGATION = re.compile(
     r"nicht|kein\w*|nie|pas|jamais|aucun\w*|non|"
     r"ni|nunca)\b|n't\b)"
     r"(?!\s+(?:only|just|merely|simply|but|short of|be more|a doubt|doubt|question)\b|\s*:)"
-    r"[\s\"'(*]*(?:[\w'-]+[\s\"'(*-]+){0,6}[\s\"'(*-]*\Z",
+    r"[\s\"'(*-]*(?:\w++(?:['-]+\w++)*+[\s\"'(*-]+){0,6}\Z",
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(

@@ -71,7 +71,7 @@ _RAISED = re.compile(r"[\^_]\s?[{(]?[-\u2212]?\Z")
 _ASIDE = re.compile(r"(?<!\\)\([^()\n]{0,200}(?<!\\)\)|(?<!\\)(?<!\[)\[[^\[\]\n]{0,200}(?<!\\)\]")
 
 _STATED = re.compile(
-    r"\banswer\b[\s*_]*(?:\([^()\n]{0,40}\)|(?:to|for|here|of|in|that|we|i)\b[^.\n\d:=]{0,30}?|,[^,.\n\d]{0,20},)?[\s*_]*"
+    r"\banswer\b[\s*_]*(?:(?:\([^()\n]{0,40}\)|(?:to|for|here|of|in|that|we|i)\b[^.\n\d:=]{0,30}?|,[^,.\n\d]{0,20},)[\s*_]*)?"
     r"(?:\bis\b|\bequals\b|[:=\uff1a])(?!\s*(?:not|n't)\b)",
     re.IGNORECASE,
 )
@@ -285,7 +285,7 @@ def _computed(text: str, tokens: list[_Token]) -> Decimal | None:
         return None
     a, b = values
     if kinds == ["power"]:
-        return _COMPUTE.power(a, b) if a and abs(b) <= 100 else None
+        return _COMPUTE.power(a, b) if a and b.copy_abs() <= 100 else None
     if kinds in (["fraction"], ["quotient"]):
         return _COMPUTE.divide(a, b) if b else None
     if kinds == ["product"]:
@@ -293,7 +293,7 @@ def _computed(text: str, tokens: list[_Token]) -> Decimal | None:
     if kinds == ["sum"]:
         return _COMPUTE.add(a, b)
     if kinds == ["difference"]:
-        return _COMPUTE.subtract(a, abs(b))
+        return _COMPUTE.subtract(a, b.copy_abs())
     between = kinds == ["choice"] and _COMPUTE.subtract(b, a) == 2  # "between 41 and 43"
     return _COMPUTE.add(a, 1) if between else None
 
@@ -324,7 +324,7 @@ _ROOT = re.compile(r"\\sqrt\s*\{?\s*(\d{1,12})\s*\}?|\bsquare root of (\d{1,12})
 _OFFSET = re.compile(r"\b(\w+)\s+(more|less|fewer|greater|smaller) than\s+\$?(\d{1,12})\b", re.IGNORECASE)
 _MULTIPLE = re.compile(r"\b(twice|double|half|thrice|triple)\s+(?:of\s+)?\$?(\d{1,12})\b", re.IGNORECASE)
 _TIMES = {"twice": 2.0, "double": 2.0, "half": 0.5, "thrice": 3.0, "triple": 3.0}
-_SPLIT = re.compile(r"(?<![\w.,])\d(?:(?:\s|\s?-\s?|\s?,\s?|\s?and\s?){1,2}\d)+(?![\w]|[.,]\d)")
+_SPLIT = re.compile(r"(?<![\w.,])\d(?:(?!\d)\s{0,2}(?:(?:-|,|and)\s{0,2}){0,2}\d){1,60}(?![\w]|[.,]\d)")
 _HEX = re.compile(r"\b0x([0-9a-fA-F]{1,12})\b")
 _ROMAN = re.compile(r"\b(?=[IVXLCDM]{2})M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})(?<=\w)\b")
 
@@ -335,7 +335,9 @@ def _hinted(text: str) -> list[Decimal]:
     for amount, word, base in _OFFSET.findall(text):
         step = int(amount) if amount.isdecimal() and len(amount) < 12 else NUMBER_WORDS.get(amount.casefold(), 0)
         found.append(Decimal(int(base) + (step if word.casefold() in ("more", "greater") else -step)))
-    found += [Decimal(_TIMES[word.casefold()]) * Decimal(base) for word, base in _MULTIPLE.findall(text)]
+    for word, base in _MULTIPLE.findall(text):
+        if (times := _TIMES.get(word.casefold())) is not None:  # ignoring case, a dotless i is an i as well
+            found.append(Decimal(times) * Decimal(base))
     for match in _SPLIT.finditer(text):
         nearby = text[max(0, match.start() - 30) : match.end() + 20].casefold()
         if "digit" in nearby or "space" in nearby or "dash" in nearby:

@@ -106,10 +106,11 @@ def _own_words(answer: str, form: str) -> str:
     )
 
     def blank(match: re.Match[str]) -> str:
+        if not forms.search(match[0]):
+            return match[0]
         line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
         rest = text[match.end() :].partition("\n")[0]
-        whole = not re.search(r"\w", line + rest)
-        return match[0] if whole or not forms.search(match[0]) else " "
+        return " " if re.search(r"\w", line + rest) else match[0]
 
     return _QUOTES.sub(blank, text)
 

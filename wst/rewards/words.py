@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 import unicodedata
-from decimal import Decimal
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 
 #: Scripts that write words without spaces between them; a class of a regular expression, without its brackets.
 UNSPACED = (
@@ -55,12 +55,13 @@ _NUMBER = re.compile(
     r"([$\u20ac\u00a3\u00a5]?)([-+]?)([$\u20ac\u00a3\u00a5]?)(\d{1,3}(?:,\d{3})+|\d+|(?=\.\d))(\.\d+)?(e[-+]?\d{1,4})?",
     re.I,
 )
+_EXACT = Context(prec=MAX_PREC, Emin=MIN_EMIN, Emax=MAX_EMAX)
 _ABBREVIATION = re.compile(r"(?<![\w.])(?:[^\W\d_]\.){2,}")
 _PAIRS = ((re.compile(r'"([^"]*)"'), r"\1"), (re.compile(r"(?<!\w)'([^']*)'(?!\w)"), r"\1"))
 _ENCLOSED = re.compile(r"\(([^(),;:]*)\)|\[([^\[\],;:]*)\]")
 _ASIDE = re.compile(r"(?<=\s)\(([^\W\d_][^()\d,;:]*)\)(?!\w)")
 _STOPS = re.compile(
-    r"(?:(?<!\d)!|[.?;:\u2026\uff0c\uff1b\u3001])+(?=\s|\Z)|(?<!\d),(?=\s|\Z)"
+    r"(?<![.?;:\u2026\uff0c\uff1b\u3001])(?<!(?<!\d)!)(?:(?<!\d)!|[.?;:\u2026\uff0c\uff1b\u3001])+(?=\s|\Z)|(?<!\d),(?=\s|\Z)"
     r"|(?<=\d),(?=\s+[^\s\d.+-]|\s*\Z)|[\u00a1\u00bf]"
 )
 _SPACED_OPERATOR = re.compile(r"\s*([<>=+*/^|~]+)\s*")
@@ -97,7 +98,7 @@ def comparable(text: str, *, lowercase: bool = True, articles: bool = False, hyp
     if number and not re.match(r"0\d", number[4]):  # 007 is a name
         currency, sign, other, whole, fraction, exponent = (part or "" for part in number.groups())
         value = Decimal(sign + whole.replace(",", "") + fraction + exponent)
-        return f"{currency}{other}{value.normalize() + 0:f}" if abs(value.adjusted()) < 1000 else text
+        return f"{currency}{other}{_EXACT.add(value.normalize(_EXACT), 0):f}" if abs(value.adjusted()) < 1000 else text
     text = re.sub(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])", lambda match: match[0].replace(",", ""), text)
     text = re.sub(r"(?<=\d),\s+(?=[-+.\d])", ",", text)
     text = _HYPHEN.sub(hyphen, _ASIDE.sub(r"\1", text))
@@ -174,7 +175,7 @@ def gives_away(text: str, answer: str) -> bool:
     searched = _plain(text)
     if re.search(r"[^\W\d_]", words) and not re.search(r"[^\w\s]", words):
         spelt = re.escape(words).replace(r"\ ", r"\s+")
-        loose = r"[\s\-.,_*]{0,3}".join(re.escape(character) for character in words if character != " ")
+        loose = r"[\s\-.,_*]{0,3}".join(re.escape(character) for character in words if character not in " _")
         exact = rf"(?<!\w){spelt}(?:s|'s)?(?!\w)"
         found = bool(re.search(rf"{exact}|(?<!\w){loose}(?!\w)" if len(words) > 3 else exact, searched))
     else:

@@ -64,6 +64,7 @@ RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
                 r"\s*(?=\{)"), r"\\text"),
     (re.compile(r"\\(?:q?quad|hspace\{[^{}]*\}|thinspace|space|phantom\{[^{}]*\})(?![A-Za-z])"), " "),
     (re.compile(r"(?<!\\)\\[,;: >\n]|~"), " "),
+    (re.compile(r" {2,}"), " "),  # rules below would look at each space of a run for itself
     (re.compile(r"\\[(\[]|(?<!\\)\\[)\]]"), ""),
     (re.compile(r"\{\s*,\s*\}"), ","),
     (re.compile(r"\\(?:lbrace)(?![A-Za-z])"), r"\\{"),
@@ -135,10 +136,14 @@ def _repeating(whole: str, start: str, period: str) -> str:
     return rf"\frac{{{over}}}{{{(10 ** len(period) - 1) * 10 ** len(start)}}}"
 
 
+#: A number of more digits is cut: Python refuses to read 4,300, and a repeating decimal joins three numbers.
+_DIGITS = re.compile(r"(?<!\d)(?<!\d,)((?:\d,?){1300})[\d,]+")
+
+
 @lru_cache(maxsize=1000)
 def tidy(text: str) -> str:
     """Return the normalized form of an answer, without introductory words and typesetting."""
-    text = re.sub(r"\s+", " ", text.strip())
+    text = _DIGITS.sub(r"\1", re.sub(r"\s+", " ", text.strip()))
     while (match := re.fullmatch(r"(\*{1,3}|_{2,3})(?=[^\s*_])(.+?)\1[.:]?", text, re.S)) and match[1] not in match[2]:
         text = match[2].strip()  # emphasis in Markdown
     text = text.strip("`").strip()

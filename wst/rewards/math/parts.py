@@ -93,8 +93,8 @@ def parse_compound(text: str) -> Compound | None:
         rows = [re.split(r"(?<!\\)&", row) for row in re.split(r"\\\\", match[2]) if row.strip()]
         cells = tuple(cell.strip() for row in rows for cell in row)
         return Compound("matrix", cells, str([len(row) for row in rows]))
-    if match := _MEMBER.match(text):
-        return parse_compound(text[match.end() :].strip())
+    while match := _MEMBER.match(text):
+        text = text[match.end() :].strip()
     if interval := _interval(text):
         return interval
     pieces = split_outside(text, _CUP)

@@ -13,7 +13,7 @@ _PARTS = {"half": 2, "halve": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6
 _WORD = "|".join(sorted([*NUMBER_WORDS, *_SCALES, *_PARTS], key=len, reverse=True))
 _RUN = re.compile(
     rf"(negative |minus )?(\d[\d,]*(?:\.\d+)?|(?:{'|'.join(NUMBER_WORDS)})(?![a-z]))"
-    rf"((?:[ -]+(?:and +)?(?:a +)?(?:{_WORD})s?(?![a-z]))*)(?:[ ]+(squared|cubed|factorial)(?![a-z]))?",
+    rf"((?:[ -]+(?:and +)?(?:a +)?(?:{_WORD})s?(?![a-z])){{0,20}})(?:[ ]+(squared|cubed|factorial)(?![a-z]))?",
     re.I,
 )
 
@@ -36,6 +36,8 @@ def spoken_number(text: str) -> str:
         mixed = re.fullmatch(r"(\d+) and (\d+)\s*/\s*(\d+)", plain)
         return f"{mixed[1]} {mixed[2]}/{mixed[3]}" if mixed else text
     first = match[2].lower()
+    if first not in NUMBER_WORDS and not first[0].isdecimal():
+        return text  # ignoring case, a long s is an s as well
     whole, part = (
         Fraction(0),
         Fraction(NUMBER_WORDS[first]) if first in NUMBER_WORDS else Fraction(first.replace(",", "")),
