@@ -86,6 +86,15 @@ def test_leave_one_out_is_the_mean_of_the_others(table: list[list[float]]) -> No
             assert advantages[row, column].item() == pytest.approx(expected, abs=1e-9)
 
 
+@given(st.floats(-10, 10, width=32), st.integers(2, 9))
+def test_equal_rewards_leave_no_advantage_over(reward: float, samples: int) -> None:
+    """Rounding must not: Adam makes a whole step of the smallest gradient."""
+    rewards = torch.full((3, samples), reward)
+    for baseline in (GroupMean(), LeaveOneOut(), JamesStein(), seen(0.9, [[reward]])):
+        assert (baseline(rewards) == 0).all()
+        assert (baseline(rewards) == 0).all()
+
+
 def test_leave_one_out_does_not_depend_on_the_sample_itself() -> None:
     """This is what keeps the gradient unbiased: E[b grad log pi] is 0."""
     score = {0: -0.3, 1: 0.7}  # d log pi / d preference of arm 1, where pi(1) is 0.3

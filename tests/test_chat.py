@@ -56,6 +56,8 @@ def test_a_system_text_goes_to_the_first_turn_where_the_template_knows_no_system
     assert tokenizer.decode(encode_chat(tokenizer, CHAT)) == text
     assert tokenizer.decode(encode_chat(tokenizer, CHAT[:1])) == "user: Brief.|"
     assert tokenizer.decode(encode_chat(tokenizer, CHAT[1:2])) == "user: Hi|"
+    greeted = [CHAT[0], Message("assistant", "Welcome."), *CHAT[1:]]
+    assert tokenizer.decode(encode_chat(tokenizer, greeted)) == f"assistant: Welcome.|{text}"
 
 
 def test_without_a_template_the_turns_are_joined_by_blank_lines(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -221,6 +221,6 @@ def test_sampling_and_answering_overlap(tiny_model: str) -> None:
         student.setup(torch.device("cpu"))
         instructions = module.instruct(queries, 4)
         asked.append(len(server.requests))
-        module.environment.respond([query for query in queries for _ in range(4)], instructions, module._draws(4))
+        module.environment.respond([query for query in queries for _ in range(4)], instructions, module._draws(4, 4))
         student.close()
     assert asked[0] > 0

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 from modules import CPU, adapter, data, fit, make, one_step
-from toys import FailingParrot, Lowercase, MoodyParrot, OneTooMany, Parrot, Silent
+from toys import Alike, FailingParrot, Lowercase, MoodyParrot, OneTooMany, Parrot, Silent
 from trainers import records
 
 from wst import (
     GroupMean,
     LocalStudent,
     Prompt,
+    Query,
     Teacher,
     Unaided,
     WeightedSum,
@@ -79,6 +80,24 @@ def test_what_cannot_be_scored_moves_nothing(tiny_model: str, tmp_path: Path) ->
     before = adapter(module)
     fit(module, data(tmp_path), tmp_path)
     assert all(torch.equal(value, before[name]) for name, value in adapter(module).items())
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_what_does_not_differ_moves_nothing(tiny_model: str, tmp_path: Path, whiten: bool) -> None:
+    module = make(tiny_model, reward=Alike(), whiten_advantages=whiten, samples_per_query=3)
+    module.teacher.load(CPU)
+    before = adapter(module)
+    fit(module, data(tmp_path), tmp_path)
+    assert all(torch.equal(value, before[name]) for name, value in adapter(module).items())
+
+
+@pytest.mark.parametrize("samples", [1, 3, 9])
+def test_any_number_of_instructions_can_be_asked_for(tiny_model: str, samples: int) -> None:
+    module = make(tiny_model)
+    module.teacher.load(CPU)
+    queries = [Query("a", "x"), Query("b", "y")]
+    assert len(module.instruct(queries, samples)) == 2 * samples
+    assert len(module.instruct(queries, samples, greedy=True)) == 2 * samples
 
 
 def test_a_failed_answer_is_unknown_not_wrong(tiny_model: str) -> None:

@@ -190,6 +190,7 @@ def test_whitening_leaves_the_unknown_at_0_and_out_of_the_figures() -> None:
 @pytest.mark.parametrize("valid", [[True, True, True], [True, False, False], [False, False, False]])
 def test_whitening_what_does_not_differ_gives_0(valid: list[bool]) -> None:
     assert whiten(torch.full((3,), 0.7), torch.tensor(valid)).tolist() == [0.0, 0.0, 0.0]
+    assert whiten(torch.full((11,), 1e6 / 3), torch.ones(11, dtype=torch.bool)).tolist() == [0.0] * 11
 
 
 def test_sequence_kl_is_the_log_ratio_of_the_sampled_tokens() -> None:

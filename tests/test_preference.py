@@ -29,7 +29,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from wst import LoRA, Message, PreferenceExport, PreferenceModel, Query
-from wst.errors import DataError, ModelError
+from wst.errors import DataError, Diverged, ModelError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -92,6 +92,16 @@ def test_a_query_without_a_pair_is_refused(tiny_model: str, side: str) -> None:
     with pytest.raises(DataError, match=rf"query 'lonely': it has no '{side}' answer.*HHRLHF") as caught:
         module.margins([pair(1), Query("lonely", "?", extra=extra)])
     assert "\n" not in str(caught.value)
+
+
+def test_scores_that_are_no_numbers_end_the_run(tiny_model: str, tmp_path: Path) -> None:
+    module = load(make(tiny_model))
+    next(iter(module.trainable())).data.fill_(math.nan)
+    with pytest.raises(Diverged, match="not numbers after 0 steps; lower the learning rate"):
+        trainer(tmp_path, 1).fit(module, Pairs())
+    module.trained_steps = 1
+    with pytest.raises(ModelError, match=r"preference model: weight .* is not finite"):
+        trainer(tmp_path, 1).test(module, Pairs(), verbose=False)
 
 
 @dataclass

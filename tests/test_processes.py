@@ -73,6 +73,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "model.init_args.entropy_coef": 0.01,
         "model.init_args.micro_batch_size": 2,
     },
+    "mostly nothing to learn": {"model.init_args.reward": {"class_path": "toys.OneQuery"}},
     "unaided baseline, by sequence": {
         "model.init_args.baseline": {"class_path": "wst.Unaided"},
         "model.init_args.normalization": "sequences",

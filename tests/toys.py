@@ -89,6 +89,20 @@ class Silent(Reward):
         return [math.nan] * len(rollouts)
 
 
+class Alike(Reward):
+    """Gives all answers to a query the same reward, no sum of which is exact in float32."""
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+        return [0.1 + 0.2 * len(r.query.text) for r in rollouts]
+
+
+class OneQuery(Lowercase):
+    """Tells the answers to the query q0 apart, and no others."""
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+        return [x if r.query.id == "q0" else 0.3 for x, r in zip(super().score(rollouts), rollouts, strict=True)]
+
+
 class OneTooMany(Reward):
     """Gives one reward too many."""
 

@@ -153,7 +153,9 @@ class WeakToStrong(TrainingLifecycle):
             instructions = self.instruct(queries, self.samples_per_query, record=own)
         with self.phase(own, "respond"):
             repeated = [query for query in queries for _ in range(self.samples_per_query)]
-            own.rollouts = self.environment.respond(repeated, instructions, self._draws(len(queries)))
+            own.rollouts = self.environment.respond(
+                repeated, instructions, self._draws(len(queries), self.samples_per_query)
+            )
         if self._skip_if_failed(own):
             return {"record": StepRecord.joined(gather(own))}
         with self.phase(own, "score"):
@@ -188,7 +190,7 @@ class WeakToStrong(TrainingLifecycle):
         self, queries: Sequence[Query], samples: int = 1, greedy: bool = False, record: StepRecord | None = None
     ) -> list[Instruction]:
         """Let the teacher write; a student that works in the background answers what is finished meanwhile."""
-        draws = [0] * len(queries) if greedy else self._draws(len(queries))
+        draws = [0] * (len(queries) * samples) if greedy else self._draws(len(queries), samples)
 
         def done(place: int, instruction: Instruction) -> None:
             self.environment.prefetch(queries[place // samples], instruction, draws[place])
@@ -199,13 +201,13 @@ class WeakToStrong(TrainingLifecycle):
             return self.screen.sample(self, queries, samples, done, record)
         return sample_distinct(self.teacher, queries, samples, self.resample, on_done=done)
 
-    def _draws(self, queries: int) -> list[int]:
+    def _draws(self, queries: int, samples: int) -> list[int]:
         """Number the answers [queries * samples] that this step draws from the student (`Prompt.sample`).
 
         A step that is made again after a resume draws the same numbers, so a cache has its answers.
         """
         first = 1 + self.trained_steps * self.samples_per_query
-        return [first + k for _ in range(queries) for k in range(self.samples_per_query)]
+        return [first + k for _ in range(queries) for k in range(samples)]
 
     def _scores(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, dict[str, Tensor]]:
         scores = self.environment.score(rollouts)

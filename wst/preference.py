@@ -19,7 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wst.callbacks import USUAL_OF_PREFERENCE, missing
 from wst.distributed import check_strategy, collective_errors, gather
-from wst.errors import ConfigError, DataError
+from wst.errors import ConfigError, DataError, Diverged
+from wst.evaluation.instructors import check_finite
 from wst.evaluation.metrics import Estimate, PairedRewards, estimate_gain, estimate_mean, is_binary
 from wst.modeling.chat import ChatEncoder, dialogue
 from wst.modeling.classifiers import load_classifier, score_rows
@@ -104,9 +105,18 @@ class PreferenceModel(FromSpec, TrainedWeightsOnly):
     # ------------------------------------------------------------- the method
 
     def training_step(self, queries: list[Query], batch_idx: int) -> Tensor:
-        """Return the Bradley-Terry loss of a batch of pairs."""
+        """Return the Bradley-Terry loss of a batch of pairs.
+
+        Raises:
+            Diverged: If a score is not a number.
+        """
         margins = self.margins(queries)
         everyone = torch.cat(gather(margins.detach().cpu()))
+        if not bool(everyone.isfinite().all()):
+            raise Diverged(
+                f"the preference model's scores are not numbers after {self.trained_steps} steps; lower the learning "
+                "rate, or set a dtype with a larger range"
+            )
         # DDP averages gradients over ranks, which may have different numbers of pairs.
         loss = -functional.logsigmoid(margins).sum() * self.trainer.world_size / len(everyone)
         self.log_dict(_figures("train", everyone), batch_size=len(everyone), prog_bar=True)
@@ -146,10 +156,12 @@ class PreferenceModel(FromSpec, TrainedWeightsOnly):
 
         Raises:
             ConfigError: If nothing was trained.
+            ModelError: If a weight is not finite.
         """
         self.scores.reset()
         if not self.trained_steps:
             raise ConfigError("test: there is no trained preference model; give --ckpt_path (last, best or a file)")
+        check_finite(cast(nn.Module, self.network), "preference model")
 
     def test_step(self, queries: list[Query], batch_idx: int) -> None:
         """Rank each pair by the model and by length; a tie counts as half correct."""

@@ -14,7 +14,7 @@ from comparison_rows import BEFORE, Down, Shout, reviews, tiny_teacher
 from endpoints import FakeServer
 from toys import Lowercase, Parrot
 
-from wst import EndpointStudent, Length, Prices, Prompt, Response
+from wst import EndpointStudent, Length, Prices, Prompt, Response, Rollout
 from wst.errors import StorageError
 from wst.evaluation import NONE, compare
 from wst.evaluation.tables import show
@@ -51,6 +51,21 @@ def test_what_is_answered_is_not_asked_again(tmp_path: Path) -> None:
     more = Parrot()
     compare(data, {"s": more}, Lowercase(), **(arguments | {"fixed": ["a", "b"]}))
     assert {prompt.messages[0].content.split("\n")[0] for prompt in more.asked} == {"b"}
+
+
+def test_a_reward_sees_all_of_an_answer(tmp_path: Path) -> None:
+    class Refusing(Parrot):
+        def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
+            return [Response("no", 1, prompt_tokens=3, refused=True) for _ in super().respond(prompts)]
+
+    class Seen(Lowercase):
+        def score(self, rollouts: Sequence[Rollout]) -> list[float]:
+            return [float(r.response.refused and r.response.prompt_tokens == 3) for r in rollouts]
+
+    for _ in range(2):  # asked, and read from the journal
+        arguments: dict[str, Any] = {"fixed": ["a"], "output": str(tmp_path / "out"), "resamples": 1000}
+        found = compare(reviews(tmp_path), {"s": Refusing()}, Seen(), **arguments)
+        assert {row["reward"] for row in found.rows} == {1.0}
 
 
 def test_failed_answers_are_asked_again_and_count_as_unknown(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from wst.errors import ConfigError
@@ -14,7 +15,7 @@ def training_curve(folder: Path) -> dict[str, list[tuple[int, float]]]:
         folder: The run's log folder, such as ``runs/quickstart/version_0``.
 
     Returns:
-        ``{"train": [(step, reward), ...], "val": [...]}``, steps counted from 1.
+        ``{"train": [(step, reward), ...], "val": [...]}``, steps counted from 1, without those whose reward is unknown.
 
     Raises:
         ConfigError: If there is no TensorBoard log with a reward in it.
@@ -27,10 +28,11 @@ def training_curve(folder: Path) -> dict[str, list[tuple[int, float]]]:
     log.Reload()
     known = log.Tags()["scalars"]
     curve = {
-        name: [(event.step, event.value) for event in log.Scalars(f"{name}/reward")]
+        name: [(event.step, event.value) for event in log.Scalars(f"{name}/reward") if not math.isnan(event.value)]
         for name in ("train", "val")
         if f"{name}/reward" in known
     }
+    curve = {name: points for name, points in curve.items() if points}
     if not curve.get("train"):
         raise ConfigError(f"compare: the TensorBoard log in run {str(folder)!r} has no train/reward")
     return curve

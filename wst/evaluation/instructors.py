@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from wst.errors import ConfigError, ModelError, WSTError
 from wst.evaluation.rows import NONE
@@ -184,13 +185,13 @@ class AskedStudent(Arm):
         self.student.close()
 
 
-def check_finite(teacher: Teacher, name: str) -> None:
-    """Check that no weight is NaN or infinite: such a teacher would write something all the same.
+def check_finite(model: Teacher | nn.Module, name: str) -> None:
+    """Check that no weight is NaN or infinite: such a model would write or score something all the same.
 
     Raises:
         ModelError: If one is.
     """
-    if broken := first_nonfinite(teacher.named_parameters()):
+    if broken := first_nonfinite(model.named_parameters()):
         raise ModelError(f"{name}: weight {broken} is not finite; give weights of a training that did not diverge")
 
 

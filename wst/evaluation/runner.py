@@ -48,7 +48,14 @@ class JournaledStudent(Student):
         keys = [key_of("answer", self._identity, _plain(prompt.messages)) for prompt in prompts]
         entries = self._journal.fill(keys, lambda places: self._ask([prompts[i] for i in places]))
         return [
-            Response(entry["response"], entry["response_tokens"], entry["truncated"], error=entry["error"])
+            Response(
+                entry["response"],
+                entry["response_tokens"],
+                entry["truncated"],
+                prompt_tokens=entry.get("prompt_tokens", 0),
+                refused=entry.get("refused", False),
+                error=entry["error"],
+            )
             for entry in entries
         ]
 
@@ -61,6 +68,8 @@ class JournaledStudent(Student):
                 "response": response.text,
                 "response_tokens": response.tokens,
                 "truncated": response.truncated,
+                "prompt_tokens": response.prompt_tokens,
+                "refused": response.refused,
                 "error": response.error,
             }
             for response in respond(self.student, prompts)

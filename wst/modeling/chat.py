@@ -80,8 +80,10 @@ def prepared_turns(
     """
     messages = [Message(m.role, neutralize_control_tokens(tokenizer, m.content)) for m in messages]
     if tokenizer.chat_template and messages[0].role == "system" and not _knows_system(tokenizer, options):
-        merged = f"{messages[0].content}\n\n{messages[1].content}" if len(messages) > 1 else messages[0].content
-        messages = [Message("user", merged), *messages[2:]]
+        system, *turns = messages
+        first = next((i for i, turn in enumerate(turns) if turn.role == "user"), len(turns))
+        asked = [system.content, *(turn.content for turn in turns[first : first + 1])]
+        messages = [*turns[:first], Message("user", "\n\n".join(asked)), *turns[first + 1 :]]
     return messages
 
 

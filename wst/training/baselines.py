@@ -2,7 +2,8 @@
 
 Subtracting a baseline that does not depend on the sampled instruction leaves the expected gradient unchanged and
 lowers its variance (Williams 1992). Rewards come as a table [queries, samples]; NaN marks a reward that is unknown: it
-is left out of every mean and gets advantage 0.
+is left out of every mean and gets advantage 0. Means are computed in float64: of equal rewards they are exactly that
+reward, and no advantage is left over for Adam, which scales the size of a gradient away.
 """
 
 from __future__ import annotations
@@ -87,10 +88,10 @@ class MovingAverage(Baseline):
 
     def baseline(self, rewards: Tensor, unaided: Tensor | None) -> Tensor:
         """Return the average over the batches before this one, then update it with this one."""
-        batch_mean = rewards.nanmean().to(self.mean)
+        batch_mean = rewards.double().nanmean().to(self.mean)
         past = torch.where(self.mean.isnan(), batch_mean, self.mean)
         if not batch_mean.isnan():
-            self.mean.copy_(self.decay * past + (1 - self.decay) * batch_mean)
+            self.mean.copy_(torch.lerp(past, batch_mean, 1 - self.decay))
         return past.to(rewards).expand_as(rewards)
 
 
@@ -101,7 +102,7 @@ class GroupMean(Baseline):
 
     def baseline(self, rewards: Tensor, unaided: Tensor | None) -> Tensor:
         """Return each query's mean, the same for all its samples."""
-        return rewards.nanmean(dim=1, keepdim=True).expand_as(rewards)
+        return rewards.double().nanmean(dim=1, keepdim=True).to(rewards).expand_as(rewards)
 
 
 class LeaveOneOut(Baseline):
@@ -114,10 +115,11 @@ class LeaveOneOut(Baseline):
 
     def baseline(self, rewards: Tensor, unaided: Tensor | None) -> Tensor:
         """Return the mean of the others; NaN for a sample none of whose others was scored."""
-        known = ~rewards.isnan()
-        total = rewards.nansum(dim=1, keepdim=True)
+        table = rewards.double()
+        known = ~table.isnan()
+        total = table.nansum(dim=1, keepdim=True)
         others = known.sum(dim=1, keepdim=True) - known.int()
-        return torch.where(others > 0, (total - rewards.nan_to_num(nan=0.0)) / others, torch.nan)
+        return torch.where(others > 0, (total - table.nan_to_num(nan=0.0)) / others, torch.nan).to(rewards)
 
 
 class Unaided(Baseline):

@@ -56,11 +56,12 @@ def whiten(advantages: Tensor, valid: Tensor) -> Tensor:
     Returns:
         Same shape. If all advantages are equal, they become 0.
     """
+    table = advantages.double()  # of equal advantages the mean is exact, and nothing is left to be scaled up
     count = valid.sum().clamp(min=1)
-    mean = torch.where(valid, advantages, 0.0).sum() / count
-    centred = torch.where(valid, advantages - mean, 0.0)
+    mean = torch.where(valid, table, 0.0).sum() / count
+    centred = torch.where(valid, table - mean, 0.0)
     std = (centred.square().sum() / count).sqrt()
-    return torch.where(std > 1e-8, centred / std.clamp(min=1e-8), 0.0)
+    return torch.where(std > 1e-8, centred / std.clamp(min=1e-8), 0.0).to(advantages)
 
 
 def denominator(token_counts: Tensor, normalization: Normalization) -> Tensor:

@@ -121,6 +121,8 @@ class PolicyUpdate:
                 self.replay.clear()  # it may be the cause
                 optimizer.zero_grad()
                 return self._not_finite(module, instructions, advantages, scale)
+        else:
+            optimizer.zero_grad()  # the sums of several ranks are zeros; Adam's momentum would make a step of them
         optimizer.step()
         if (scheduler := module.lr_schedulers()) is not None:
             cast(LRScheduler, scheduler).step()
