@@ -44,12 +44,25 @@ def test_a_query_that_serves_two_purposes_is_shown(tmp_path: Path, capsys: pytes
     for split, texts in rows.items():
         files[split] = str(tmp_path / f"{split}.jsonl")
         Path(files[split]).write_text("".join(json.dumps({"text": t, "label": "x"}) + "\n" for t in texts))
-    for name, test in (("apart", files["val"]), ("mixed", files["test"])):
+
+    def run(name: str, test: str, trained: str = "wst.WeakToStrong") -> str:
+        options = {"train": files["train"], "val": None, "test": files[test], "val_share": 0.0}
+        data = {"class_path": "wst.QueryDataModule", "init_args": options}
         (tmp_path / name).mkdir()
-        options = {"train": files["train"], "val": None, "test": test}
-        config = {"data": {"class_path": "wst.QueryDataModule", "init_args": options | {"val_share": 0.0}}}
-        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
+        config = yaml.safe_dump({"data": data, "model": {"class_path": trained}})
+        (tmp_path / name / "config.yaml").write_text(config)
+        return str(tmp_path / name)
+
     disjoint = script("disjoint")
-    assert disjoint.main([str(tmp_path / "apart")]) == 0
-    assert disjoint.main([str(tmp_path / "mixed")]) == 1
+    apart, seed, mixed = run("apart", "val"), run("seed", "val"), run("mixed", "test")
+    preference = run("preference", "val", "wst.PreferenceModel")
+    assert disjoint.main([apart, seed]) == 0
+    assert disjoint.main([mixed]) == 1
     assert "mixed train and" in capsys.readouterr().out
+    assert disjoint.main([apart, preference]) == 1
+    assert "apart train and" in capsys.readouterr().out
+
+
+def test_a_table_of_rows_that_are_not_there_is_an_error(tables: ModuleType) -> None:
+    with pytest.raises(SystemExit, match=r"no rows named 'unknown'.*demo_seed0"):
+        tables.files(["unknown"])

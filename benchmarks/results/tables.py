@@ -57,7 +57,10 @@ def _range(interval: list[Any]) -> str:
 
 def files(names: list[str]) -> list[Path]:
     """Return the rows files of these names, or all of them."""
-    return [FOLDER / f"{name}.jsonl.gz" for name in names] or sorted(FOLDER.glob("*.jsonl.gz"))
+    there = {path.name.removesuffix(".jsonl.gz"): path for path in sorted(FOLDER.glob("*.jsonl.gz"))}
+    if unknown := [name for name in names if name not in there]:
+        sys.exit(f"no rows named {unknown[0]!r} in {FOLDER}; there are: {', '.join(there)}")
+    return [there[name] for name in names or there]
 
 
 if __name__ == "__main__":
