@@ -83,8 +83,10 @@ def test_the_command_says_whether_a_sentence_does_as_well(fitted: Path, tmp_path
     assert said.splitlines()[0] in done.out
     assert re.match(r"[4-7] sentences raced for \d+ student calls; the winner: '", said)
     assert int(said.split("raced for ")[1].split()[0]) <= 60
+    assert "race: round 1 of " in done.out
     winner = (tmp_path / "out/sentence.txt").read_text().removesuffix("\n")
     rows = [json.loads(line) for line in (tmp_path / "out/rows.jsonl").read_text().split("\n")[:-1]]
+    assert {row["arm"] for row in rows} == {"no instruction", winner, "untrained teacher", "trained teacher"}
     found = {arm: [row["reward"] for row in rows if row["arm"] == arm] for arm in (winner, "trained teacher")}
     assert len(found[winner]) == len(found["trained teacher"]) == 6
     mean = sum(a - b for a, b in zip(found["trained teacher"], found[winner], strict=True)) / 6

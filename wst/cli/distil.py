@@ -40,14 +40,13 @@ def run(args: list[str]) -> int:
     finished = run_race(instructor, environment, data.queries("train"), sentences, options.samples, options.budget)
     folder = Path(options.output)
     write_whole(folder / "sentence.txt", finished.winner + "\n")
-    fixed = list(dict.fromkeys([*sentences, finished.winner]))
     comparison = compare(
         data,
         {_STUDENT: environment.student},
         environment.reward,
         module.teacher,
         {_TEACHER: options.teacher},
-        fixed,
+        [finished.winner],
         student_prompt=environment.prompt,
         limit=options.limit,
         output=options.output,

@@ -16,6 +16,7 @@ import torch
 
 from wst.environment import Environment
 from wst.errors import ConfigError, DataError
+from wst.terminal import printable, show
 from wst.types import Instruction, Query
 
 
@@ -82,7 +83,7 @@ def race(
     order = random.Random(seed).sample(range(len(queries)), len(queries))
     rewards: dict[str, list[float]] = {sentence: [] for sentence in remaining}
     used = calls = 0
-    for _ in range(rounds):
+    for n in range(rounds):
         share = budget // rounds // len(remaining)
         drawn = [queries[order[(used + i) % len(order)]] for i in range(share)]
         used += share
@@ -93,6 +94,10 @@ def race(
         for place, sentence in enumerate(remaining):
             rewards[sentence] += scores[place * share : (place + 1) * share]
         remaining = sorted(remaining, key=lambda sentence: -_mean(rewards[sentence], worst=True))
+        show(
+            f"race: round {n + 1} of {rounds}, {calls} calls, {len(remaining)} sentences, the best so far "
+            f"{_mean(rewards[remaining[0]]):.3f}: {printable(remaining[0], 80)}"
+        )
         remaining = remaining[: math.ceil(len(remaining) / 2)]
     last = {sentence: place for place, sentence in enumerate(remaining)}
     ranked = sorted(rewards, key=lambda s: (last.get(s, len(last)), -len(rewards[s]), -_mean(rewards[s], worst=True)))
