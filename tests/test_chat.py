@@ -176,7 +176,7 @@ def test_half_a_surrogate_is_a_question_mark(tokenizer: PreTrainedTokenizerBase)
     assert tokenizer.decode(encode_chat(tokenizer, [Message("user", "a\ud800b")])).startswith("<|im_start|>user\na?b")
     encoder = ChatEncoder(40, "limit")
     with pytest.warns(UserWarning, match="q was cut"):
-        ids = encoder.prompt(tokenizer, lambda text: [Message("user", text)], "\udfff" * 500, "q")
+        ids = encoder.prompt(tokenizer, lambda text, _: [Message("user", text)], "\udfff" * 500, "q")
     assert len(ids) == 40
 
 
@@ -216,6 +216,34 @@ def test_a_prompt_that_leaves_no_room_for_a_query_is_refused(tiny_model: str) ->
         teacher.load(CPU)
 
 
+def test_a_long_chat_keeps_its_query_and_last_turns(tiny_model: str) -> None:
+    turns = tuple(Message(("user", "assistant")[n % 2], f"turn {n} of many") for n in range(30))
+    teacher = Teacher(tiny_model, TeacherPrompt("{query}\nWrite."), dtype="float32", max_prompt_tokens=120)
+    teacher.load(CPU)
+    with pytest.warns(UserWarning, match="query 'q' was cut to fit"):
+        ids = teacher.encode(Query("q", "my question", history=turns))
+    text = teacher.tokenizer.decode(ids)
+    assert "my question\nWrite." in text
+    kept = [n for n in range(30) if f"turn {n} of many" in text]
+    assert kept == list(range(30 - len(kept), 30))
+    assert kept
+    assert len(ids) <= 120 < len(ids) + len("assistant: turn 10 of many\n\n")  # a byte is a token
+
+
+def test_a_student_reads_the_last_turns_and_the_whole_question(tiny_model: str) -> None:
+    turns = [Message(("user", "assistant")[n % 2], f"turn {n} of many") for n in range(30)]
+    student = LocalStudent(tiny_model, dtype="float32", max_prompt_tokens=150, cache=False)
+    student.setup(CPU)
+    asked = Prompt((Message("system", "be brief"), *turns, Message("user", "my question")))
+    with pytest.warns(UserWarning, match="was cut to fit"):
+        text = student.tokenizer.decode(student._encode(asked))
+    assert "be brief" in text
+    assert "my question" in text
+    kept = [n for n in range(30) if f"turn {n} of many" in text]
+    assert kept == list(range(30 - len(kept), 30))
+    assert kept[0] % 2 == 0
+
+
 @pytest.mark.parametrize("place", ["query", "history"])
 def test_a_query_of_megabytes_is_not_tokenized_whole(
     tiny_model: str, place: str, monkeypatch: pytest.MonkeyPatch
@@ -236,6 +264,6 @@ def test_a_query_of_megabytes_is_not_tokenized_whole(
     big = "word " * 400_000
     query = Query("q", big) if place == "query" else Query("q", "x", history=(Message("user", big),))
     with pytest.warns(UserWarning, match="was cut"):
-        assert len(teacher.encode(query)) == 100
+        assert len(teacher.encode(query)) == (100 if place == "query" else len(teacher.encode(Query("q", "x"))))
     assert max(seen) < 10_000
     assert len(seen) < 50

@@ -269,12 +269,13 @@ class Teacher(FromSpec, nn.Module):
 
     def encode(self, query: Query) -> tuple[int, ...]:
         """Return the token ids of the prompt for a query, at most ``max_prompt_tokens``."""
-        experience = self.experience.text(query.id) if self.experience is not None else ""
+        experience, turns = self.experience.text(query.id) if self.experience is not None else "", query.history
 
-        def chat(text: str) -> tuple[Message, ...]:
-            return self.prompt(Query(query.id, text, history=query.history), experience).messages
+        def chat(text: str, start: int) -> tuple[Message, ...]:
+            return self.prompt(Query(query.id, text, history=turns[start:]), experience).messages
 
-        return tuple(self.encoder.prompt(self.tokenizer, chat, query.text, f"query {query.id!r}"))
+        name, starts = f"query {query.id!r}", range(len(turns) + 1)
+        return tuple(self.encoder.prompt(self.tokenizer, chat, query.text, name, starts))
 
     @torch.no_grad()
     def sample(

@@ -49,6 +49,14 @@ def test_the_best_wins_within_the_budget(count: int, budget: int) -> None:
     assert sum(tried) == finished.calls
 
 
+def test_unaided_answers_are_in_the_budget() -> None:
+    student, reward = Counting(), Said()
+    reward.needs_unaided = True
+    finished = race(["a 1", "b 0", "c 0"], QUERIES, Environment(student, reward), 50)
+    assert len(student.asked) == finished.calls <= 50
+    assert sum(prompt.messages[0].content.startswith("number") for prompt in student.asked) > 0
+
+
 def test_sentences_meet_the_same_queries() -> None:
     student = Counting()
     race(["a 1", "b 0"], QUERIES, Environment(student, Said()), 20)
@@ -85,6 +93,9 @@ def test_the_command_says_whether_a_sentence_does_as_well(fitted: Path, tmp_path
     assert int(said.split("raced for ")[1].split()[0]) <= 60
     assert "race: round 1 of " in done.out
     winner = (tmp_path / "out/sentence.txt").read_text().removesuffix("\n")
+    standings = [json.loads(line) for line in (tmp_path / "out/race.jsonl").read_text().splitlines()]
+    assert standings[0]["sentence"] == winner
+    assert f"{len(standings)} sentences raced" in said
     rows = [json.loads(line) for line in (tmp_path / "out/rows.jsonl").read_text().split("\n")[:-1]]
     assert {row["arm"] for row in rows} == {"no instruction", winner, "untrained teacher", "trained teacher"}
     found = {arm: [row["reward"] for row in rows if row["arm"] == arm] for arm in (winner, "trained teacher")}

@@ -78,7 +78,12 @@ def test_levels_are_shares(levels: dict[str, float]) -> None:
 def test_it_is_read_as_it_was_written() -> None:
     gate = choose([-1.0] * 200, [1.0] * 200, [0.0] * 200, harm=0.05)
     assert Gate.from_dict(gate.to_dict()) == gate
-    for broken in ({}, gate.to_dict() | {"confidence": "mood"}, gate.to_dict() | {"threshold": "x"}):
+    for broken in (
+        {},
+        gate.to_dict() | {"confidence": "mood"},
+        gate.to_dict() | {"threshold": "x"},
+        gate.to_dict() | {"rows": 10**400},
+    ):
         with pytest.raises(ModelError, match="gate"):
             Gate.from_dict(broken)
 
@@ -98,4 +103,5 @@ def test_the_command_writes_the_gate_that_the_instructor_follows(fitted: Path, t
     assert Instructor.from_pretrained(str(folder), "cpu")("question 1")
     few = wst(["gate", str(folder), *options, "--data.init_args.limit_val=null", "--harm", "0.01"], tmp_path)
     assert few.code == 2
+    assert "gate: 30 validation queries; to show at most 1.0% harm" in few.err  # before any answer was asked for
     assert "takes at least 230" in few.err

@@ -97,6 +97,14 @@ def test_a_hub_that_refuses_is_one_line(folder: Path, monkeypatch: pytest.Monkey
         Instructor.from_pretrained("nobody/nothing")
 
 
+def test_a_broken_adapter_config_is_one_line(folder: Path, hub: FakeHub) -> None:
+    mine = Instructor.from_pretrained(str(folder), "cpu")
+    (folder / "adapter_config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"adapter_config\.json: no JSON object"):
+        mine.push_to_hub("me/teacher", base="them/base")
+    assert hub.asked == []
+
+
 @pytest.mark.parametrize("base", ["package:json/../../x.gguf", "hub:a/../b.gguf", "/tmp/base", "./base", "base"])
 def test_no_path_of_a_machine_is_pushed_or_read(folder: Path, hub: FakeHub, base: str) -> None:
     with pytest.raises(ModelError, match="path of this machine"):

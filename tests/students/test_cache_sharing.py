@@ -192,3 +192,15 @@ def test_a_claim_excludes_others_until_it_is_released_or_its_process_ends(path: 
     holder.communicate()
     assert cache.claim("a"), "a claim outlived its process"
     cache.release("a")
+
+
+def test_a_link_to_the_file_is_the_same_cache(path: Path, tmp_path: Path) -> None:
+    cache = AnswerCache(str(path))
+    cache.put({"key": Response("said")}, "s")
+    link = tmp_path / "link.sqlite"
+    link.symlink_to(path)
+    other = AnswerCache(str(link))
+    assert other.path == cache.path
+    assert cache.claim("a")
+    assert not other.claim("a")
+    cache.release("a")

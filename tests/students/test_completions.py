@@ -36,6 +36,7 @@ THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
         ("<think>2 + 2</think>\n\n4", "4"),
         ("2 + 2</think>4", "4"),
         ("<think>a</think>4 <think>b</think>apples", "4 apples"),
+        ("<think>a</think>b</think>4", "4"),
         ("a \ud83d b", "a \ufffd b"),
         ("\ud83d\ude00", "😀"),
     ],
@@ -253,6 +254,19 @@ def test_every_form_of_the_key_is_redacted(form: str, monkeypatch: pytest.Monkey
     assert redacted.startswith("before ")
     assert redacted.endswith(" after")
     assert "quote" not in redacted
+
+
+def test_an_answer_keeps_addresses_and_placeholders(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "1000 is EMPTY, see postgres://user:word@db/x"
+    for placeholder in ("0", "EMPTY"):
+        monkeypatch.setenv("MY_KEY", placeholder)
+        key = ApiKey("MY_KEY", "http://host/v1")
+        key.read()
+        assert key.redact_answer(said) == said
+        assert "word" not in key.redact(said)
+    monkeypatch.setenv("MY_KEY", KEY)
+    key.read()
+    assert key.redact_answer(f"{said} {KEY}") == f"{said} [key]"
 
 
 def test_only_openai_is_told_the_users_organisation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
 from wst.distributed import collective_errors, gather
+from wst.students.accounts import open_ledgers
 from wst.terminal import never_fatal
 from wst.training.folders import log_folder
 
@@ -35,13 +36,12 @@ class CallAccounts(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open the ledger in the log folder, and show the student's progress."""
-        for name, student in paid(pl_module).items():
-            accounts = student.accounts
-            if name != "student" and not accounts.student.startswith(f"{name} "):
-                accounts.student = f"{name} {accounts.student}"  # so that it does not share a budget
-            folder = gather(log_folder(trainer))[0]
-            with collective_errors():
-                accounts.open(folder, str(getattr(stage, "value", stage)))
+        if not (students := paid(pl_module)):
+            return
+        folder = gather(log_folder(trainer))[0]
+        with collective_errors():
+            open_ledgers(students, folder, str(getattr(stage, "value", stage)))
+        for student in students.values():
             student.on_progress = lambda done, total: show_progress(trainer, done, total)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,10 @@ from wst.evaluation.metrics import Values, estimate_gain, is_binary, paired_p_va
 from wst.evaluation.tables import show
 from wst.files import write_whole
 from wst.inference.artefact import Artefact
-from wst.inference.distil import Race, race
+from wst.inference.distil import Race, check_budget, race
 from wst.inference.instructor import Instructor
+from wst.settings import check_counts
+from wst.students.accounts import open_ledgers
 from wst.types import Query
 
 _TEACHER, _STUDENT = "trained teacher", "student"
@@ -35,11 +39,14 @@ def run(args: list[str]) -> int:
     artefact = Artefact.read(options.teacher)
     module, data = load_run("distil", rest)
     sentences = _lines(Path(options.sentences)) if options.sentences else list(USUAL)
-    environment = module.environment
+    check_counts("distil", 0, samples=options.samples)
+    environment, folder = module.environment, Path(options.output)
+    open_ledgers({"student": environment.student, **environment.reward.students()}, folder, "race")
     instructor = Instructor(artefact, options.device, options.base, data.eval_batch_size)
     finished = run_race(instructor, environment, data.queries("train"), sentences, options.samples, options.budget)
-    folder = Path(options.output)
     write_whole(folder / "sentence.txt", finished.winner + "\n")
+    standings = (json.dumps(asdict(one), ensure_ascii=False) for one in finished.standings)
+    write_whole(folder / "race.jsonl", "".join(line.replace("NaN", "null") + "\n" for line in standings))
     comparison = compare(
         data,
         {_STUDENT: environment.student},
@@ -80,11 +87,15 @@ def run_race(
     environment.check()
     drawn = random.Random(0).sample(range(len(queries)), min(samples, len(queries)))
     written = [instruction.text for instruction in instructor.write([queries[i] for i in drawn])]
+    raced = list(dict.fromkeys([*sentences, *filter(str.strip, written)]))
+    calibration = list(queries[: environment.reward.calibration_size])
+    check_budget(budget - len(calibration), len(raced), int(environment.reward.needs_unaided))
     environment.setup(instructor.placed)
     try:
-        if size := environment.reward.calibration_size:
-            environment.calibrate(list(queries[:size]))
-        return race([*sentences, *filter(str.strip, written)], queries, environment, budget)
+        if calibration:
+            environment.calibrate(calibration)
+        found = race(raced, queries, environment, budget - len(calibration))
+        return replace(found, calls=found.calls + len(calibration))
     finally:
         environment.close()
 

@@ -11,8 +11,9 @@ from wst.environment import Environment
 from wst.errors import ConfigError
 from wst.inference.artefact import Artefact
 from wst.inference.card import write_card
-from wst.inference.gate import Gate, choose
+from wst.inference.gate import Gate, check_rows, choose
 from wst.inference.instructor import Instructor
+from wst.students.accounts import open_ledgers
 from wst.types import Query
 
 
@@ -55,8 +56,12 @@ def find_gate(
         delta: Probability that this is exceeded.
 
     Raises:
-        DataError: If too few could be scored.
+        ConfigError: If a level is not between 0 and 1.
+        DataError: If there are too few, or too few could be scored.
     """
+    check_rows(len(queries), harm, delta)
+    students = {"student": environment.student, **environment.reward.students()}
+    open_ledgers(students, instructor.artefact.folder, "gate")
     environment.check()
     environment.setup(instructor.load().placed)
     try:

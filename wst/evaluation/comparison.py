@@ -20,7 +20,7 @@ from wst.modeling.loading import resolve_device
 from wst.prompts import StudentPrompt
 from wst.rewards.base import RewardLike, as_reward
 from wst.settings import check_arguments, check_types
-from wst.students.accounts import Accounts
+from wst.students.accounts import Accounts, open_ledgers
 from wst.students.base import Student
 from wst.students.function import as_student
 from wst.teacher import Teacher
@@ -94,10 +94,7 @@ def compare(
     with runner.progress:
         written, arms_found = runner.write(arms)
         reward.setup(place)
-        judges = _accounts(reward.students())
-        for name, accounts in judges.items():
-            accounts.student = f"{name} {accounts.student}"  # a budget of its own, even if a student is the same model
-            accounts.open(folder, "scores")
+        judges = open_ledgers(reward.students(), folder, "scores")
         for name, student in students.items():
             environment = Environment(JournaledStudent(student, runner.journal, place), reward, student_prompt)
             found[name] = runner.answer(name, environment, [arm for arm in arms if arm.name in written], written)

@@ -62,7 +62,7 @@ def race(
         sentences: Different instructions that are not blank, at least one.
         queries: Training queries; they are drawn in a random order, and again from the start when all were used.
         environment: Student and reward, both set up.
-        budget: Student calls at most.
+        budget: Student calls at most, those without an instruction included where the reward needs them.
         seed: Makes the order of the queries.
 
     Raises:
@@ -74,23 +74,19 @@ def race(
         raise ConfigError("distil: give at least one sentence, none of them blank")
     if not queries:
         raise DataError("distil: there are no training queries to race sentences on")
-    rounds = max(1, math.ceil(math.log2(len(remaining))))
-    if budget < rounds * len(remaining):
-        raise ConfigError(
-            f"distil: a budget of {budget} calls is too small for {len(remaining)} sentences in {rounds} rounds; give "
-            f"at least {rounds * len(remaining)}, or fewer sentences"
-        )
+    unaided = int(environment.reward.needs_unaided)
+    rounds = check_budget(budget, len(remaining), unaided)
     order = random.Random(seed).sample(range(len(queries)), len(queries))
     rewards: dict[str, list[float]] = {sentence: [] for sentence in remaining}
     used = calls = 0
     for n in range(rounds):
-        share = budget // rounds // len(remaining)
+        share = budget // rounds // (len(remaining) + unaided)
         drawn = [queries[order[(used + i) % len(order)]] for i in range(share)]
         used += share
         asked = [query for _ in remaining for query in drawn]
         rollouts = environment.respond(asked, [Instruction(sentence) for sentence in remaining for _ in drawn])
         scores = environment.score(rollouts).total
-        calls += len(rollouts)
+        calls += len(rollouts) + unaided * share
         for place, sentence in enumerate(remaining):
             rewards[sentence] += scores[place * share : (place + 1) * share]
         remaining = sorted(remaining, key=lambda sentence: -_mean(rewards[sentence], worst=True))
@@ -102,6 +98,26 @@ def race(
     last = {sentence: place for place, sentence in enumerate(remaining)}
     ranked = sorted(rewards, key=lambda s: (last.get(s, len(last)), -len(rewards[s]), -_mean(rewards[s], worst=True)))
     return Race([Standing(s, _mean(rewards[s]), len(rewards[s])) for s in ranked], calls)
+
+
+def check_budget(budget: int, sentences: int, unaided: int = 0) -> int:
+    """Return the number of rounds of a race.
+
+    Args:
+        budget: Student calls at most.
+        sentences: Number of sentences.
+        unaided: Answers without an instruction for each query.
+
+    Raises:
+        ConfigError: If the budget does not give each sentence a query in each round.
+    """
+    rounds = max(1, math.ceil(math.log2(sentences)))
+    if budget < (least := rounds * (sentences + unaided)):
+        raise ConfigError(
+            f"distil: a budget of {budget} calls is too small for {sentences} sentences in {rounds} rounds; give at "
+            f"least {least}, or fewer sentences"
+        )
+    return rounds
 
 
 def _mean(rewards: Sequence[float], worst: bool = False) -> float:

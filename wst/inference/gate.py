@@ -71,7 +71,7 @@ class Gate:
             numbers = [value for name, value in vars(gate).items() if name != "confidence"]
             if gate.confidence != CONFIDENCE or not all(math.isfinite(number) for number in numbers):
                 raise ValueError
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ModelError(
                 "wst.json: its gate is not one that this version can follow; upgrade wst, or run wst gate"
             ) from None
@@ -85,6 +85,23 @@ def rows_needed(harm: float, delta: float) -> int:
     114
     """
     return math.ceil(math.log(delta) / math.log1p(-harm))
+
+
+def check_rows(rows: int, harm: float, delta: float, what: str = "validation queries") -> None:
+    """Check that a level can be shown with so many queries.
+
+    Raises:
+        ConfigError: If a level is not between 0 and 1.
+        DataError: If there are too few; it says how many are needed.
+    """
+    for name, value in (("harm", harm), ("delta", delta)):
+        if not 0 < value < 1:
+            raise ConfigError(f"gate: {name} must be above 0 and below 1, got {value}")
+    if rows < (needed := rows_needed(harm, delta)):
+        raise DataError(
+            f"gate: {rows} {what}; to show at most {harm:.1%} harm with probability {1 - delta:.0%} takes at least "
+            f"{needed}, with none of them harmed"
+        )
 
 
 def choose(
@@ -109,20 +126,13 @@ def choose(
         ConfigError: If a level is not between 0 and 1.
         DataError: If there are too few queries that both could be scored for; it says how many are needed.
     """
-    for name, value in (("harm", harm), ("delta", delta)):
-        if not 0 < value < 1:
-            raise ConfigError(f"gate: {name} must be above 0 and below 1, got {value}")
     known = [
         (confidence, with_it - without)
         for confidence, with_it, without in zip(confidences, rewards, unaided, strict=True)
         if not math.isnan(with_it - without)
     ]
-    n, needed = len(known), rows_needed(harm, delta)
-    if n < needed:
-        raise DataError(
-            f"gate: {n} validation queries could be scored; to show at most {harm:.1%} harm with probability "
-            f"{1 - delta:.0%} takes at least {needed}, with none of them harmed"
-        )
+    n = len(known)
+    check_rows(n, harm, delta, "validation queries could be scored")
     from scipy.stats import binom
 
     threshold = math.inf  # shut for all

@@ -75,7 +75,10 @@ def upload(
         if not path.name.startswith(".")
     }
     if _ADAPTER in files:
-        config = json.loads(files[_ADAPTER].read_text(encoding="utf-8"))
+        try:
+            config = dict(json.loads(files[_ADAPTER].read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"{files[_ADAPTER]}: no JSON object ({error}); export the teacher again") from None
         files[_ADAPTER] = json.dumps(config | {"base_model_name_or_path": model}, indent=2).encode()
     files[FILE] = artefact.to_json().encode()
     files[CARD] = model_card(artefact, repo).encode()

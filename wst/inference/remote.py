@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _OWNER = "TeacherServer"
+_CLOSED = "Instructor: it was closed; make another one"
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class RemoteTeacher:
         )
         self._encoder.check_room(self._tokenizer, artefact.prompt(Query("", "")).messages)
         self._closed = False
+        self._lock = threading.Lock()  # nothing is handed to the loop once it is closed: nobody would answer
         self._jitter = random.Random()
         self._slots = asyncio.Semaphore(server.concurrency)
         self._loop = start_loop("wst-teacher")
@@ -108,32 +112,46 @@ class RemoteTeacher:
 
         Raises:
             ModelError: If the server gives none.
-            ConfigError: After `close`.
+            ConfigError: After `close`, and if another thread closes it meanwhile.
         """
-        if self._closed:
-            raise ConfigError("Instructor: it was closed; make another one")
         requests = [self._request(query, greedy) for query in queries]
-        return asyncio.run_coroutine_threadsafe(self._written(requests), self._loop).result()
+        with self._lock:
+            if self._closed:
+                raise ConfigError(_CLOSED)
+            writing = asyncio.run_coroutine_threadsafe(self._written(requests), self._loop)
+        try:
+            return writing.result()
+        except CancelledError:
+            raise ConfigError(_CLOSED) from None
 
     def close(self) -> None:
-        """Close the connections; nothing can be written afterwards."""
-        if self._closed:
-            return
-        self._closed = True
-        asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(timeout=30)
+        """Cancel calls in flight and close the connections; nothing can be written afterwards."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).result(timeout=30)
         self._loop.call_soon_threadsafe(self._loop.stop)
+
+    async def _disconnect(self) -> None:
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._client.close()
 
     def turns(self, query: Query) -> list[Message]:
         """Return the turns that the server gets: what training encoded, before the chat template."""
-        fitting = query.text
+        fitting: tuple[Message, ...] = ()
 
-        def chat(text: str) -> tuple[Message, ...]:
+        def chat(text: str, start: int) -> tuple[Message, ...]:
             nonlocal fitting
-            fitting = text
-            return self.artefact.prompt(replace(query, text=text)).messages
+            fitting = self.artefact.prompt(replace(query, text=text, history=query.history[start:])).messages
+            return fitting
 
-        self._encoder.prompt(self._tokenizer, chat, query.text, f"query {query.id!r}")
-        return prepared_turns(self._tokenizer, chat(fitting), self.artefact.chat_template_options or {})
+        starts = range(len(query.history) + 1)
+        self._encoder.prompt(self._tokenizer, chat, query.text, f"query {query.id!r}", starts)
+        return prepared_turns(self._tokenizer, fitting, self.artefact.chat_template_options or {})
 
     def _request(self, query: Query, greedy: bool) -> dict[str, Any]:
         stored = self.artefact

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -220,26 +221,41 @@ class ChatEncoder:
     shortened: int = 0
 
     def prompt(
-        self, tokenizer: PreTrainedTokenizerBase, chat: Callable[[str], Sequence[Message]], text: str, name: str
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        chat: Callable[[str, int], Sequence[Message]],
+        text: str,
+        name: str,
+        starts: Sequence[int] = (0,),
     ) -> list[int]:
-        """Encode the prompt that ``chat`` makes of a text. If it is too long, cut the text's end and warn.
+        """Encode the prompt that ``chat`` makes of a text. If it is too long, shorten it and warn.
+
+        First the oldest turns before the text are left out, as many as it takes; then the text's end is cut.
 
         Args:
             tokenizer: The model's.
-            chat: Returns the prompt's turns for the text, or for the part of it that fits.
+            chat: Returns the prompt's turns for the text, or for the part of it that fits, given the number of turns
+                before it to leave out.
             text: What may be cut.
             name: What the warning, or the error, calls the prompt.
+            starts: How many turns may be left out, in increasing order; 0 first.
 
         Raises:
             DataError: If the chat template does not take the turns.
         """
 
-        def encode(words: str) -> list[int]:
-            return encode_chat(tokenizer, chat(words), self.template_options, limit=self.limit)
+        def encode(words: str, start: int) -> list[int]:
+            return encode_chat(tokenizer, chat(words, start), self.template_options, limit=self.limit + 1)
+
+        def fits(start: int) -> bool:
+            return len(encode(text, start)) <= self.limit
 
         with _named(name):
-            ids, cut = encode_truncated(tokenizer, encode, text, self.limit)
-        self._report(int(cut), f"{name} was cut")
+            start = starts[0]
+            if len(starts) > 1 and not fits(start):
+                start = starts[min(bisect_left(starts, True, key=fits), len(starts) - 1)]
+            ids, cut = encode_truncated(tokenizer, lambda words: encode(words, start), text, self.limit)
+        self._report(int(cut or start != starts[0]), f"{name} was cut")
         return ids
 
     def check_room(self, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message]) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import statistics
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wst.errors import ConfigError, StudentStopped
 from wst.settings import check_arguments
 from wst.students.sqlite import Database, Layout
+
+if TYPE_CHECKING:
+    from wst.students.base import Student
 
 LEDGER = "calls.sqlite"
 
@@ -42,7 +47,7 @@ class Prices:
         completion: Price of a million tokens written.
 
     Raises:
-        ConfigError: If a price is negative.
+        ConfigError: If a price is negative or infinite.
     """
 
     prompt: float
@@ -52,8 +57,8 @@ class Prices:
         """Check the prices."""
         check_arguments(Prices, vars(self))
         for name in ("prompt", "completion"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"prices.{name} must be at least 0, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"prices.{name} must be a number of at least 0, got {getattr(self, name)}")
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Return the cost of a call."""
@@ -82,6 +87,14 @@ class Budget:
             limit = getattr(self, name)
             if limit is not None and not limit > 0:
                 raise ConfigError(f"budget.{name} must be above 0, or null for no limit, got {limit}")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that was booked: its number, and the ledger that it stands in."""
+
+    number: int
+    ledger: Database
 
 
 class Accounts:
@@ -117,14 +130,18 @@ class Accounts:
     def open(self, folder: Path, stage: str) -> None:
         """Move the ledger to a folder, and book further calls under a stage's name.
 
+        Calls that were made before any ledger was opened are booked there too, and count to its budget.
+
         Raises:
             CacheError: If the file cannot be used.
         """
         with self._lock:
-            self._ledger.close()
-            self._ledger, self._stage = Database((folder / LEDGER).absolute(), _LAYOUT), stage
-            with self._ledger.use():
-                pass
+            before, self._ledger = self._ledger, Database((folder / LEDGER).absolute(), _LAYOUT)
+            self._stage = stage
+            with self._ledger.transaction() as ledger:
+                if before.path is None:
+                    _copy(before, ledger, self.student)
+            before.close()
 
     def close(self) -> None:
         """Close the ledger's file."""
@@ -134,14 +151,14 @@ class Accounts:
         """Return the most that a call can cost."""
         return 0.0 if self.prices is None else self.prices.cost(prompt_tokens, completion_tokens)
 
-    def begin(self, bound: float) -> int | None:
+    def begin(self, bound: float) -> Call | None:
         """Book a call that is about to be sent.
 
         Args:
             bound: The most that it can cost.
 
         Returns:
-            The call's id in the ledger; None if the budget may not hold it, but calls are in flight that may turn out
+            The call; None if the budget may not hold it, but calls are in flight that may turn out
             cheaper: ask again when one of them has ended.
 
         Raises:
@@ -150,11 +167,12 @@ class Accounts:
         """
         with self._lock:
             with self._ledger.transaction() as ledger:
-                call = self._book(ledger, bound)
-            if call is not None:
-                self.in_flight += 1
-                self._counts["calls"] += 1
-            return call
+                number = self._book(ledger, bound)
+            if number is None:
+                return None
+            self.in_flight += 1
+            self._counts["calls"] += 1
+            return Call(number, self._ledger)
 
     def _book(self, ledger: sqlite3.Connection, bound: float) -> int | None:
         limits = {"student": self.student, "bound": bound, "calls": self.budget.calls, "cost": self.budget.cost}
@@ -180,12 +198,12 @@ class Accounts:
         ).lastrowid
 
     def end(
-        self, call: int, outcome: str, seconds: float, tokens: tuple[int, int] = (0, 0), cost: float | None = None
+        self, call: Call, outcome: str, seconds: float, tokens: tuple[int, int] = (0, 0), cost: float | None = None
     ) -> None:
         """Book the outcome of a call.
 
         Args:
-            call: Its id.
+            call: What `begin` has returned; its outcome goes into the ledger that it was booked in.
             outcome: "answered", or what went wrong, in a few words.
             seconds: How long it took.
             tokens: Tokens read and written, as far as known.
@@ -197,15 +215,15 @@ class Accounts:
         cost = self.bound(*tokens) if cost is None else cost
         with self._lock:
             self.in_flight -= 1  # whatever the ledger says: others wait for it
-            with self._ledger.transaction() as ledger:
+            with call.ledger.transaction() as ledger:
                 ledger.execute(
                     "UPDATE spent SET cost = cost + ? - (SELECT bound FROM calls WHERE id = ?) WHERE student = ?",
-                    (cost, call, self.student),
+                    (cost, call.number, self.student),
                 )
                 ledger.execute(
                     "UPDATE calls SET outcome = ?, prompt_tokens = ?, completion_tokens = ?, cost = ?, seconds = ? "
                     "WHERE id = ?",
-                    (outcome, *tokens, cost, seconds, call),
+                    (outcome, *tokens, cost, seconds, call.number),
                 )
             self._counts["prompt_tokens"] += tokens[0]
             self._counts["completion_tokens"] += tokens[1]
@@ -224,7 +242,8 @@ class Accounts:
             statement = "SELECT outcome, seconds, prompt_tokens, completion_tokens, cost, bound FROM calls"
             rows = ledger.execute(statement).fetchall()
         for outcome, seconds, read, written, cost, bound in rows:
-            self.end(self.begin(bound) or 0, outcome, seconds, (read, written), cost)
+            if call := self.begin(bound):
+                self.end(call, outcome, seconds, (read, written), cost)
 
     def ever_answered(self) -> bool:
         """Return whether the ledger has an answered call, of this process or another."""
@@ -266,6 +285,41 @@ class Accounts:
             | _latency([took for of, took in seconds if of == stage])
             for stage, *figures in sums
         }
+
+
+def open_ledgers(students: Mapping[str, Student], folder: Path, stage: str) -> dict[str, Accounts]:
+    """Open the ledgers of the students that keep accounts.
+
+    Args:
+        students: By name. All but "student" are booked under their name, so that they share no budget with it.
+        folder: As in `Accounts.open`.
+        stage: As in `Accounts.open`.
+
+    Raises:
+        CacheError: If the file cannot be used.
+    """
+    found = {name: student.accounts for name, student in students.items() if student.accounts is not None}
+    for name, accounts in found.items():
+        if name != "student" and not accounts.student.startswith(f"{name} "):
+            accounts.student = f"{name} {accounts.student}"
+        accounts.open(folder, stage)
+    return found
+
+
+def _copy(before: Database, ledger: sqlite3.Connection, student: str) -> None:
+    """Book a ledger's calls in another one, whatever its budget says: they were made."""
+    columns = "stage, sent, bound, outcome, prompt_tokens, completion_tokens, cost, seconds"
+    with before.use() as old:
+        rows = old.execute(f"SELECT {columns} FROM calls").fetchall()
+    if rows:
+        ledger.executemany(
+            f"INSERT INTO calls (student, {columns}) VALUES (?{', ?' * 8})", [(student, *r) for r in rows]
+        )
+        ledger.execute("INSERT OR IGNORE INTO spent VALUES (?, 0, 0)", (student,))
+        ledger.execute(
+            "UPDATE spent SET calls = calls + ?, cost = cost + ? WHERE student = ?",
+            (len(rows), sum(bound if cost is None else cost for _, _, bound, _, _, _, cost, _ in rows), student),
+        )
 
 
 def _latency(seconds: list[float]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -96,3 +97,16 @@ def respond(student: Student, prompts: Sequence[Prompt]) -> list[Response]:
         if not isinstance(response.text, str):
             raise ContractError(f"student {name}: a response's text must be a str, got {response.text!r:.60}")
     return responses
+
+
+def check_json(owner: str, **options: Any) -> None:  # noqa: ANN401
+    """Check what is to be sent with each prompt.
+
+    Raises:
+        ConfigError: If an option is not JSON.
+    """
+    for name, value in options.items():
+        try:
+            json.dumps(value, allow_nan=False, sort_keys=True)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{owner}: {name} cannot be sent as JSON ({error})") from None

@@ -129,7 +129,8 @@ class AnswerCache:
         check_arguments(AnswerCache, locals())
         if not max_megabytes > 0:
             raise ConfigError(f"AnswerCache: max_megabytes must be above 0, got {max_megabytes}")
-        self.path = (cache_dir() / "answers.sqlite" if path is None else Path(path).expanduser()).absolute()
+        # Without links: what lies beside the file, such as its locks, must be the same for all who use it.
+        self.path = Path(os.path.realpath(cache_dir() / "answers.sqlite" if path is None else Path(path).expanduser()))
         if os.path.isdir(self.path):  # unlike the method, false for what is out of reach
             raise ConfigError(
                 f"answer cache: path {str(self.path)!r} is a folder; name a file in it, such as answers.sqlite"

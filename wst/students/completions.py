@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit
 
 from wst.errors import ConfigError
 from wst.students.keys import ApiKey, check_header
+from wst.terminal import printable
 from wst.types import Response
 
 if TYPE_CHECKING:
@@ -181,7 +182,13 @@ def check_address(base_url: str, owner: str = "EndpointStudent") -> None:
     Raises:
         ConfigError: If it is no address, or holds what may be a secret.
     """
-    parts = urlsplit(base_url)
+    import httpx2
+
+    try:
+        parts = urlsplit(base_url)
+        parts.port, httpx2.URL(base_url)  # both raise
+    except (ValueError, httpx2.InvalidURL) as error:
+        raise ConfigError(f"{owner}: base_url {printable(base_url, 80)!r} is no address ({error})") from None
     if parts.username is not None or parts.password is not None:
         raise ConfigError(f"{owner}: base_url holds a user or password; put the key into api_key_env's variable")
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -358,13 +365,14 @@ def without_thinking(text: str) -> tuple[str, bool]:
     """Return a text without its ``<think>`` sections, and whether there were any.
 
     A template may have opened the section in the prompt, so that only its end is in the answer. One that is never
-    closed takes the rest of the text.
+    closed takes the rest of the text. Of a text without sections, nothing more is taken.
 
     >>> without_thinking("<think>2 + 2</think>4")
     ('4', True)
     """
     first, *sections = text.split("<think>")
-    kept = [first.rpartition("</think>")[2], *(section.partition("</think>")[2] for section in sections)]
+    kept = [first.rpartition("</think>")[2]]
+    kept += [section.rpartition("</think>")[2] for section in sections if "</think>" in section]
     return ("".join(kept).lstrip(), True) if sections or "</think>" in first else (text, False)
 
 

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 from wst.errors import CacheError, ConfigError, StudentStopped
 from wst.settings import check_arguments, check_counts
-from wst.students.accounts import Accounts, Budget, Prices
-from wst.students.base import Student, check_decoding
+from wst.students.accounts import Accounts, Budget, Call, Prices
+from wst.students.base import Student, check_decoding, check_json
 from wst.students.cache import AnswerCache, answer_key, open_cache
-from wst.students.completions import ChatClient, Failure, check_address, read_completion, valid_text, without_thinking
+from wst.students.completions import ChatClient, Failure, check_address, read_completion, valid_text
 from wst.students.keys import ApiKey
 from wst.students.loops import start_loop
 from wst.students.probe import is_due, probe
@@ -117,6 +117,7 @@ class EndpointStudent(Student):
                 raise ConfigError(f"EndpointStudent: {option} must be above 0 seconds, got {number}")
         if fixed := ", ".join(sorted(_OURS & set(extra_body or {}))):
             raise ConfigError(f"EndpointStudent: extra_body must not hold {fixed}; take it out")
+        check_json("EndpointStudent", extra_body=extra_body, top_p=top_p)
         self.source = model
         self.base_url = base_url.rstrip("/")
         self._key = ApiKey(api_key_env, self.base_url)
@@ -272,9 +273,7 @@ class EndpointStudent(Student):
         if known is None:
             return None
         self.accounts.count("cache_hits")
-        # Earlier versions stored answers with reasoning and half characters in them.
-        text, thought = without_thinking(known.text) if self._strip_thinking else (known.text, False)
-        return replace(known, text=valid_text(text), truncated=known.truncated or (thought and not text.strip()))
+        return replace(known, text=valid_text(known.text))  # the file may have come from elsewhere
 
     async def _claimed(self, key: str, prompt: Prompt) -> Response:
         """Call for an answer that no other run is asking for, or take the other's."""
@@ -370,9 +369,9 @@ class EndpointStudent(Student):
         for what, counted in (("refused", response.refused), ("empty", not response.text), ("cut", response.truncated)):
             if counted:
                 self.accounts.count(what)
-        return replace(response, text=self._key.redact(response.text))
+        return replace(response, text=self._key.redact_answer(response.text))
 
-    def _begin(self, bound: float) -> int | None:
+    def _begin(self, bound: float) -> Call | None:
         if self._stopped is not None:
             raise self._stopped
         return self.accounts.begin(bound)

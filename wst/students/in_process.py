@@ -113,8 +113,13 @@ class InProcessStudent(FromSpec, Student):
 
     def _encode(self, prompt: Prompt) -> list[int]:
         *before, last = prompt.messages
+        system = [turn for turn in before[:1] if turn.role == "system"]
+        turns = before[len(system) :]
 
-        def chat(text: str) -> list[Message]:
-            return [*before, Message(last.role, text)]
+        def chat(text: str, start: int) -> list[Message]:
+            return [*system, *turns[start:], Message(last.role, text)]
 
-        return self.encoder.prompt(self.tokenizer, chat, last.content, f"student {self.source!r}: a prompt")
+        name = f"student {self.source!r}: a prompt"
+        # Templates refuse a dialogue that begins with an answer.
+        later = [n for n, turn in enumerate(turns) if n and turn.role == "user"]
+        return self.encoder.prompt(self.tokenizer, chat, last.content, name, [0, *later, len(turns)])

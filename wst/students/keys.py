@@ -10,6 +10,8 @@ import re
 
 from wst.errors import ConfigError
 
+_SHORTEST_SECRET = 8  # characters
+_LONGEST_LINE = 20_000  # characters of an error that are searched for the key; 300 of them are shown
 _LONGEST_ESCAPE = 8  # backslashes: escapes of escapes of escapes
 
 
@@ -60,9 +62,15 @@ class ApiKey:
             text = form.sub("[key]", text)
         return re.sub(r"://[^\s/@]{1,500}@", "://", text)
 
+    def redact_answer(self, text: str) -> str:
+        """Replace every key that was read, but for placeholders such as "EMPTY", which are no secret."""
+        for key, form in self._forms.items():
+            text = form.sub("[key]", text) if len(key) >= _SHORTEST_SECRET else text
+        return text
+
     def one_line(self, text: str) -> str:
         """Return one short printable line of what an endpoint said, without the key."""
-        words = " ".join(self.redact(text).split())[:300]
+        words = " ".join(self.redact(text[:_LONGEST_LINE]).split())[:300]
         return "".join(char if char.isprintable() else "\ufffd" for char in words)
 
     def redact_record(self, record: logging.LogRecord) -> bool:
