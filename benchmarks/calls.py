@@ -34,8 +34,9 @@ from wst.environment import Environment
 from wst.inference.distil import race
 from wst.types import Instruction, Prompt, Query, Response
 
-RACE, GEPA, GEPA_STUDENT = "race", "gepa", "gepa, student reflects"
+RACE, GEPA, GEPA_STUDENT, TRL = "race", "gepa", "gepa, student reflects", "trl rloo"
 SEARCHES = (RACE, GEPA, GEPA_STUDENT)
+PEERS = (*SEARCHES, TRL)
 Row = dict[str, Any]
 
 
@@ -78,15 +79,19 @@ class Curve(Callback):
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:  # noqa: ANN401
         """Try the untrained teacher: callbacks are asked before the module makes its warm start."""
-        self._try(trainer, module)
+        self.note(trainer.global_step, module)
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:  # noqa: ANN401
         """Try the teacher, if it is time, or the end."""
+        if self.after(trainer.global_step, module):
+            trainer.should_stop = True
+
+    def after(self, step: int, module: Any) -> bool:  # noqa: ANN401
+        """Try the teacher after a step, if it is time; return whether all calls are spent."""
         spent = self.student.calls >= self.calls
         if spent or self.student.calls - self.rows[-1]["calls"] >= self.every:
-            self._try(trainer, module)
-        if spent:
-            trainer.should_stop = True
+            self.note(step, module)
+        return spent
 
     def on_validation_start(self, *_: Any) -> None:  # noqa: ANN401
         """Count the calls of a validation apart as well."""
@@ -99,15 +104,16 @@ class Curve(Callback):
     def on_train_end(self, trainer: Trainer, module: Any) -> None:  # noqa: ANN401
         """Try the last teacher, if it was not tried."""
         if self.rows[-1]["step"] < trainer.global_step:
-            self._try(trainer, module)
+            self.note(trainer.global_step, module)
 
-    def _try(self, trainer: Trainer, module: Any) -> None:  # noqa: ANN401
+    def note(self, step: int, module: Any) -> None:  # noqa: ANN401
+        """Try the teacher on the held-out queries, and write a row."""
         self.student.counting = False
         instructions = module.teacher.sample(self.queries, greedy=True)
         rollouts = module.environment.respond(self.queries, instructions)
         rewards, leaks = module.environment.score(rollouts).total, module.environment.leaks(rollouts)
         self.student.counting = True
-        row = {"calls": self.student.calls, "validation": self.in_validation, "step": trainer.global_step}
+        row = {"calls": self.student.calls, "validation": self.in_validation, "step": step}
         row |= {"reward": _mean(rewards), "leak": _mean(leaks), "seconds": round(time.perf_counter() - self.began, 1)}
         self.rows.append(row | {"example": instructions[0].text})
         _append(self.path, self.rows[-1])
@@ -136,6 +142,8 @@ def one(out: Path, task_name: str, arm: str, seed: int, options: argparse.Namesp
         _race(task, model, student, seed, limits, options, part)
     elif arm in SEARCHES:
         _gepa(task, model, asked if arm == GEPA_STUDENT else model, student, seed, limits, options, part)
+    elif arm == TRL:
+        _trl(task, model, student, seed, limits, options, part)
     else:
         _train(task, model, arm, student, limits, options, part)
     part.rename(target)
@@ -164,6 +172,21 @@ def _train(
         callbacks=[curve],
     )
     trainer.fit(module, data)
+
+
+def _trl(
+    task: Task, model: str, student: Counted, seed: int, limits: Row, options: argparse.Namespace, path: Path
+) -> None:
+    """Train by TRL's RLOOTrainer, with the settings of the default arm."""
+    from calls_trl import train
+
+    module, data = build(task, ARMS["default"], student, model, limits)
+    module.teacher.load(_device(options))
+    student.setup(_device(options))
+    curve = Curve(student, data.queries(options.split)[: options.held_out], options.calls, options.every, path)
+    curve.note(0, module)
+    rows = data.batch_size * module.samples_per_query
+    train(module, data.queries("train"), rows, seed, lambda step: curve.after(step, module))
 
 
 def _race(
@@ -243,7 +266,7 @@ def load(out: Path) -> dict[str, dict[str, list[list[Row]]]]:
         task, arm, _ = path.name.removesuffix(".jsonl").split(".")
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         found.setdefault(task, {}).setdefault(arm, []).append(rows)
-    order = [*ARMS, *SEARCHES]
+    order = [*ARMS, *PEERS]
     return {task: dict(sorted(arms.items(), key=lambda item: order.index(item[0]))) for task, arms in found.items()}
 
 
@@ -335,7 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("what", choices=("run", "one", "table"))
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs' files")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
-    parser.add_argument("--arms", nargs="+", choices=[*ARMS, *SEARCHES], default=[*ARMS, RACE, GEPA])
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS, *PEERS], default=[*ARMS, RACE, GEPA, TRL])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--student", default=MODEL, help="model that answers (that of the teacher)")
     parser.add_argument("--calls", type=int, default=480, help="student calls of a run (480)")

@@ -13,7 +13,7 @@ sys.path.append(str(TESTS.parent / "benchmarks"))
 import calls
 from calls_tasks import MODEL, TASKS, form
 
-ARMS = ("default", "all", "race", "gepa")
+ARMS = ("default", "all", "race", "gepa", "trl rloo")
 
 
 @pytest.mark.slow
@@ -36,14 +36,17 @@ def test_a_quick_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     # GEPA begins with a sentence that it is given.
     assert (rows["gepa"][0]["calls"], rows["gepa"][0]["example"]) == (0, TASKS["formats"].sentences[0])
     assert rows["gepa"][-1]["calls"] <= 40
+    assert [row["step"] for row in rows["trl rloo"]] == [0, 1, 2]
+    assert rows["trl rloo"][0]["calls"] == 0
+    assert 40 <= rows["trl rloo"][-1]["calls"] <= 64  # two steps of at most 32
     assert not list(tmp_path.glob("*.part"))
     capsys.readouterr()
     assert calls.main(["run", *options]) == 0  # would start processes
-    assert capsys.readouterr().out == "4 runs, 0 of them to be made\n"
+    assert capsys.readouterr().out == "5 runs, 0 of them to be made\n"
     assert calls.main(["table", *options]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[0] for line in lines if line.startswith("| ")] == [
-        *("| arm", "| default", "| all", "| race", "| gepa")
+        *("| arm", "| default", "| all", "| race", "| gepa", "| trl rloo")
     ]
 
 
