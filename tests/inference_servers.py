@@ -61,7 +61,7 @@ class Upstream:
         body = await request.json()
         self.asked.append(body)
         self.headers.append(dict(request.headers))
-        last = body["messages"][-1]["content"]
+        last = body["messages"][-1].get("content")
         text = last if isinstance(last, str) else json.dumps(last)
         if text.startswith("HTTP "):
             status = int(text.split()[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -26,6 +26,34 @@ def test_workers_write_at_the_same_time() -> None:
         return [outcome.instruction.text if outcome.instruction else outcome.status for outcome in outcomes]
 
     assert asyncio.run(ask()) == [f"for {i}" for i in range(8)]
+
+
+def test_more_load_than_the_teacher_takes_leaves_some_unaided_and_not_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("wst.inference.batching.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def write(queries: Sequence[Query]) -> list[Instruction]:
+        now[0] += 50 * len(queries)
+        return [Instruction("z")] * len(queries)
+
+    async def when_all_have_seen_the_time(work: Callable[[], Sequence[Instruction]]) -> Sequence[Instruction]:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return work()
+
+    monkeypatch.setattr("wst.inference.batching._in_thread", when_all_have_seen_the_time)
+
+    async def scene() -> int:
+        batcher = Batcher(write, batch_size=32, deadline=1000)
+
+        async def client() -> int:
+            outcomes = [await batcher.ask(Query("q", "x")) for _ in range(20)]
+            return sum(outcome.status == "instructed" and outcome.seconds <= 1000 for outcome in outcomes)
+
+        return sum(await asyncio.gather(*(client() for _ in range(30))))  # each batch of 30 would take 1500
+
+    in_time = asyncio.run(scene())
+    assert in_time > 0.8 * now[0] / 50  # of what it could write
 
 
 def test_a_teacher_is_hung_when_all_workers_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from wst import Instruction, Query, StudentPrompt, Teacher, TeacherPrompt
+from wst.cli.errors import guarded
 from wst.cli.instruct import run
 from wst.errors import ConfigError, DataError, ModelError
 from wst.inference import Artefact, Instructor
@@ -183,12 +184,40 @@ def test_what_a_terminal_would_obey_is_not_printed(
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"\xff\xfe", "line 1: it is not UTF-8"), (b'{"query": "a"}\n{', "line 2"), (b'{"query": 5}', "field 'query'")],
+    [
+        (b"\xff\xfe", "line 1: it is not UTF-8"),
+        (b'{"query": "a"}\n{', "line 2"),
+        (b'{"query": 5}', "field 'query'"),
+        (b'{"query": "a"}\n\n{"query": " "}', "line 3: the text in field 'query' is blank"),
+        (b'\n{"query": "a", "score": NaN}', "line 2: it is not JSON .NaN"),
+        (b'\n{"query": "a", "score": 1e400}', "line 2: it is not JSON .1e400"),
+    ],
 )
 def test_a_broken_line_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, says: str) -> None:
     feed(monkeypatch, content)
     with pytest.raises(DataError, match=says):
         run([str(folder), "--jsonl"])
+
+
+def test_a_blank_text_is_named(folder: Path) -> None:
+    with pytest.raises(DataError, match="text 3 is blank"):
+        run([str(folder), "--batch_size", "1", "a", "b", " "])
+
+
+def test_no_text_and_no_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(ConfigError, match="standard input is closed"):
+        run([str(folder)])
+
+
+def test_ctrl_c_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Interrupting(io.BytesIO):
+        def __next__(self) -> bytes:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(Interrupting()))
+    assert guarded(lambda: run([str(folder)])) == 130
+    assert capsys.readouterr().err == "wst: ended by SIGINT\n"
 
 
 # ---------------------------------------------------------------- the gate

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,32 @@ def test_a_failure_is_one_line_without_the_key(
     assert len(server.asked) == 1
     assert KEY not in str(caught.value) + caplog.text
     assert str(caught.value).isprintable()
+
+
+def test_closing_lets_go_of_threads_that_wait(folder: Path) -> None:
+    asked = threading.Event()
+
+    async def never(request: Request) -> Response:
+        asked.set()
+        while not await request.is_disconnected():
+            await asyncio.sleep(0.01)
+        return Response()
+
+    said: list[str] = []
+    with serving(Starlette(routes=[Route("/v1/chat/completions", never, methods=["POST"])])) as url:
+        instructor = remote(folder, url)
+
+        def wait() -> None:
+            with pytest.raises(ConfigError) as caught:
+                instructor("x")
+            said.append(str(caught.value))
+
+        waiting = threading.Thread(target=wait, daemon=True)
+        waiting.start()
+        assert asked.wait(60)
+        instructor.close()
+        waiting.join(60)
+    assert said == ["Instructor: it was closed; make another one"]
 
 
 def test_what_a_server_cannot_do_is_refused(

@@ -144,6 +144,15 @@ def test_images_and_parts_stay(gateway: Make, upstream: Upstream) -> None:
     assert [turn.content for turn in asked[0].history] == ["A cat."]
 
 
+@pytest.mark.parametrize("user", [{"role": "user"}, {"role": "user", "content": None}])
+def test_messages_without_content_go_through(gateway: Make, upstream: Upstream, user: Any) -> None:
+    _, url = gateway(prompt=StudentPrompt("system"))
+    assert post(url, {"messages": [{"role": "system"}, user]}).headers["x-wst-status"] == "empty"
+    assert upstream.asked[-1]["messages"] == [{"role": "system"}, user]
+    post(url, {"messages": [{"role": "system"}, {"role": "user", "content": "q"}]})
+    assert upstream.asked[-1]["messages"][0] == {"role": "system", "content": f"{MARK}q]"}
+
+
 # ------------------------------------------------------------------- the key
 
 
@@ -172,7 +181,11 @@ def test_a_redirect_is_not_followed(gateway: Make, upstream: Upstream) -> None:
     assert len(upstream.asked) == 1
 
 
-@pytest.mark.parametrize("url", ["ftp://x/v1", "localhost:80", "http://key@host/v1", "http://host/v1?key=5", ""])
+NO_URLS = ["ftp://x/v1", "localhost:80", "http://key@host/v1", "http://host/v1?key=5", ""]
+NO_URLS += ["http://[::1/v1", "http://host:abc/v1", "http://host:99999/v1", "http://☃☃.example/v1"]
+
+
+@pytest.mark.parametrize("url", NO_URLS)
 def test_an_upstream_that_is_none(url: str) -> None:
     with pytest.raises(ConfigError, match="--upstream"):
         Gateway(helpful, StudentPrompt(), url)
@@ -322,6 +335,7 @@ def test_errors_and_rate_limits_of_upstream_reach_the_client(gateway: Make) -> N
         (b'{"messages": [{"role": "user", "content": {}}]}', 400, r"messages\[0\].content"),
         (b'{"messages": [{"role": "system", "content": "x"}]}', 400, "no user message"),
         (b'{"temperature": NaN, "messages": [{"role": "user", "content": "x"}]}', 400, "NaN"),
+        (b'{"seed": 1e400, "messages": [{"role": "user", "content": "x"}]}', 400, "1e400 is too large"),
         (b'{"a":' + b"[" * 100_000, 400, "deeply|not JSON"),
         (b'"' + b"x" * 2_000_000 + b'"', 413, "larger than 1,000,000"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 from wst.cli.options import read_teacher, teacher_parser
 from wst.cli.quiet import prepare
-from wst.errors import DataError
+from wst.errors import ConfigError, DataError, Interrupted
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,19 @@ def run(args: list[str]) -> int:
     """Write an instruction for each text and return the exit code.
 
     Raises:
-        WSTError: If the teacher cannot be loaded, or a line of standard input is not what the options say.
+        WSTError: If the teacher cannot be loaded, a text is blank, a line of standard input is not what the options
+            say, or Ctrl-C ends it.
     """
     options = _parser().parse_intermixed_args(args)  # a text may follow an option
+    if blank := [number for number, text in enumerate(options.text, 1) if not text.strip()]:
+        raise DataError(f"wst instruct: text {blank[0]} is blank; leave it out")
+    try:
+        return _write(options)
+    except KeyboardInterrupt:
+        raise Interrupted(signal.SIGINT, None) from None
+
+
+def _write(options: argparse.Namespace) -> int:
     prepare()
     instructor = read_teacher(options)
     asked = [_Asked(text, {"query": text}) for text in options.text] or _stdin(options.jsonl, options.field)
@@ -49,6 +60,10 @@ def _line(one: _Asked, instruction: str, jsonl: bool) -> str:
 
 
 def _stdin(jsonl: bool, field: str) -> Iterator[_Asked]:
+    from wst.inference.chat import read_json  # the package imports much
+
+    if sys.stdin is None:
+        raise ConfigError("wst instruct: no text is given, and standard input is closed; give texts or a file (< FILE)")
     lines: Iterable[bytes] = sys.stdin.buffer
     for number, raw in enumerate(lines, 1):
         place = f"standard input, line {number}"
@@ -62,11 +77,13 @@ def _stdin(jsonl: bool, field: str) -> Iterator[_Asked]:
             yield _Asked(line, {})
             continue
         try:
-            row = json.loads(line)
+            row = read_json(line)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{place}: it is not JSON ({error!s:.100}); leave out --jsonl for plain text") from error
         if not isinstance(row, dict) or not isinstance(row.get(field), str):
             raise DataError(f"{place}: there is no text in field {field!r}; name the field with --field")
+        if not row[field].strip():
+            raise DataError(f"{place}: the text in field {field!r} is blank; leave the row out")
         yield _Asked(row[field], row)
 
 

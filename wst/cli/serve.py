@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
+from contextlib import suppress
 
 from wst.cli.options import read_teacher, teacher_parser
 from wst.cli.quiet import prepare
@@ -17,6 +19,11 @@ def run(args: list[str]) -> int:
         WSTError: If an option is impossible, the extra is not installed, or the teacher cannot be loaded.
     """
     options = _parser().parse_args(args)
+    with _bound(options.host, options.port) as listener:
+        return _serve(options, listener)
+
+
+def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
     prepare()
     try:
         import uvicorn
@@ -39,16 +46,43 @@ def run(args: list[str]) -> int:
     )
     instructor.load()
     instructor("Hello")  # the first call is slower than any other; no client should wait for it
-    print(f"wst serve: http://{options.host}:{options.port}/v1 before {gateway.upstream}", flush=True)
-    uvicorn.run(
-        gateway.app(),
-        host=options.host,
-        port=options.port,
-        log_level="warning",
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=options.drain,
+    server = uvicorn.Server(
+        uvicorn.Config(
+            gateway.app(), log_level="warning", timeout_keep_alive=30, timeout_graceful_shutdown=options.drain
+        )
     )
+    try:
+        listener.listen()  # only now: until the teacher is loaded, clients are refused rather than kept waiting
+    except OSError as error:
+        raise _not_listening(options.host, options.port, error) from None
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    print(f"wst serve: http://{host}:{listener.getsockname()[1]}/v1 before {gateway.upstream}", flush=True)
+    with suppress(KeyboardInterrupt):  # uvicorn has ended in order and passes the signal on
+        server.run([listener])
     return 0
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to the address; no client can connect to it yet.
+
+    Raises:
+        ConfigError: If it cannot be.
+    """
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"wst serve: --port must be from 0 to 65535, got {port}")
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, UnicodeError) as error:
+        listener.close()
+        raise _not_listening(host, port, error) from None
+    return listener
+
+
+def _not_listening(host: str, port: int, error: Exception) -> ConfigError:
+    reason = getattr(error, "strerror", None) or error
+    return ConfigError(f"wst serve: cannot listen at {host}, port {port} ({reason}); give another --host or --port")
 
 
 def _variable(option: str, name: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,7 @@ class ChatRequest:
             BadRequest: If it is not JSON, or not a chat request.
         """
         try:
-            body = json.loads(content, parse_constant=_refuse)
+            body = read_json(content)
         except RecursionError:
             raise BadRequest("the body is nested too deeply") from None
         except ValueError as error:
@@ -75,24 +76,25 @@ class ChatRequest:
 
         Everything but ``messages`` stays as it was. The task's own system message is added only where the request has
         none. A user message in parts keeps its parts: the instruction becomes a text part, and a query template of the
-        training is not applied to it.
+        training is not applied to it. One without content stays as it is.
         """
         messages = [dict(message) for message in self.body["messages"]]
         words = instruction.text if instruction is not None else ""
         user = messages[self.place]
         before, after = (words if prompt.placement == where else "" for where in ("before", "after"))
-        if isinstance(user["content"], list):
+        if isinstance(user.get("content"), list):
             head, tail = ([{"type": "text", "text": part}] if part else [] for part in (before, after))
             user["content"] = [*head, *user["content"], *tail]
-        else:
-            text = fill(prompt.query, query=user["content"] or "")
+        elif user.get("content") is not None:
+            text = fill(prompt.query, query=user["content"])
             user["content"] = prompt.separator.join(filter(None, (before, text, after)))
         system = words if prompt.placement == "system" else ""
         if messages[0]["role"] in _FIRST:
-            if system and isinstance(messages[0]["content"], list):
-                messages[0]["content"] = [*messages[0]["content"], {"type": "text", "text": system}]
+            own = messages[0].get("content")
+            if system and isinstance(own, list):
+                messages[0]["content"] = [*own, {"type": "text", "text": system}]
             elif system:
-                messages[0]["content"] = prompt.separator.join(filter(None, (messages[0]["content"], system)))
+                messages[0]["content"] = prompt.separator.join(filter(None, (own, system)))
         elif content := prompt.separator.join(filter(None, (prompt.system, system))):
             messages.insert(0, {"role": "system", "content": content})
         return self.body | {"messages": messages}
@@ -107,5 +109,22 @@ def _text(message: dict[str, Any]) -> str:
     return content if isinstance(content, str) else ""
 
 
+def read_json(content: str | bytes) -> Any:  # noqa: ANN401 - whatever it holds
+    """Parse JSON of which everything can be written as JSON again: `json` also takes NaN, and reads 1e400 as infinity.
+
+    Raises:
+        ValueError: If it is none.
+        RecursionError: If it is nested too deeply.
+    """
+    return json.loads(content, parse_constant=_refuse, parse_float=_finite)
+
+
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits:.50} is too large for a number")
+    return number

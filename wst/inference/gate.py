@@ -100,7 +100,8 @@ def check_rows(rows: int, harm: float, delta: float, what: str = "validation que
     if rows < (needed := rows_needed(harm, delta)):
         raise DataError(
             f"gate: {rows} {what}; to show at most {harm:.1%} harm with probability {1 - delta:.0%} takes at least "
-            f"{needed}, with none of them harmed"
+            f"{needed}, with none of them harmed; give more validation queries (data's limit_val, val or val_share), "
+            "or a larger harm"
         )
 
 

@@ -15,10 +15,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from urllib.parse import quote, urlsplit
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx2
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -32,11 +33,17 @@ from wst.errors import ConfigError
 from wst.inference.batching import Batcher, Outcome, Write
 from wst.inference.chat import BadRequest, ChatRequest
 from wst.prompts import StudentPrompt
+from wst.students.completions import check_address
+
+_T = TypeVar("_T")
+_Headers = list[tuple[bytes, bytes]]
 
 # Headers of one connection (RFC 9110, 7.6.1), and those that are computed anew for the next one.
-_HOP = {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"}
-_HOP |= {"transfer-encoding", "upgrade"}
-_NOT_SENT = _HOP | {"host", "content-length", "authorization", "expect", "cookie", "forwarded"}
+_HOP = set(b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer".split())
+_HOP |= {b"transfer-encoding", b"upgrade"}
+_NOT_SENT = _HOP | {b"host", b"content-length", b"expect", b"cookie", b"forwarded"}
+_NOT_RETURNED = _HOP | {b"set-cookie", b"date", b"server"}
+_OWN = (b"x-wst-", b"x-forwarded-")
 _HEADER_LIMIT = 4096
 # What httpcore says of a request: a connection was made for it; it could not be written.
 _CONNECTED = "connection.connect_tcp.started"
@@ -173,11 +180,14 @@ class Gateway:
                 if not isinstance(response, _Passed):
                     self._change_open(-1)
                 return response
-            except Refused as refused:
-                self.refused.labels(str(refused.response.status_code)).inc()
-                return refused.response
+            except Refused as error:
+                refused = error
             except ClientDisconnect:
                 return Response(status_code=499)
+            except asyncio.CancelledError:  # the server ends, and the request has outlasted --drain
+                refused = Refused(503, "overloaded_error", "the server is stopping; try again", retry_after=1)
+            self.refused.labels(str(refused.response.status_code)).inc()
+            return refused.response
 
         return answer
 
@@ -198,15 +208,13 @@ class Gateway:
             outcome = Outcome("empty", None, 0.0)
         self.requests.labels(outcome.status).inc()
         body = json.dumps(asked.instructed(self.prompt, outcome.instruction)).encode()
-        headers = [(name, value) for name, value in request.headers.items() if _goes_on(name)]
-        sent = self._http.build_request("POST", f"{self.upstream}/chat/completions", content=body, headers=headers)
-        return await self._passed_on(request, self._signed(sent, request), outcome)
+        sent = httpx2.Request("POST", f"{self.upstream}/chat/completions", content=body, headers=self._headers(request))
+        return await self._passed_on(request, sent, outcome)
 
     async def models(self, request: Request) -> Response:
         """Pass on upstream's list of models."""
-        headers = [(name, value) for name, value in request.headers.items() if _goes_on(name)]
-        sent = self._http.build_request("GET", f"{self.upstream}/models", headers=headers)
-        return await self._passed_on(request, self._signed(sent, request), None)
+        sent = httpx2.Request("GET", f"{self.upstream}/models", headers=self._headers(request))
+        return await self._passed_on(request, sent, None)
 
     async def health(self, _: Request) -> Response:
         """Report that the server is up, and whether the teacher answers."""
@@ -224,45 +232,35 @@ class Gateway:
             raise RuntimeError("Gateway: the application was not started")
         return self._client
 
-    def _signed(self, sent: httpx2.Request, request: Request) -> httpx2.Request:
-        """Add the server's own key or the client's, never both."""
-        authorization = request.headers.get("authorization") if self._key is None else f"Bearer {self._key}"
-        if authorization is not None:
-            sent.headers["authorization"] = authorization
-        return sent
+    def _headers(self, request: Request) -> _Headers:
+        """Return upstream's headers: the client's alone, none of httpx's, and its key or the server's, never both."""
+        headers = [pair for pair in _end_to_end(request.headers.raw, _NOT_SENT) if not pair[0].startswith(_OWN)]
+        ours = {} if self._key is None else {b"authorization": f"Bearer {self._key}".encode()}
+        # Without the header upstream may choose any encoding.
+        if request.headers.get("x-wst-include") == "body" or "accept-encoding" not in request.headers:
+            ours[b"accept-encoding"] = b"identity"
+        return [pair for pair in headers if pair[0] not in ours] + list(ours.items())
 
     async def _passed_on(self, request: Request, sent: httpx2.Request, outcome: Outcome | None) -> Response:
         """Send a request on, and return upstream's answer as it comes; a client that leaves cancels it."""
-        response = await self._sent(request, sent)
-        self.upstream_codes.labels(str(response.status_code)).inc()
-        if 300 <= response.status_code < 400:
-            await response.aclose()
-            raise Refused(502, "upstream_error", "the upstream server redirects; give --upstream its final address")
-        headers = [(n.lower(), v) for n, v in response.headers.multi_items() if n.lower() not in _HOP | {"set-cookie"}]
-        if outcome is not None:
-            headers += _about(outcome)
-        if outcome is not None and request.headers.get("x-wst-include") == "body" and _is_json(response):
-            return await self._with_instruction(response, outcome, headers)
-        passed = _Passed(response, lambda: self._change_open(-1))
-        passed.raw_headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers]
-        return passed
-
-    async def _sent(self, request: Request, sent: httpx2.Request) -> httpx2.Response:
-        sending = asyncio.ensure_future(self._send(sent))
-        leaving = asyncio.ensure_future(_left(request))
         try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not sending.done():
-                raise ClientDisconnect
-            return sending.result()
+            response = await _unless_left(request, self._send(sent))
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             status, what = (504, "did not answer in time") if isinstance(error, httpx2.TimeoutException) else (502, "")
             reason = what or f"cannot be reached ({type(error).__name__})"
             raise Refused(status, "upstream_error", f"the upstream server {reason}") from None
-        finally:
-            leaving.cancel()
-            if not sending.done():
-                sending.cancel()
+        self.upstream_codes.labels(str(response.status_code)).inc()
+        if 300 <= response.status_code < 400:
+            await response.aclose()
+            raise Refused(502, "upstream_error", "the upstream server redirects; give --upstream its final address")
+        headers = _end_to_end(response.headers.raw, _NOT_RETURNED)
+        if outcome is not None:
+            headers += _about(outcome)
+            if request.headers.get("x-wst-include") == "body" and _is_plain_json(response):
+                return await _unless_left(request, self._with_instruction(response, outcome, headers))
+        passed = _Passed(response, lambda: self._change_open(-1))
+        passed.raw_headers = headers
+        return passed
 
     async def _send(self, sent: httpx2.Request) -> httpx2.Response:
         """Send a request, and once more where upstream closed an idle connection that was taken for it.
@@ -284,11 +282,13 @@ class Gateway:
                 raise
             return await self._http.send(sent, stream=True)
 
-    async def _with_instruction(
-        self, response: httpx2.Response, outcome: Outcome, headers: list[tuple[str, str]]
-    ) -> Response:
+    async def _with_instruction(self, response: httpx2.Response, outcome: Outcome, headers: _Headers) -> Response:
+        content, most = bytearray(), self.limits.body_bytes
         try:
-            content = await response.aread()
+            async for chunk in response.aiter_raw():
+                content += chunk
+                if len(content) > most:
+                    raise Refused(502, "upstream_error", f"answer of more than {most:,} bytes; leave out x-wst-include")
         except httpx2.HTTPError as error:
             raise Refused(502, "upstream_error", f"the upstream server broke off ({type(error).__name__})") from None
         finally:
@@ -299,10 +299,9 @@ class Gateway:
             body = None
         if isinstance(body, dict):
             words = outcome.instruction.text if outcome.instruction is not None else None
-            content = json.dumps(body | {"wst": {"status": outcome.status, "instruction": words}}).encode()
-        own = Response(content, response.status_code)
-        skipped = {"content-length", "content-encoding"}  # httpx has decoded it
-        own.raw_headers += [(n.encode(), v.encode("latin-1", "replace")) for n, v in headers if n not in skipped]
+            content[:] = json.dumps(body | {"wst": {"status": outcome.status, "instruction": words}}).encode()
+        own = Response(bytes(content), response.status_code)
+        own.raw_headers += [pair for pair in headers if pair[0] != b"content-length"]
         return own
 
     # ----------------------------------------------------------------- clients
@@ -338,13 +337,27 @@ class _Passed(StreamingResponse):
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it. Where upstream breaks off, so does this: the connection is closed before the answer is complete."""
+        """Send it. Where upstream breaks off, or the server ends, the connection is closed before it is complete."""
         try:
-            with suppress(httpx2.HTTPError):
+            with suppress(httpx2.HTTPError, asyncio.CancelledError):
                 await super().__call__(scope, receive, send)
         finally:
             self._on_end()
             await self._response.aclose()
+
+
+async def _unless_left(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    """Return what comes of the work; if the client leaves, cancel it and raise `ClientDisconnect`."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        leaving.cancel()
+        working.cancel()
 
 
 async def _left(request: Request) -> None:
@@ -353,18 +366,22 @@ async def _left(request: Request) -> None:
         await asyncio.sleep(0)
 
 
-def _goes_on(name: str) -> bool:
-    return name not in _NOT_SENT and not name.startswith(("x-wst-", "x-forwarded-"))
+def _end_to_end(raw: _Headers, dropped: set[bytes]) -> _Headers:
+    """Return headers byte for byte, without those of one connection: known ones, and any that ``connection`` names."""
+    headers = [(name.lower(), value) for name, value in raw]
+    named = {option.strip().lower() for name, value in headers if name == b"connection" for option in value.split(b",")}
+    return [(name, value) for name, value in headers if name not in dropped | named]
 
 
-def _about(outcome: Outcome) -> list[tuple[str, str]]:
+def _about(outcome: Outcome) -> _Headers:
     words = "" if outcome.instruction is None else quote(outcome.instruction.text, safe=" ", errors="replace")
-    headers = [("x-wst-status", outcome.status)]
-    return [*headers, ("x-wst-instruction", words[:_HEADER_LIMIT])] if words else headers
+    headers = [(b"x-wst-status", outcome.status.encode())]
+    return [*headers, (b"x-wst-instruction", words[:_HEADER_LIMIT].encode())] if words else headers
 
 
-def _is_json(response: httpx2.Response) -> bool:
-    return response.headers.get("content-type", "").partition(";")[0].strip() == "application/json"
+def _is_plain_json(response: httpx2.Response) -> bool:
+    kind = response.headers.get("content-type", "").partition(";")[0].strip()
+    return kind == "application/json" and response.headers.get("content-encoding", "identity") == "identity"
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
@@ -374,9 +391,10 @@ async def _not_found(request: Request, error: Exception) -> Response:
 
 
 def _checked_url(upstream: str) -> str:
-    parts = urlsplit(upstream)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+    try:
+        check_address(upstream)
+    except ConfigError:
         raise ConfigError(
             "wst serve: --upstream must be an http(s) URL such as https://api.openai.com/v1, with no key in it"
-        )
+        ) from None
     return upstream.rstrip("/")

@@ -11,14 +11,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from wst.errors import ConfigError, StudentStopped
 from wst.settings import check_arguments
 from wst.students.sqlite import Database, Layout
-
-if TYPE_CHECKING:
-    from wst.students.base import Student
 
 LEDGER = "calls.sqlite"
 
@@ -287,7 +284,12 @@ class Accounts:
         }
 
 
-def open_ledgers(students: Mapping[str, Student], folder: Path, stage: str) -> dict[str, Accounts]:
+class _Student(Protocol):
+    @property
+    def accounts(self) -> Accounts | None: ...
+
+
+def open_ledgers(students: Mapping[str, _Student], folder: Path, stage: str) -> dict[str, Accounts]:
     """Open the ledgers of the students that keep accounts.
 
     Args:
