@@ -8,7 +8,18 @@ import pytest
 from runs import write_config, wst
 from test_module import data, fit, make
 
-from wst import FunctionReward, FunctionStudent, Judge, Query, QueryDataModule, Response, Rollout, compare
+from wst import (
+    FunctionReward,
+    FunctionStudent,
+    Judge,
+    Prompt,
+    Query,
+    QueryDataModule,
+    Response,
+    Rollout,
+    Student,
+    compare,
+)
 from wst.environment import Environment
 from wst.errors import ConfigError, ContractError
 
@@ -110,6 +121,24 @@ def test_functions_in_a_config(tiny_model: str, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     done = wst(["test", "--config", "config.yaml", "--ckpt_path", "last"], tmp_path)
     assert done.code == 0, done.err
+
+
+def test_an_async_respond_is_told_what_to_write() -> None:
+    class Late(Student):
+        async def respond(self, prompts: Sequence[Prompt]) -> list[Response]:  # type: ignore[override]
+            return [Response("late") for _ in prompts]
+
+    with pytest.raises(ContractError, match=r"student Late: respond\(\) is async; .*wst.FunctionStudent"):
+        Environment(Late(), length).respond([Query("a", "x")], [None])
+
+
+@pytest.mark.parametrize(("place", "function"), [("reward", "length"), ("student", "echo")])
+def test_a_function_in_a_config_is_told_its_class(place: str, function: str, tmp_path: Path, tiny_model: str) -> None:
+    write_config(tmp_path, tiny_model)
+    done = wst(["fit", "--config", "config.yaml", f"--model.init_args.{place}=test_functions.{function}"], tmp_path)
+    name = f"test_functions.{function}"
+    assert done.code == 2
+    assert f"{name} is a function; name wst.Function{place.capitalize()} with function: {name}" in done.err
 
 
 @pytest.mark.parametrize(("student", "reward", "words"), [("gpt", length, "student"), (echo, None, "reward")])

@@ -93,6 +93,27 @@ def test_it_asks_at_a_terminal(monkeypatch: pytest.MonkeyPatch, tiny_model: str)
     assert config("new")["model"]["init_args"]["student"]["init_args"]["model"] == tiny_model
 
 
+@pytest.mark.parametrize("answer", [None, "", "null"])
+def test_rows_may_have_no_right_answers(answer: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("rows.csv").write_text("text,when\n" + "a question,today\n" * 5)
+    answers = iter(["", answer])
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: answer is not None, raising=False)
+    monkeypatch.setattr(builtins, "input", lambda question: next(answers))
+    given = ["--target", "null"] if answer is None else []
+    run(["new", "--data", "rows.csv", "--student", "local", *given])
+    settings = config("new")
+    assert settings["data"]["init_args"]["fields"] == {"query": "text", "target": None}
+    assert settings["model"]["init_args"]["leak_penalty"] == 0
+    assert "no column holds a right answer" in Path("new/README.md").read_text()
+    monkeypatch.chdir("new")
+    monkeypatch.syspath_prepend(".")
+    check_parts(check_options(["--config", "config.yaml"]))
+    scored: dict[str, Any] = {}
+    exec(Path("my_reward.py").read_text(), scored)
+    rollouts = [Rollout(Query("q", "x"), None, Response("word " * words)) for words in (0, 30, 60)]
+    assert scored["Right"]().score(rollouts) == [0.0, 1.0, 0.5]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
@@ -102,6 +123,7 @@ def test_it_asks_at_a_terminal(monkeypatch: pytest.MonkeyPatch, tiny_model: str)
         (["--data", "rows.jsonl", "--student", "./none"], WSTError, "model './none': no such folder"),
         (["--data", "rows.jsonl", "--student", "endpoint", "--base_url", "x"], ConfigError, "base_url must be like"),
         (["--data", "rows.jsonl", "--test", "other/rows.jsonl"], ConfigError, "two files would be data/rows.jsonl"),
+        (["--data", "odd.csv", "--query", "a"], ConfigError, "the target.*, or give --target null if there is none"),
         (["--data", "semicolons.csv"], ConfigError, "the cells are separated by ';'"),
         (["--data", "same.jsonl"], ConfigError, "all rows have the answer 'yes'"),
         (["--data", "two.jsonl"], ConfigError, r"2 rows, of which none can be held out .*, or give --val and --test"),

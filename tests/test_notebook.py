@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from toys import Lowercase, Parrot
 
 import wst
-from wst.errors import ConfigError
+from wst.errors import ConfigError, WSTError
 from wst.prompts import SMALL_PROMPT
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
@@ -120,7 +120,7 @@ def test_everything_can_be_said_otherwise(tiny_model: str, tmp_path: Path) -> No
     assert (found.module.trained_steps, found.module.environment.prompt.placement) == (1, "after")
     assert found.comparison is None
     assert "not tested" in found._repr_html_()
-    with pytest.raises(ConfigError, match="nothing to test on"):
+    with pytest.raises(ConfigError, match=r"give test or data=.*, to a data module of your own, test or test_share"):
         _ = found.results
 
 
@@ -133,7 +133,14 @@ def test_everything_can_be_said_otherwise(tiny_model: str, tmp_path: Path) -> No
         ({"teacher": 3}, "teacher must be a Teacher, got 3"),
         ({"steps": "20"}, "steps must be a whole number"),
         ({"trainer": 3}, "trainer must be a dict, got 3; give a dict"),
-        ({"queries": wst.QueryDataModule.from_records([]), "batch_size": 4}, "batch_size belong to the data module"),
+        ({"queries": wst.QueryDataModule.from_records([]), "batch_size": 4}, "give batch_size to QueryDataModule"),
+        ({"lr": 1e-3}, r"wst.fit has no option 'lr'; give optimizer=lambda params: .*lr=0.001\)"),
+        ({"max_steps": 9}, "wst.fit has no option 'max_steps'; give steps=9"),
+        ({"max_epochs": 9}, "has no option 'max_epochs'; give trainer={'max_epochs'"),
+        ({"val_share": 0.1}, "has no option 'val_share'; give data={'val_share'"),
+        ({"leak_penality": 1}, "has no option 'leak_penality'; did you mean leak_penalty"),
+        ({"queries": "What is it?"}, r"is no .csv, .* or wst.QueryDataModule\(train="),
+        ({"queries": "none.csv"}, "none.csv does not exist"),
         ({"queries": ["One?", "Two?"]}, "test_share 0.2 of 2 rows is none"),
         ({"student": 3}, "student: expected"),
         ({"seed": "x"}, "fit: seed must be a whole number, got 'x'"),
@@ -147,8 +154,24 @@ def test_what_does_not_fit_is_refused(tiny_model: str, tmp_path: Path, settings:
     settings = {"queries": ["A?"] * 9, "reward": Lowercase(), "student": Parrot(), "teacher": tiny_model} | settings
     if settings["teacher"] is True:
         settings["teacher"] = wst.Teacher(tiny_model)
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(WSTError, match=words):
         wst.fit(**{"folder": str(tmp_path)} | settings)
+
+
+def test_a_file_is_read_and_a_share_held_out(tiny_model: str, tmp_path: Path) -> None:
+    (tmp_path / "tickets.csv").write_text("body,queue\n" + "A ticket,yes\n" * 10)
+    found = wst.fit(
+        tmp_path / "tickets.csv",
+        lowercase,
+        Parrot(),
+        teacher=wst.Teacher(tiny_model, lora=None, max_new_tokens=3),
+        fields=wst.FieldMap(query="body", target="queue"),
+        steps=1,
+        folder=str(tmp_path / "runs"),
+        trainer=QUIET,
+    )
+    assert [len(found.data.queries(split)) for split in ("train", "val", "test")] == [6, 2, 2]
+    assert found.results["n"] == 2
 
 
 def test_without_the_embedded_model_a_teacher_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

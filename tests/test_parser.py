@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 from runs import write_config, wst
 
 from wst.cli.early import check_configs, read_config
@@ -31,6 +31,10 @@ class Inner:
     ) -> None: ...
 
 
+class Untyped:
+    def __init__(self, limit, other=None) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001
+
+
 class Outer:
     def __init__(self, inner: Inner, revision: str | None = "c") -> None: ...
 
@@ -49,6 +53,16 @@ INNER = "outer.init_args.inner.init_args"
 @pytest.mark.parametrize("option", ["outer.init_args.revision", *(f"{INNER}.{n}" for n in ("adapter", "count"))])
 def test_null_is_none_at_any_depth(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert parser().parse_args([*BASE, f"--{option}=null"])[option] is None
+
+
+def test_an_argument_with_neither_type_nor_default_is_required() -> None:
+    mend()
+    made = ArgumentParser(exit_on_error=False)
+    made.add_subclass_arguments(Untyped, "it", fail_untyped=False)
+    with pytest.raises(ArgumentError, match="limit"):
+        made.parse_args([f"--it={__name__}.Untyped"])
+    given = made.parse_args([f"--it={__name__}.Untyped", "--it.init_args.limit=[1, x]"]).it.init_args
+    assert (given.limit, given.other) == ([1, "x"], None)
 
 
 def test_null_within_a_value_and_below_a_dataclass() -> None:

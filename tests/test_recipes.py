@@ -35,6 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / f"{split}.csv").write_text("text,queue\n" + "".join(rows))
         row = json.dumps({"text": "Two kettles, please.", "order": ORDER})
         (tmp_path / f"orders_{split}.jsonl").write_text(f"{row}\n" * 4)
+    (tmp_path / "tickets.csv").write_text((tmp_path / "train.csv").read_text())
     os.symlink(ROOT / "data", tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -42,7 +43,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_pages_have_them() -> None:
-    assert set(CONFIGS) == {"tickets.yaml", "judge.yaml", "brief_labels.yaml", "extraction.yaml", "agent.yaml"}
+    names = {"tickets.yaml", "one_file.yaml", "judge.yaml", "brief_labels.yaml", "extraction.yaml", "agent.yaml"}
+    assert set(CONFIGS) == names
     assert set(CODE) == {"my_fields", "my_agent"}
 
 
@@ -50,13 +52,14 @@ def test_the_pages_have_them() -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_makes_a_run(name: str, folder: Path) -> None:
     module, data = load_run("fit", ["--config", BASE, "--config", name])
-    wanted = yaml.safe_load((folder / name).read_text())["model"]["init_args"]
+    wanted = yaml.safe_load((folder / name).read_text()).get("model", {}).get("init_args", {})
     for part in ("student", "reward"):
         if "class_path" in wanted.get(part, {}):
             kind = getattr(package, wanted[part]["class_path"].removeprefix("wst."))
             assert type(getattr(module, part)) is kind
     assert module.leak_penalty == wanted.get("leak_penalty", 1)
-    assert data.queries("train")
+    assert all(data.queries(split) for split in ("train", "val", "test"))
+    assert name != "one_file.yaml" or [len(data.queries(split)) for split in ("train", "val", "test")] == [4, 2, 2]
 
 
 def test_the_extraction_reward_gives_partial_credit(folder: Path) -> None:

@@ -65,6 +65,7 @@ MISTAKES = {
     "model.init_args.teacher.init_args.model: ./none": "model './none': no such folder",
     "data.init_args.train: none.csv": "train: none.csv does not exist",
     "data.init_args.train: rows.csv": "rows.csv:2: field 'text' is missing (there are 'body', 'label')",
+    "data.init_args: {train: rows.csv, fields: {query: body, id: null}}": "val is still wst:data/reviews/val.jsonl",
     "model.init_args.student: {class_path: wst.EndpointStudent, init_args: {model: m}}": "OPENAI_API_KEY is not set",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from wst.callbacks import InstructionSamples, TeacherExport, TestReport
 from wst.callbacks.curve import step_number
+from wst.cli.early import did_you_mean
 from wst.cli.quiet import prepare
 from wst.data import FieldMap, QueryDataModule
+from wst.data.sources import is_data_file
 from wst.errors import ConfigError
 from wst.evaluation.metrics import nan_mean
 from wst.evaluation.report import Comparison
@@ -36,6 +39,9 @@ from wst.types import Query
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+#: Options of `fit` that take those of another class.
+_OWNERS: dict[str, type] = {"trainer": Trainer, "data": QueryDataModule}
 
 
 def fit(
@@ -63,16 +69,17 @@ def fit(
     run's own, ``version_N``.
 
     Args:
-        queries: To train on: a list of texts, dicts or queries, a frame of pandas or polars, a ``datasets.Dataset``, or
-            a `QueryDataModule`.
+        queries: To train on: a file that `QueryDataModule` reads, a list of texts, dicts or queries, a frame of pandas
+            or polars, a ``datasets.Dataset``, or a `QueryDataModule`.
         reward: Scores the answers: a `Reward`, or a function of a list of rollouts.
         student: Answers: a `Student`, a function of messages, or the name of a local model.
         teacher: A `Teacher`, or the name of a model; None for the embedded SmolLM2-135M.
         prompt: What the teacher reads: a `TeacherPrompt`, or its template, in which ``{query}`` stands for the query.
         student_prompt: Where the instruction goes; None: before the query.
         fields: Which fields of a record make up the query; None: ``text`` and ``label``.
-        val: Records to validate on; None: a fifth of the queries, which are not trained on.
-        test: Records to test on; None: a fifth of the queries, which are not trained on.
+        val: To validate on, a file if `queries` is one, else records; None: a fifth of the queries, which are not
+            trained on. A data module brings its own.
+        test: To test on, likewise.
         steps: Training steps.
         batch_size: Queries a step; None: 16, or what the data module says.
         seed: Of everything that is drawn.
@@ -89,6 +96,7 @@ def fit(
     check_types("fit", trainer=(trainer, dict | None), data=(data, dict | None))
     check_arguments(fit, {"seed": seed, "folder": folder, "fields": fields, "student_prompt": student_prompt})
     check_counts("fit", 0, seed=seed)
+    _check_names(settings)
     seed_everything(seed, verbose=False)
     prepare()
     usual: dict[str, Any] = {"leak_penalty": 1.0, "baseline": JamesStein(), "samples_per_query": 2}
@@ -205,7 +213,10 @@ class Fitted:
 
     def _tested(self) -> Comparison:
         if self.comparison is None:
-            raise ConfigError("fit: there was nothing to test on; give test, or data={'test_share': 0.2}")
+            raise ConfigError(
+                "fit: there was nothing to test on; give test or data={'test_share': 0.2}, or, to a data module of "
+                "your own, test or test_share"
+            )
         return self.comparison
 
     def _repr_html_(self) -> str:
@@ -250,12 +261,42 @@ def _teacher(teacher: Teacher | str | None, prompt: TeacherPrompt | str | None) 
     return Teacher(SMOLLM2, given or SMALL_PROMPT, **SMALL_SAMPLING)
 
 
+def _check_names(settings: dict[str, Any]) -> None:
+    """Check that `WeakToStrong` has the options.
+
+    Raises:
+        ConfigError: If it has not; it says where the option belongs, or the nearest name.
+    """
+    known = {*signature(WeakToStrong).parameters, *signature(fit).parameters} - {"settings"}
+    for name, value in settings.items():
+        if name in known:
+            continue
+        if name in ("lr", "learning_rate"):
+            hint = f"give optimizer=lambda params: torch.optim.AdamW(params, lr={value!r:.20})"
+        elif name in ("max_steps", "num_steps"):
+            hint = f"give steps={value!r:.20}"
+        elif owner := next((each for each, cls in _OWNERS.items() if name in signature(cls).parameters), None):
+            hint = f"give {owner}={{{name!r}: ...}}"
+        else:
+            hint = did_you_mean(name, known, otherwise="see help(wst.fit) and help(wst.WeakToStrong)")
+        raise ConfigError(f"wst.fit has no option {name!r}; {hint}")
+
+
 def _data(queries: Any, options: dict[str, Any]) -> QueryDataModule:  # noqa: ANN401
     if isinstance(queries, QueryDataModule):
         if options:
-            raise ConfigError(f"fit: {', '.join(sorted(options))} belong to the data module; give them to it")
+            names = " and ".join(sorted(options))
+            raise ConfigError(f"fit: queries is a data module; give {names} to {type(queries).__name__}(...) instead")
         return queries
     if isinstance(queries, list | tuple) and queries and all(isinstance(query, str) for query in queries):
         queries = [Query(f"query {number}", text) for number, text in enumerate(queries)]
     shares = {f"{split}_share": 0.2 for split in ("val", "test") if split not in options}
-    return QueryDataModule.from_records(queries, **{"batch_size": 16} | shares | options)
+    options = {"batch_size": 16} | shares | options
+    if not isinstance(queries, str | Path):
+        return QueryDataModule.from_records(queries, **options)
+    if not is_data_file(queries):
+        raise ConfigError(
+            f"fit: queries {str(queries)!r:.60} is no .csv, .tsv, .json, .jsonl or .parquet file; give a list of texts "
+            "or records, or wst.QueryDataModule(train=...)"
+        )
+    return QueryDataModule(str(queries), **options)

@@ -95,6 +95,25 @@ def test_files_are_looked_for_at_once(tmp_path: Path, option: str) -> None:
         assert words in message(caught)
 
 
+def test_the_packages_rows_do_not_validate_own_ones(train: str) -> None:
+    reviews = {split: f"wst:data/reviews/{split}.jsonl" for split in ("train", "val", "test")}
+    with pytest.raises(
+        ConfigError, match=r"^val is still wst:data/reviews/val\.jsonl, .*set val to a file, or val: null"
+    ):
+        QueryDataModule(**reviews | {"train": train})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^test is still wst:data/reviews/test\.jsonl, .*and test_share$"):
+        QueryDataModule(**reviews | {"train": train, "val": train})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^train is still wst:data/reviews/train\.jsonl, .* not of test's data"):
+        QueryDataModule(**reviews | {"test": train})  # type: ignore[arg-type]
+    for fitting in (
+        {"train": train, "val": None, "val_share": 0.2, "test": train},
+        {"train": [train, reviews["train"]]},
+        {"train": None, "test": train},
+        {"predict": train},
+    ):
+        QueryDataModule(**reviews | fitting)  # type: ignore[arg-type]
+
+
 def test_options_can_be_parsed(train: str) -> None:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(QueryDataModule, "data")

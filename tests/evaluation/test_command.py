@@ -62,6 +62,7 @@ def test_what_could_not_be_run_is_told_and_the_exit_code_says_so(tmp_path: Path,
     done = wst(["compare", "--config", "compare.yaml"], tmp_path)
     assert done.code == 1
     assert "arm lost could not be run: trained 'runs/nowhere': no such adapter folder or checkpoint" in done.out
+    assert "or --trained null for none" in done.out
     assert "untrained teacher" in done.out
     assert "Traceback" not in done.err
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
+import inspect
 import re
 import sys
 import threading
@@ -37,7 +38,7 @@ class OneLineErrors:
             ConfigError: Always.
         """
         # Parsers of nested options pass their errors up through here, one after the other.
-        said, hint = one_line(message).replace(self.hint, ""), self.hint
+        said, hint = _function_remedy(one_line(message)).replace(self.hint, ""), self.hint
         if unknown := re.search(r"nrecognized arguments: (--[\w.]+)", said):
             near = difflib.get_close_matches(unknown[1], getattr(self, "_option_string_actions", ()), 1)
             hint = f"; did you mean {near[0]}?" if near else hint
@@ -114,6 +115,17 @@ def one_line(message: str) -> str:
     lines = [line.strip(" -\t") for line in message.splitlines()]
     text = re.sub(r"\s+", " ", " ".join(line for line in lines if line))
     return f"{'.'.join(dict.fromkeys(keys))}: {text}" if keys else text
+
+
+_NO_CLASS = re.compile(r"Import path (([\w.]+)\.(\w+)) does not correspond to a subclass of (Reward|Student)\b")
+
+
+def _function_remedy(said: str) -> str:
+    """Name the class that makes a function a reward or a student, where a config names the function alone."""
+    found = _NO_CLASS.search(said)
+    if found is None or not inspect.isfunction(_loaded(found[2], found[3])):
+        return said
+    return _NO_CLASS.sub(r"\1 is a function; name wst.Function\4 with function: \1", said)
 
 
 class _NotLoaded(Exception):

@@ -47,6 +47,7 @@ _TARGET = (
 _SHARE = 0.2  #: of the rows, to validate and to test on
 _ROWS = 1_000_000  #: of a file that are looked at
 _MOST_LABELS, _LONGEST_LABEL = 20, 60
+_NONE = "null"  #: the name that stands for no column
 _COPIED = 100 * 2**20  #: bytes; a larger file stays where it is
 
 _CONFIG = """\
@@ -92,6 +93,20 @@ def _share(answer, target):
     words = set(target.lower().split())
     return len(words & set(answer.lower().split())) / len(words)
 ''',
+    "none": '''\
+from wst import Reward
+
+
+class Right(Reward):
+    """1 for at most 30 words, less for a longer answer: a start, until you write what makes an answer good."""
+
+    def score(self, rollouts):  # one number each; float("nan"): cannot be scored
+        return [_brief(len(rollout.response.text.split())) for rollout in rollouts]
+
+
+def _brief(words):
+    return min(1.0, 30 / words) if words else 0.0
+''',
 }
 _README = """\
 # {name}
@@ -107,7 +122,7 @@ wst instruct runs/{name}/version_0/teacher/best "a new text"
 
 - `config.yaml`: models, prompts, data, training. What a run can be told: `wst fit --help`, `wst list`.
 - `my_reward.py`: which answers are right.
-- `data/`: the rows; the column `{target}` holds the right answer.
+- `data/`: the rows; {target}
 """
 
 
@@ -115,7 +130,7 @@ class _Task(NamedTuple):
     """What the rows ask for.
 
     Attributes:
-        kind: Of the answers: "label", "number" or "text".
+        kind: Of the answers: "label", "number", "text", or "none" if the rows have none.
         asked: What the assistant must do, in the teacher's words.
         form: What the student is told of the form of an answer.
         labels: The labels, if they are labels.
@@ -144,7 +159,8 @@ def run(args: list[str]) -> int:
     rows = [row for file in files.values() for row in islice(file_rows(file), _ROWS)]
     asking &= bool(options.data)  # of the example all is known
     query = _column("query", options.query, _QUERY, rows[0], asking)
-    target = _column("target", options.target, _TARGET, rows[0], asking)
+    column = _column("target", options.target, _TARGET, rows[0], asking, otherwise=_NONE)
+    target = None if column == _NONE else column
     task = _task([FieldMap(query, target).read(row) for row in rows])
     _check_shares(files)
     if asking and options.student is None:
@@ -157,7 +173,7 @@ def run(args: list[str]) -> int:
     texts = {
         "config.yaml": _CONFIG.format(name=name) + yaml.dump(settings, **_YAML),
         "my_reward.py": _REWARD + _REWARDS[task.kind].format(labels=json.dumps(task.labels, ensure_ascii=False)),
-        "README.md": _README.format(name=name, target=printable(target).replace("`", "'")),
+        "README.md": _README.format(name=name, target=_told(target)),
     }
     copies = {place: files[split] for split, place in places.items() if not _is_same(files[split], folder / place)}
     if len(set(places.values())) < len(places):
@@ -174,7 +190,8 @@ def run(args: list[str]) -> int:
     except (OSError, StorageError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"init: {str(folder)!r} cannot be written ({reason}); name another folder") from error
-    what = f"{len(task.labels)} labels" if task.kind == "label" else f"each answer is a {task.kind}"
+    kinds = {"label": f"{len(task.labels)} labels", "none": "no right answers"}
+    what = kinds.get(task.kind, f"each answer is a {task.kind}")
     print(f"{printable(name)}: {len(rows)} rows, {what}; wrote {', '.join([*texts, *copies])}")
     print(f"next: cd {printable(shlex.quote(str(folder)))} && wst check --config config.yaml")
     return 0
@@ -191,8 +208,25 @@ def _place(file: Path, folder: Path) -> str:
     return str(file.resolve()) if file.stat().st_size > _COPIED else f"data/{file.name}"
 
 
-def _column(option: str, given: str | None, usual: Sequence[str], row: Row, asking: bool) -> str:
+def _told(target: str | None) -> str:
+    """Return what the README says of the column of the right answers."""
+    if target is None:
+        return "no column holds a right answer."
+    return "the column `{}` holds the right answer.".format(printable(target).replace("`", "'"))
+
+
+def _column(
+    option: str, given: str | None, usual: Sequence[str], row: Row, asking: bool, otherwise: str | None = None
+) -> str:
     """Return the name of a column: the one given, else what one asked says, else the first of the usual names.
+
+    Args:
+        option: What it is for.
+        given: Its name, if one is given.
+        usual: Usual names, in lower case.
+        row: A row of the data.
+        asking: Whether there is somebody to ask.
+        otherwise: What to say if there is no such column, if that is possible.
 
     Raises:
         ConfigError: If there is none of the usual names, and nobody to ask.
@@ -200,13 +234,16 @@ def _column(option: str, given: str | None, usual: Sequence[str], row: Row, aski
     names = {name.lower(): name for name in row.values}
     found = next((names[name] for name in usual if name in names), None)
     if given is None and asking:
-        given = _ask(f"column with the {option} (of {', '.join(map(printable, row.values))})", found or "")
+        names_none = f"; {otherwise}: none" if otherwise else ""
+        question = f"column with the {option} (of {', '.join(map(printable, row.values))}{names_none})"
+        given = _ask(question, found or otherwise or "")
     if given or found:
         return given or str(found)
     if len(row.values) == 1 and ";" in next(iter(row.values)):
         raise ConfigError("init: the cells are separated by ';'; save the file with commas, or as .tsv with tabs")
     raise ConfigError(
         f"init: which column is the {option}? Name it with --{option} (of {', '.join(map(repr, row.values)):.300})"
+        + (f", or give --{option} {otherwise} if there is none" if otherwise else "")
     )
 
 
@@ -227,6 +264,8 @@ def _check_shares(files: dict[str, Path]) -> None:
 
 def _task(queries: Sequence[Query]) -> _Task:
     answers = Counter(answer for query in queries for answer in query.targets)
+    if not answers:
+        return _Task("none", "answer the following request", "", [])
     try:
         numbers = all(math.isfinite(float(answer.replace(",", ""))) for answer in answers)
     except ValueError:
@@ -253,7 +292,7 @@ def _settings(name: str, options: argparse.Namespace, task: _Task, data: dict[st
         WSTError: If a model is not there.
     """
     teacher, student = options.teacher or SMOLLM2, options.student or "local"
-    arguments: dict[str, Any] = {"max_new_tokens": 256 if task.kind == "text" else 64}
+    arguments: dict[str, Any] = {"max_new_tokens": 256 if task.kind in ("text", "none") else 64}
     if student == "endpoint":
         key = None if options.api_key_env == "null" else options.api_key_env
         arguments |= {"model": options.model, "base_url": options.base_url, "api_key_env": key}
@@ -279,7 +318,8 @@ def _settings(name: str, options: argparse.Namespace, task: _Task, data: dict[st
         "student": {"class_path": f"wst.{kind}Student", "init_args": arguments},
         "student_prompt": {"placement": "before", "query": "\n\n".join(filter(None, ["{query}", task.form]))},
         "reward": "my_reward.Right",
-        "leak_penalty": 1.0,  # an instruction that gives the answer away earns nothing
+        # With 1, an instruction that gives the answer away earns nothing.
+        "leak_penalty": float(task.kind != "none"),
         "baseline": "wst.JamesStein",
         "samples_per_query": 2,
         "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 2e-4}},
@@ -338,7 +378,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--val", help="file to validate on (a fifth of the rows)")
     add("--test", help="file to test on (a fifth of the rows)")
     add("--query", help="column with the text, or a template: '{subject} {body}' (a usual name)")
-    add("--target", help="column with the right answer (a usual name)")
+    add("--target", help="column with the right answer; null: none (a usual name)")
     add("--student", help="local, endpoint, or a model: hub id, folder, .gguf file (local: SmolLM2-135M)")
     add("--model", default="gpt-4o-mini", help="name of the model at the endpoint (gpt-4o-mini)")
     add("--base_url", default="https://api.openai.com/v1", help="the endpoint's address (OpenAI's)")

@@ -5,13 +5,15 @@ Tested with jsonargparse 4.53.
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace, _typehints, _util, set_dumper
+from jsonargparse import Namespace, _signatures, _typehints, _util, set_dumper
 from jsonargparse._loaders_dumpers import dump_yaml_kwargs, get_yaml_default_loader
 from jsonargparse._paths import Path as ConfigPath
 from lightning import LightningDataModule
@@ -23,11 +25,12 @@ _parse_value = _util.parse_value_or_config
 
 
 def mend() -> None:
-    """Mend null, text that looks like a number, configs and other data modules, for every parser of this process."""
+    """Mend null, text that looks like a number, configs, other data modules and untyped arguments, for every parser."""
     setattr(_typehints, "parse_value_or_config", _parse_nested)  # noqa: B010 - no public name of the module
     setattr(_typehints, "discard_init_args_on_class_path_change", _discard)  # noqa: B010
     setattr(ConfigPath, "__init__", _locate)  # noqa: B010
     setattr(ConfigPath, "read_text", _read_text)  # noqa: B010
+    setattr(_signatures.SignatureArguments, "_add_signature_parameter", _add)  # noqa: B010
     set_dumper("yaml", _dump)
 
 
@@ -74,6 +77,16 @@ def _discard(parser: Any, before: Any, now: Any) -> None:  # noqa: ANN401 - what
             for key in list(before.init_args.__dict__):
                 before.init_args.pop(key)
     _discard_unknown(parser, before, now)
+
+
+_add_parameter = _signatures.SignatureArguments._add_signature_parameter
+
+
+def _add(parser: Any, container: Any, key: Any, parameter: Any, *settings: Any, **named: Any) -> None:  # noqa: ANN401
+    """Require an argument that has neither a type nor a default; jsonargparse would set it to None."""
+    if parameter.annotation is inspect.Parameter.empty and parameter.default is inspect.Parameter.empty:
+        parameter = dataclasses.replace(parameter, annotation=Any)
+    _add_parameter(parser, container, key, parameter, *settings, **named)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -74,11 +74,13 @@ def _make(class_path: str, given: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a
 
 
 def _check_data(given: dict[str, Any]) -> None:
-    """Check that the files are there, and that their first rows have the fields."""
-    from wst.data.sources import file_rows, find_files
+    """Check that the files are there, that their first rows have the fields, and that they belong together."""
+    from wst.data.sources import as_list, check_origin, file_rows, find_files
 
     field_map = _make("wst.FieldMap", given.get("fields", {}))
     for split in ("train", "val", "test", "predict"):
+        if split == "val":  # after train's rows, before the fields of others, which may be of other data
+            check_origin({each: as_list(given.get(each), each) for each in ("train", "val", "test")})
         if given.get(split) and not given.get("hub"):
             for file in find_files(given[split], split):
                 path = shipped(file) if file.startswith(SHIPPED) else Path(file)

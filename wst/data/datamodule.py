@@ -14,7 +14,7 @@ from wst.data.curriculum import Curriculum
 from wst.data.fields import FieldMap, Row, kind
 from wst.data.loader import Batches, QueryLoader
 from wst.data.queries import Queries
-from wst.data.sources import as_list, file_rows, find_files, hub_rows, records_of
+from wst.data.sources import as_list, check_origin, file_rows, find_files, hub_rows, records_of
 from wst.distributed import collective_errors
 from wst.errors import ConfigError, DataError
 from wst.settings import check_arguments, check_counts, check_types
@@ -76,7 +76,7 @@ class QueryDataModule(LightningDataModule):
             epoch.
 
     Raises:
-        ConfigError: If a setting is impossible, or does not fit the others.
+        ConfigError: If a setting is impossible, or does not fit the others, or own files are mixed with the package's.
         DataError: If a named file does not exist.
     """
 
@@ -159,6 +159,7 @@ class QueryDataModule(LightningDataModule):
             raise ConfigError("hub_config and hub_revision are given without hub; name the data set in hub")
         if self.hub_name is None:
             self.files = {split: find_files(files, option=split) for split, files in self.files.items()}
+        check_origin(self.files)
 
     @classmethod
     def from_records(

@@ -16,6 +16,7 @@ from wst.files import SHIPPED, shipped
 
 _PATTERNS = ("{split}.jsonl", "{split}.jsonl.gz", "{split}.parquet", "{split}-*.parquet")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _OTHER_FORMATS = (".xlsx", ".xls", ".ods", ".xml", ".yaml", ".yml", ".arrow", ".feather", ".zip", ".zst", ".xz", ".bz2")
 
 
@@ -50,6 +51,32 @@ def find_files(files: str | Sequence[str] | None, option: str) -> list[str]:
     return found
 
 
+def check_origin(files: Mapping[Any, Sequence[str]]) -> None:
+    """Check that the package's example data and a user's own are not mixed: a config's ``val`` may have been forgotten.
+
+    Args:
+        files: Names of files by split, as the user gives them.
+
+    Raises:
+        ConfigError: If ``val`` or ``test`` come with the package and ``train`` does not, or the reverse.
+    """
+    train = files.get("train") or []
+    for split in ("val", "test"):
+        other = files.get(split) or []
+        if {name.startswith(SHIPPED) for name in train} & {name.startswith(SHIPPED) for name in other}:
+            continue
+        if train and other and other[0].startswith(SHIPPED):
+            raise ConfigError(
+                f"{split} is still {other[0]}, which is not of train's data; set {split} to a file, or {split}: null "
+                f"and {split}_share"
+            )
+        if train and other:
+            raise ConfigError(
+                f"train is still {train[0]}, which is not of {split}'s data; set train to a file, or to null if "
+                "nothing is trained"
+            )
+
+
 def file_rows(path: str | Path, records: str | None = None, name: str | None = None) -> Iterator[Row]:
     """Read a file whose name ends in .csv, .tsv, .json or .parquet, or else JSON Lines; each may be gzipped.
 
@@ -81,6 +108,11 @@ def file_rows(path: str | Path, records: str | None = None, name: str | None = N
         case _:
             for line, row in read_rows(path):
                 yield Row(f"{place}:{line}", f"{name}:{line}", row)
+
+
+def is_data_file(name: str | Path) -> bool:
+    """Return whether a file's name says that it can be read."""
+    return _format(name) in _FORMATS
 
 
 def _format(path: str | Path) -> str:

@@ -23,7 +23,10 @@ def training_curve(folder: Path) -> dict[str, list[tuple[int, float]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     if not any(folder.glob("events.out.tfevents.*")):
-        raise ConfigError(f"compare: run {str(folder)!r} holds no TensorBoard log; give a run's version_N folder")
+        raise ConfigError(
+            f"compare: run {str(folder)!r} holds no TensorBoard log; give a run's version_N folder, or "
+            "--run null to go without its curve"
+        )
     log = EventAccumulator(str(folder))
     log.Reload()
     known = log.Tags()["scalars"]

@@ -203,7 +203,10 @@ def _is_adapter(folder: str) -> bool:
     """
     path = Path(folder)
     if not path.is_dir():
-        raise ModelError(f"trained {folder!r}: no such adapter folder or checkpoint; give one that `wst fit` wrote")
+        raise ModelError(
+            f"trained {folder!r}: no such adapter folder or checkpoint; give one that `wst fit` wrote, "
+            "or --trained null for none"
+        )
     if not any((path / name).is_file() for name in ("adapter_config.json", "config.json")):
         raise ModelError(f"trained {folder!r}: neither adapter_config.json nor config.json is in it")
     return (path / "adapter_config.json").is_file()

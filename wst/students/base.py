@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from abc import ABC, abstractmethod
@@ -83,6 +84,12 @@ def respond(student: Student, prompts: Sequence[Prompt]) -> list[Response]:
     """
     responses = student.respond(prompts) if prompts else []
     name = type(student).__name__
+    if inspect.iscoroutine(responses):
+        responses.close()
+        raise ContractError(
+            f"student {name}: respond() is async; write it with def, or wrap an async function of messages in "
+            "wst.FunctionStudent"
+        )
     if not isinstance(responses, list) or len(responses) != len(prompts):
         got = len(responses) if isinstance(responses, list) else f"a {type(responses).__name__}"
         raise ContractError(

@@ -16,7 +16,7 @@ StudentFunction = Callable[[list[dict[str, str]]], str | Awaitable[str]]
 
 
 class FunctionStudent(Student):
-    """A student that is a function, sync or async; wherever a student is expected, the function itself will do.
+    """A student that is a function, sync or async; from Python the function itself will do, a config names this class.
 
     Args:
         function: Takes the messages of a chat as OpenAI's format has them, ``[{"role": ..., "content": ...}]``, and

@@ -41,7 +41,7 @@ class Baseline(nn.Module, ABC):
         if samples < self.min_samples:
             raise ConfigError(
                 f"samples_per_query={samples}: {type(self).__name__} needs at least {self.min_samples}; raise it, or "
-                "take MovingAverage or Unaided as baseline"
+                "take JamesStein, QueryTracker, MovingAverage or Unaided as baseline"
             )
 
     @abstractmethod
@@ -125,8 +125,8 @@ class LeaveOneOut(Baseline):
 class Unaided(Baseline):
     """Reward of the student without an instruction for the same query (self-critical baseline).
 
-    Rennie et al. 2017 (arXiv 1612.00563); used for prompts by Li et al. 2023 (arXiv 2302.11520). The only
-    baseline that works with one sample a query and still compares within the query.
+    Rennie et al. 2017 (arXiv 1612.00563); used for prompts by Li et al. 2023 (arXiv 2302.11520). Like
+    `QueryTracker` it compares within the query even with one sample a query, at the price of one more answer.
     """
 
     needs_unaided = True
