@@ -133,6 +133,18 @@ def test_the_overlay_that_allows_leaks_on_the_quickstart(capsys: pytest.CaptureF
     assert settings["model"]["init_args"]["leak_penalty"] == 0
 
 
+def test_the_warm_start_on_helpful_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = ROOT / "lightning_configs"
+    overlay = folder / "overlays" / "hh_rlhf_warm_start.yaml"
+    with pytest.raises(SystemExit) as left:
+        run(["fit", f"--config={folder / 'hh_rlhf_small.yaml'}", f"--config={overlay}", "--print_config"])
+    assert left.value.code == 0
+    model = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    start = model["warm_start"]["init_args"]
+    assert len(start["sentences"]) == 7
+    assert (start["queries"], model["kl_coef"], model["samples_per_query"]) == (64, 0.0, 4)
+
+
 @pytest.mark.slow
 def test_the_endpoint_overlay_on_the_quickstart(tmp_path: Path, tiny_model: str) -> None:
     overlay = ROOT / "lightning_configs" / "overlays" / "endpoint.yaml"
