@@ -18,8 +18,6 @@ from wst.data.math import SUBJECTS
 from wst.errors import ConfigError, DataError
 from wst.types import Query
 
-# Public benchmark files, where they lie beside the project.
-PUBLIC = Path(__file__).parents[3] / "shared" / "data"
 SPLITS: tuple[Split, ...] = ("train", "test")
 VAL = ["5", "11", "33", "34"]
 
@@ -384,25 +382,3 @@ def test_the_limit_of_the_test_set_frees_none_of_its_problems(tmp_path: Path) ->
     data = MATH(**files, val_share=0, limit_test=1)
     assert len(data.queries("test")) == 1
     assert len(data.queries("train")) == 5
-
-
-# --- The public files
-
-
-@pytest.mark.skipif(not PUBLIC.is_dir(), reason="the public benchmark files do not lie beside the project")
-@pytest.mark.parametrize(
-    ("kind", "train", "test", "rows"),
-    [
-        (GSM8K, "gsm8k/train.jsonl", "gsm8k/test.jsonl", (7473, 1319)),
-        (MATH, "math/math_train1000.jsonl", "math/math500_test.jsonl", (1000, 500)),
-    ],
-)
-def test_all_rows_of_the_public_files_are_kept(
-    kind: type[Benchmark], train: str, test: str, rows: tuple[int, int]
-) -> None:
-    data = kind(train=str(PUBLIC / train), test=str(PUBLIC / test))
-    data.setup("fit")
-    data.setup("test")
-    assert data.counts == {split: {"in": n, "kept": n} for split, n in zip(SPLITS, rows, strict=True)}
-    assert len(data.queries("train")) + len(data.queries("val")) == rows[0]
-    assert all(query.target and query.extra["solution"] for split in SPLITS for query in data.queries(split))

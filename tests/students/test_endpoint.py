@@ -13,8 +13,6 @@ from endpoints import FakeServer, Request
 
 from wst import AnswerCache, Budget, EndpointStudent, Message, Prices, Prompt
 from wst.errors import CacheError, ConfigError, StudentStopped
-from wst.students.cache import answer_key
-from wst.types import Response
 
 CPU = torch.device("cpu")
 
@@ -237,14 +235,6 @@ def test_two_students_on_one_cache_pay_once(
     assert first.respond([prompt("same")]) == second.respond([prompt("same")])
     assert len(server.requests) == 1
     assert claims[0]
-
-
-def test_half_characters_in_the_cache_are_replaced(student: Any, server: FakeServer, tmp_path: Path) -> None:
-    cache = AnswerCache(str(tmp_path / "answers.sqlite"))
-    one = student(cache=cache)
-    cache.put({answer_key(one.identity(), prompt("half"), sampled=False): Response("nice \ud83d")}, "s")
-    assert [answer.text for answer in one.respond([prompt("half")])] == ["nice \ufffd"]
-    assert server.requests == []
 
 
 def test_a_stopped_student_is_set_up_anew(student: Any, server: FakeServer) -> None:

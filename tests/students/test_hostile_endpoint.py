@@ -20,8 +20,9 @@ from faulty import ALL, FaultProxy, Forwarded
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from wst import AnswerCache, EndpointStudent, Message, Prompt
+from wst import AnswerCache, EndpointStudent, Message, Prompt, Response
 from wst.errors import StudentStopped
+from wst.students.cache import answer_key
 
 CPU = torch.device("cpu")
 KEY = "sk-Hostile/test+key=0123456789"
@@ -320,3 +321,13 @@ def test_anything_that_an_endpoint_sends_is_an_answer_or_a_failed_call(
     assert sum(ended.values()) >= 100
     assert ended["answered"] > 0
     assert ended["failed"] > 0
+
+
+def test_half_characters_in_the_cache_are_replaced(tmp_path: Path) -> None:
+    cache = AnswerCache(str(tmp_path / "answers.sqlite"))
+    student = EndpointStudent("fake", "http://127.0.0.1:9/v1", api_key_env=None, cache=cache)
+    asked = Prompt((Message("user", "half"),))
+    cache.put({answer_key(student.identity(), asked, sampled=False): Response("nice \ud83d")}, "s")
+    student.setup(CPU)
+    assert [answer.text for answer in student.respond([asked])] == ["nice \ufffd"]
+    student.close()
