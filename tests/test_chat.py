@@ -244,6 +244,20 @@ def test_a_student_reads_the_last_turns_and_the_whole_question(tiny_model: str) 
     assert kept[0] % 2 == 0
 
 
+def test_a_prompt_that_fits_is_encoded_once(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = Teacher(tiny_model, TeacherPrompt("{query}"), dtype="float32")
+    teacher.load(CPU)
+    student = LocalStudent(tiny_model, dtype="float32", cache=False)
+    student.setup(CPU)
+    times = []
+    monkeypatch.setattr(chat, "encode_chat", lambda *given, **named: times.append(1) or encode_chat(*given, **named))
+    turns = (Message("user", "a"), Message("assistant", "b"))
+    for history in ((), turns):
+        teacher.encode(Query("q", "x", history=history))
+        student._encode(Prompt((*history, Message("user", "x"))))
+    assert len(times) == 4
+
+
 @pytest.mark.parametrize("place", ["query", "history"])
 def test_a_query_of_megabytes_is_not_tokenized_whole(
     tiny_model: str, place: str, monkeypatch: pytest.MonkeyPatch

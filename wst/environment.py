@@ -99,6 +99,10 @@ class Environment:
         self.student.close()
         self.reward.close()
 
+    def students(self) -> dict[str, Student]:
+        """Return the student and those that the reward asks, by name."""
+        return {"student": self.student, **self.reward.students()}
+
     def calibrate(self, queries: Sequence[Query]) -> None:
         """Show the reward what the student answers to these queries; each rank asks for a share of them."""
         with collective_errors():

@@ -84,7 +84,9 @@ def test_what_cannot_be_raced_is_said() -> None:
 @pytest.mark.slow
 def test_the_command_says_whether_a_sentence_does_as_well(fitted: Path, tmp_path: Path) -> None:
     teacher = fitted / "runs/tiny/version_0/teacher/best"
+    (tmp_path / "own.txt").write_text("Say NaN.\nBe brief.\nThink.\n")
     options = ["--config", str(fitted / "config.yaml"), "--budget", "60", "--samples", "4", "--limit", "6"]
+    options += ["--sentences", "own.txt"]
     done = wst(["distil", str(teacher), *options, "--output", "out", "--device", "cpu"], tmp_path)
     assert done.code == 0, done.err
     said = (tmp_path / "out/verdict.txt").read_text().strip()
@@ -95,6 +97,7 @@ def test_the_command_says_whether_a_sentence_does_as_well(fitted: Path, tmp_path
     winner = (tmp_path / "out/sentence.txt").read_text().removesuffix("\n")
     standings = [json.loads(line) for line in (tmp_path / "out/race.jsonl").read_text().splitlines()]
     assert standings[0]["sentence"] == winner
+    assert "Say NaN." in {standing["sentence"] for standing in standings}
     assert f"{len(standings)} sentences raced" in said
     rows = [json.loads(line) for line in (tmp_path / "out/rows.jsonl").read_text().split("\n")[:-1]]
     assert {row["arm"] for row in rows} == {"no instruction", winner, "untrained teacher", "trained teacher"}
@@ -102,3 +105,6 @@ def test_the_command_says_whether_a_sentence_does_as_well(fitted: Path, tmp_path
     assert len(found[winner]) == len(found["trained teacher"]) == 6
     mean = sum(a - b for a, b in zip(found["trained teacher"], found[winner], strict=True)) / 6
     assert f"{mean:+.3f} (" in said
+    wrong = wst(["distil", str(teacher), *options, "--samples", "-1"], tmp_path)
+    assert wrong.code == 2, wrong.err
+    assert "samples must be" in wrong.err

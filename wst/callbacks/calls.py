@@ -64,8 +64,7 @@ class CallAccounts(Callback):
 
 def paid(pl_module: LightningModule) -> dict[str, Any]:
     """Return the students that keep accounts: the module's, and those that its reward asks."""
-    module = cast(Any, pl_module)
-    students = {"student": module.student, **module.reward.students()}
+    students = cast(Any, pl_module).environment.students()
     return {name: student for name, student in students.items() if student.accounts is not None}
 
 

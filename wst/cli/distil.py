@@ -41,12 +41,12 @@ def run(args: list[str]) -> int:
     sentences = _lines(Path(options.sentences)) if options.sentences else list(USUAL)
     check_counts("distil", 0, samples=options.samples)
     environment, folder = module.environment, Path(options.output)
-    open_ledgers({"student": environment.student, **environment.reward.students()}, folder, "race")
+    open_ledgers(environment.students(), folder, "race")
     instructor = Instructor(artefact, options.device, options.base, data.eval_batch_size)
     finished = run_race(instructor, environment, data.queries("train"), sentences, options.samples, options.budget)
     write_whole(folder / "sentence.txt", finished.winner + "\n")
-    standings = (json.dumps(asdict(one), ensure_ascii=False) for one in finished.standings)
-    write_whole(folder / "race.jsonl", "".join(line.replace("NaN", "null") + "\n" for line in standings))
+    standings = [asdict(one) | {"reward": None if np.isnan(one.reward) else one.reward} for one in finished.standings]
+    write_whole(folder / "race.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in standings))
     comparison = compare(
         data,
         {_STUDENT: environment.student},

@@ -60,8 +60,7 @@ def find_gate(
         DataError: If there are too few, or too few could be scored.
     """
     check_rows(len(queries), harm, delta)
-    students = {"student": environment.student, **environment.reward.students()}
-    open_ledgers(students, instructor.artefact.folder, "gate")
+    open_ledgers(environment.students(), instructor.artefact.folder, "gate")
     environment.check()
     environment.setup(instructor.load().placed)
     try:

@@ -22,7 +22,7 @@ from wst.modeling.spec import first_line
 from wst.settings import check_arguments, check_counts
 from wst.students.completions import ChatClient, Failure, check_address, read_completion
 from wst.students.keys import ApiKey
-from wst.students.loops import start_loop
+from wst.students.loops import start_loop, stop_loop
 from wst.types import Instruction, Message, Query
 
 if TYPE_CHECKING:
@@ -130,15 +130,7 @@ class RemoteTeacher:
             if self._closed:
                 return
             self._closed = True
-        asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).result(timeout=30)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-
-    async def _disconnect(self) -> None:
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._client.close()
+        stop_loop(self._loop, self._client.close)
 
     def turns(self, query: Query) -> list[Message]:
         """Return the turns that the server gets: what training encoded, before the chat template."""
@@ -181,7 +173,7 @@ class RemoteTeacher:
                     async with asyncio.timeout(self.server.timeout):
                         body = await self._client.ask(request)
                     said = read_completion(body, strip_thinking=False)
-                    return Instruction(self._key.redact(said.text), truncated=said.truncated)
+                    return Instruction(self._key.redact_answer(said.text), truncated=said.truncated)
                 except Failure as error:
                     failure = error
                 except TimeoutError:

@@ -247,13 +247,13 @@ class ChatEncoder:
         def encode(words: str, start: int) -> list[int]:
             return encode_chat(tokenizer, chat(words, start), self.template_options, limit=self.limit + 1)
 
-        def fits(start: int) -> bool:
-            return len(encode(text, start)) <= self.limit
-
         with _named(name):
             start = starts[0]
-            if len(starts) > 1 and not fits(start):
-                start = starts[min(bisect_left(starts, True, key=fits), len(starts) - 1)]
+            if len(starts) > 1:
+                if len(whole := encode(text, start)) <= self.limit:
+                    return whole
+                place = bisect_left(starts, True, lo=1, key=lambda n: len(encode(text, n)) <= self.limit)
+                start = starts[min(place, len(starts) - 1)]
             ids, cut = encode_truncated(tokenizer, lambda words: encode(words, start), text, self.limit)
         self._report(int(cut or start != starts[0]), f"{name} was cut")
         return ids

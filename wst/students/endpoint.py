@@ -21,7 +21,7 @@ from wst.students.base import Student, check_decoding, check_json
 from wst.students.cache import AnswerCache, answer_key, open_cache
 from wst.students.completions import ChatClient, Failure, check_address, read_completion, valid_text
 from wst.students.keys import ApiKey
-from wst.students.loops import start_loop
+from wst.students.loops import start_loop, stop_loop
 from wst.students.probe import is_due, probe
 from wst.types import Message, Prompt, Response
 
@@ -223,8 +223,7 @@ class EndpointStudent(Student):
         loop, self._loop = self._loop, None
         self._asked = {}
         if loop is not None and self._pid == os.getpid():
-            asyncio.run_coroutine_threadsafe(self._disconnect(), loop).result(timeout=30)
-            loop.call_soon_threadsafe(loop.stop)
+            stop_loop(loop, self._client.close)
         self.accounts.close()
         if self.cache is not None:
             self.cache.close()
@@ -236,13 +235,6 @@ class EndpointStudent(Student):
         self._limiters: dict[str, AsyncLimiter] = {
             what: AsyncLimiter(rate, 60) for what, rate in self.rates.items() if rate is not None
         }
-
-    async def _disconnect(self) -> None:
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._client.close()
 
     def _run(self, coroutine: Coroutine[Any, Any, _T]) -> Future[_T]:
         if self._loop is None:

@@ -121,5 +121,5 @@ class InProcessStudent(FromSpec, Student):
 
         name = f"student {self.source!r}: a prompt"
         # Templates refuse a dialogue that begins with an answer.
-        later = [n for n, turn in enumerate(turns) if n and turn.role == "user"]
-        return self.encoder.prompt(self.tokenizer, chat, last.content, name, [0, *later, len(turns)])
+        later = (n for n, turn in enumerate(turns) if turn.role == "user")
+        return self.encoder.prompt(self.tokenizer, chat, last.content, name, sorted({0, *later, len(turns)}))

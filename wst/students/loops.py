@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -23,6 +23,25 @@ def start_loop(name: str) -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name=name, daemon=True).start()
     return loop
+
+
+def stop_loop(loop: asyncio.AbstractEventLoop, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Cancel everything in a loop of `start_loop`, close what belongs to it, and stop it.
+
+    Args:
+        loop: The loop.
+        close: Called in the loop, once nothing else is left there.
+    """
+
+    async def end() -> None:
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await close()
+
+    asyncio.run_coroutine_threadsafe(end(), loop).result(timeout=30)
+    loop.call_soon_threadsafe(loop.stop)
 
 
 def run_async(coroutine: Coroutine[Any, Any, _T]) -> _T:
