@@ -4,8 +4,8 @@
     python benchmarks/calls.py table --out runs/calls --picture runs/calls/calls.png
 
 A call is an answer that the student had to give in training, in a validation or in a warm start; an answer that it has
-given before in the run, and those for the held-out queries, are not counted. Each run leaves ``TASK.ARM.SEED.jsonl``: a
-row for each time that the held-out queries were tried.
+given before in the run, and those for the held-out queries or to calibrate a reward, are not counted. Each run leaves
+``TASK.ARM.SEED.jsonl``: a row for each time that the held-out queries were tried.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import time
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
+from calls_public import PUBLIC
+from calls_table import table
 from calls_tasks import ARMS, MODEL, TASKS, Task, build, tiny
 from lightning import Callback, Trainer, seed_everything
 from same_weights import write_models
@@ -128,7 +128,8 @@ def one(out: Path, task_name: str, arm: str, seed: int, options: argparse.Namesp
     part = target.with_suffix(".part")
     part.unlink(missing_ok=True)
     seed_everything(seed, verbose=False)
-    task, model, asked = TASKS[task_name], MODEL, options.student
+    task = PUBLIC[task_name][0](options) if task_name in PUBLIC else TASKS[task_name]
+    model, asked = MODEL, options.student
     if options.tiny:
         task, model = tiny(task), str(out / "tiny/lm")
         asked = model
@@ -154,6 +155,7 @@ def _train(
     task: Task, model: str, arm: str, student: Counted, limits: Row, options: argparse.Namespace, path: Path
 ) -> None:
     module, data = build(task, ARMS[arm], student, model, limits)
+    _ready(module, data, student, options)
     a_step = data.batch_size * module.samples_per_query
     curve = Curve(student, data.queries(options.split)[: options.held_out], options.calls, options.every, path)
     trainer = Trainer(
@@ -182,7 +184,7 @@ def _trl(
 
     module, data = build(task, ARMS["default"], student, model, limits)
     module.teacher.load(_device(options))
-    student.setup(_device(options))
+    _ready(module, data, student, options)
     curve = Curve(student, data.queries(options.split)[: options.held_out], options.calls, options.every, path)
     curve.note(0, module)
     rows = data.batch_size * module.samples_per_query
@@ -194,9 +196,8 @@ def _race(
 ) -> None:
     """Race given sentences and samples of the untrained teacher, once for each number of calls."""
     module, data = build(task, ARMS["default"], student, model, limits)
-    device = _device(options)
-    module.teacher.load(device)
-    student.setup(device)
+    module.teacher.load(_device(options))
+    _ready(module, data, student, options)
     test, train = list(data.queries(options.split)[: options.held_out]), data.queries("train")
     samples = [z.text for z in module.teacher.sample([train[i] for i in range(min(28, len(train)))]) if z.text.strip()]
     began, fewest = time.perf_counter(), 8 * math.ceil(math.log2(8))
@@ -222,7 +223,7 @@ def _gepa(
     from calls_gepa import reflector, search
 
     module, data = build(task, ARMS["default"], student, model, limits)
-    student.setup(_device(options))
+    _ready(module, data, student, options)
     test, train = list(data.queries(options.split)[: options.held_out]), data.queries("train")
     began = time.perf_counter()
     reflect = reflector(reflecting, _device(options))
@@ -237,6 +238,15 @@ def _of_sentence(sentence: str, calls: int, environment: Environment, queries: S
     rewards, leaks = environment.score(rollouts).total, environment.leaks(rollouts)
     row = {"calls": calls, "validation": 0, "step": 0, "reward": _mean(rewards), "leak": _mean(leaks)}
     return row | {"seconds": round(time.perf_counter() - began, 1), "example": sentence}
+
+
+def _ready(module: wst.WeakToStrong, data: wst.QueryDataModule, student: Counted, options: argparse.Namespace) -> None:
+    """Load student and reward; what calibrates the reward is asked for in every arm alike, and is not counted."""
+    module.environment.setup(_device(options))
+    if size := module.environment.reward.calibration_size:
+        student.counting = False
+        module.environment.calibrate(data.queries("train")[:size])
+        student.counting = True
 
 
 def _device(options: argparse.Namespace) -> torch.device:
@@ -259,89 +269,6 @@ def run(options: argparse.Namespace) -> int:
     return int(failed > 0)
 
 
-def load(out: Path) -> dict[str, dict[str, list[list[Row]]]]:
-    """Return the rows of all runs that are done, by task, arm and seed."""
-    found: dict[str, dict[str, list[list[Row]]]] = {}
-    for path in sorted(out.glob("*.*.*.jsonl")):
-        task, arm, _ = path.name.removesuffix(".jsonl").split(".")
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        found.setdefault(task, {}).setdefault(arm, []).append(rows)
-    order = [*ARMS, *PEERS]
-    return {task: dict(sorted(arms.items(), key=lambda item: order.index(item[0]))) for task, arms in found.items()}
-
-
-def held_out(rows: Sequence[Row], calls: float) -> float:
-    """Return the reward of the last teacher that was tried within so many calls; 0 before the first."""
-    known = [row["reward"] for row in rows if row["calls"] <= calls]
-    return float(known[-1]) if known else 0.0
-
-
-def area(rows: Sequence[Row], calls: int) -> float:
-    """Return the mean reward over the calls, from none to all of them."""
-    return float(np.mean([held_out(rows, spent) for spent in np.linspace(0, calls, 201)]))
-
-
-def calls_to(rows: Sequence[Row], target: float) -> float:
-    """Return the calls after which the reward was first at least the target; infinite if it never was."""
-    return next((float(row["calls"]) for row in rows if row["reward"] >= target), math.inf)
-
-
-def table(options: argparse.Namespace) -> int:
-    """Print a table for each task, and draw a picture."""
-    found = load(options.out)
-    for task, arms in found.items():
-        ends = [held_out(rows, options.calls) for rows in arms.get("default", [])]
-        target = options.target if options.target is not None else median(ends) if ends else math.nan
-        print(f"\n### {task}\n\nTarget {target:.3f}; medians with ranges over the seeds.\n")
-        print("| arm | seeds | reward at the end | area | calls to the target | leak at the end |")
-        print("|---|---:|---|---|---|---|")
-        for arm, runs in arms.items():
-            figures = [
-                [held_out(rows, options.calls) for rows in runs],
-                [area(rows, options.calls) for rows in runs],
-                [calls_to(rows, target) for rows in runs],
-                [rows[-1]["leak"] for rows in runs],
-            ]
-            print(f"| {arm} | {len(runs)} | {' | '.join(map(_shown, figures))} |")
-    if options.picture:
-        draw(found, options)
-    return 0
-
-
-def _shown(values: Sequence[float]) -> str:
-    def number(value: float) -> str:
-        return "never" if math.isinf(value) else f"{value:.0f}" if value > 1.5 else f"{value:.3f}"
-
-    low, middle, high = map(number, (min(values), sorted(values)[(len(values) - 1) // 2], max(values)))
-    return middle if low == high else f"{middle} ({low} to {high})"
-
-
-def draw(found: dict[str, dict[str, list[list[Row]]]], options: argparse.Namespace) -> None:
-    """Draw a panel for each task: the median of each arm, and the range of the default."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(1, len(found), figsize=(4.6 * len(found), 3.8), dpi=130, squeeze=False)
-    grid = np.linspace(0, options.calls, 201)
-    arms = list(dict.fromkeys(arm for of_task in found.values() for arm in of_task))
-    colors = dict(zip(arms, mpl.colormaps["tab20"].colors, strict=False))
-    for axes, (task, of_task) in zip(panels[0], found.items(), strict=True):
-        for arm, runs in of_task.items():
-            curves = np.array([[held_out(rows, calls) for calls in grid] for rows in runs])
-            width = 2.2 if arm in ("default", "two samples", RACE, GEPA) else 1.0
-            axes.plot(grid, np.median(curves, axis=0), lw=width, color=colors.get(arm, "black"), label=arm)
-            if arm == "default":
-                axes.fill_between(grid, curves.min(axis=0), curves.max(axis=0), color=colors[arm], alpha=0.15, lw=0)
-        axes.set(title=task, xlabel="student calls", ylabel="held-out reward")
-        axes.grid(alpha=0.25)
-    handles = {text: line for axes in panels[0] for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), fontsize=8, ncols=6, loc="lower center", frameon=False)
-    figure.tight_layout(rect=(0, 0.12, 1, 1))
-    figure.savefig(options.picture)
-
-
 def _append(path: Path, row: Row) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
@@ -357,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "one", "table"))
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs' files")
-    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", choices=[*TASKS, *PUBLIC], default=list(TASKS))
     parser.add_argument("--arms", nargs="+", choices=[*ARMS, *PEERS], default=[*ARMS, RACE, GEPA, TRL])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--student", default=MODEL, help="model that answers (that of the teacher)")
@@ -369,10 +296,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--val_calls", type=int, default=160, help="training calls between two validations (160)")
     parser.add_argument("--target", type=float, help="reward whose calls are counted (the end of the default arm)")
     parser.add_argument("--picture", type=Path, help="where `table` draws the curves")
+    parser.add_argument("--gsm8k", help="folder with train.jsonl and test.jsonl, for the task gsm8k")
+    parser.add_argument("--helpful", nargs=2, metavar=("TRAIN", "TEST"), help="files of HH-RLHF, for the task helpful")
+    parser.add_argument("--preference", help="folder of the preference model, for the task helpful")
     parser.add_argument("--tiny", action="store_true", help="the tests' tiny model instead of SmolLM2")
     options = parser.parse_args(arguments)
+    for task in options.tasks if options.what != "table" else ():
+        for needed in PUBLIC[task][1] if task in PUBLIC else ():
+            if getattr(options, needed) is None:
+                parser.error(f"the task {task} needs --{needed}")
     if options.what != "one":
-        return (run if options.what == "run" else table)(options)
+        return run(options) if options.what == "run" else table(options, [*ARMS, *PEERS])
     warnings.simplefilter("ignore")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

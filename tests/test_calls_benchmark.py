@@ -11,6 +11,7 @@ from runs import TESTS
 sys.path.append(str(TESTS.parent / "benchmarks"))
 
 import calls
+import calls_table
 from calls_tasks import MODEL, TASKS, form
 
 ARMS = ("default", "all", "race", "gepa", "trl rloo")
@@ -52,10 +53,10 @@ def test_a_quick_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_figures_of_a_curve(tmp_path: Path) -> None:
     rows = [{"calls": 0, "reward": 0.1}, {"calls": 50, "reward": 0.5}, {"calls": 100, "reward": 0.4}]
-    assert calls.held_out(rows, 99) == 0.5
-    assert calls.area(rows, 100) == pytest.approx(0.3, abs=0.01)
-    assert calls.calls_to(rows, 0.45) == 50
-    assert calls.calls_to(rows, 0.6) == float("inf")
+    assert calls_table.held_out(rows, 99) == 0.5
+    assert calls_table.area(rows, 100) == pytest.approx(0.3, abs=0.01)
+    assert calls_table.calls_to(rows, 0.45) == 50
+    assert calls_table.calls_to(rows, 0.6) == float("inf")
     for arm in ("default", "all"):
         (tmp_path / f"formats.{arm}.0.jsonl").write_text("".join(json.dumps(row | {"leak": 0}) + "\n" for row in rows))
     picture = tmp_path / "calls.png"

@@ -52,6 +52,7 @@ def test_asked_to_leave_in_a_validation(
     assert faults(tmp_path, unbroken) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "kills"),
     [
@@ -65,6 +66,7 @@ def test_killed_at_random_moments(tmp_path: Path, tiny_model: str, processes: in
     assert crash(tmp_path, tiny_model, kills, processes, seed=kills + processes) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "kills"),
     [(1, 2), pytest.param(1, 100, marks=pytest.mark.long), pytest.param(2, 40, marks=pytest.mark.long)],

@@ -142,6 +142,7 @@ def test_too_many_failures_make_no_update(tmp_path: Path, tiny_model: str) -> No
     assert last["global_step"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
 def test_nothing_is_paid_for_twice_however_often_it_is_killed(tmp_path: Path, tiny_model: str, kills: int) -> None:
     chance = random.Random(kills)

@@ -95,6 +95,7 @@ def mutated(config: dict[str, Any], chance: random.Random) -> dict[str, Any]:
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [30, pytest.param(500, marks=pytest.mark.long)])
 def test_mutated_configs_are_taken_or_refused_in_one_line(
     tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], count: int

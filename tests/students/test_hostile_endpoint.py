@@ -33,6 +33,7 @@ def prompt(text: str) -> Prompt:
     return Prompt((Message("user", text),))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [150, pytest.param(2000, marks=pytest.mark.long)])
 def test_a_fifth_of_the_answers_is_spoilt(tmp_path: Path, calls: int) -> None:
     """Every fault there is: what can be answered is, and what cannot is unknown."""
