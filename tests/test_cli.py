@@ -230,3 +230,11 @@ def test_nf4_student_through_the_command_line(tmp_path: Path, tiny_model: str) -
 def test_a_name_too_long_for_a_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert guarded(lambda: instruct(["x" * 300, "text"])) == 2
     assert capsys.readouterr().err == f"wst: error: {'x' * 60}: too long for the name of a file; correct it\n"
+
+
+def test_ctrl_c_is_one_line_in_any_command(capsys: pytest.CaptureFixture[str]) -> None:
+    def loading() -> int:
+        raise KeyboardInterrupt
+
+    assert guarded(loading) == 130
+    assert capsys.readouterr().err == "wst: ended by SIGINT\n"

@@ -7,6 +7,7 @@ import difflib
 import errno
 import inspect
 import re
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -57,13 +58,13 @@ class Parser(OneLineErrors, argparse.ArgumentParser):
 def guarded(command: Callable[[], int]) -> int:
     """Run a command and return its exit code.
 
-    A user's mistake (`wst.errors.WSTError`) is printed as one line, and the exit code is 2. Every other error keeps its
-    traceback. Imports nothing heavy: what has not been loaded cannot have raised.
+    A user's mistake (`wst.errors.WSTError`) is printed as one line, and the exit code is 2; Ctrl-C as well, with 130.
+    Every other error keeps its traceback. Imports nothing heavy: what has not been loaded cannot have raised.
     """
     threading.excepthook = _skip_reported_storage_fault
     try:
         return command()
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         mistake = find_mistake(error)
         if mistake is None or debugging():
             raise
@@ -85,6 +86,8 @@ def find_mistake(error: BaseException | None) -> BaseException | None:
     while error is not None:
         if isinstance(error, WSTError | _loaded("lightning.fabric.utilities.exceptions", "MisconfigurationException")):
             return error
+        if isinstance(error, KeyboardInterrupt):
+            return Interrupted(signal.SIGINT, None)
         if isinstance(error, OSError) and error.errno in _STORAGE:
             return StorageError(storage_fault(error.filename or "a file of the run", error))
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:

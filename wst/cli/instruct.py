@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 from wst.cli.options import read_teacher, teacher_parser
 from wst.cli.quiet import prepare
-from wst.errors import ConfigError, DataError, Interrupted
+from wst.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -28,19 +27,12 @@ def run(args: list[str]) -> int:
     """Write an instruction for each text and return the exit code.
 
     Raises:
-        WSTError: If the teacher cannot be loaded, a text is blank, a line of standard input is not what the options
-            say, or Ctrl-C ends it.
+        WSTError: If the teacher cannot be loaded, a text is blank, or a line of standard input is not what the options
+            say.
     """
     options = _parser().parse_intermixed_args(args)  # a text may follow an option
     if blank := [number for number, text in enumerate(options.text, 1) if not text.strip()]:
         raise DataError(f"wst instruct: text {blank[0]} is blank; leave it out")
-    try:
-        return _write(options)
-    except KeyboardInterrupt:
-        raise Interrupted(signal.SIGINT, None) from None
-
-
-def _write(options: argparse.Namespace) -> int:
     prepare()
     instructor = read_teacher(options)
     asked = [_Asked(text, {"query": text}) for text in options.text] or _stdin(options.jsonl, options.field)

@@ -14,8 +14,13 @@ from wst.inference.card import CARD, model_card
 from wst.modeling.spec import first_line
 
 _ADAPTER = "adapter_config.json"
-#: What an artefact consists of, and all that is ever downloaded: no code and no pickles.
-_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+#: What an artefact consists of, and all that is ever uploaded or downloaded: no code, no pickles, and nothing that
+#: somebody laid beside it.
+_PATTERNS = [
+    *(FILE, "*.safetensors", "*.safetensors.index.json", _ADAPTER, "config.json", "generation_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("vocab.json", "merges.txt", "vocab.txt", "*.model"),
+]
 
 
 def download(name: str, revision: str | None) -> Path:
