@@ -101,6 +101,8 @@ def test_an_adapter_that_the_product_saved_is_taken(adapter: Path, tiny_model: s
         ("layer_replication", [[0, 1], [0, 1]]),
         ("target_parameters", ["lm_head.weight"]),
         ("peft_type", "PROMPT_TUNING"),
+        ("peft_type", "LOHA"),  # takes memory for any rank
+        ("peft_type", "XLORA"),  # asks the hub for the adapters that it names
         ("peft_type", ["LORA"]),
         ("peft_type", {"a": 1}),
         ("peft_type", None),
@@ -155,13 +157,32 @@ def test_an_adapter_that_lacks_weights_is_refused(adapter: Path, tiny_model: str
 
 @pytest.mark.parametrize(
     "changes",
-    [{"r": 10**9}, {"r": 16}, {"rank_pattern": {"q_proj": 10**8}}, {"r": "x"}, {"r": -1}, {"target_modules": 3}],
+    [{"r": 10**9}, {"r": 16}, {"rank_pattern": {"q_proj": 10**8}}, {"r": "x"}, {"r": -1}],
 )
 def test_an_adapter_that_asks_for_more_memory_than_its_file_is_refused(
     adapter: Path, tiny_model: str, changes: dict[str, Any]
 ) -> None:
     edit(adapter, "adapter_config.json", lambda config: config.update(changes))
     one_line(lambda: load(tiny_model, adapter=str(adapter)), "does not fit model")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target_modules": ".{14}(.+)+!|.*_proj"},
+        {"target_modules": ["(.+)+!"]},
+        {"target_modules": 3},
+        {"exclude_modules": "(.+)+!"},
+        {"layers_pattern": "(.+)+!"},
+        {"rank_pattern": {"(.+)+!": 2}},
+        {"alpha_pattern": {"(.+)+!": 2}},
+    ],
+    ids=str,
+)
+def test_an_adapter_brings_no_regular_expression(adapter: Path, tiny_model: str, changes: dict[str, Any]) -> None:
+    edit(adapter, "adapter_config.json", lambda config: config.update(changes))
+    one_line(lambda: load(tiny_model, adapter=str(adapter)), "train one with a list of names")
+    one_line(lambda: LoRA(target_modules=".*_proj"), "put it in brackets")
 
 
 JSON = st.recursive(
@@ -179,7 +200,7 @@ def test_no_config_of_an_adapter_is_too_odd_for_one_line(
 ) -> None:
     folder = Path(shutil.copytree(saved, tmp_path_factory.mktemp("odd") / "adapter"))
     config = json.loads((saved / "adapter_config.json").read_text())
-    option = data.draw(st.sampled_from(sorted(config.keys() - {"target_modules", "layers_pattern"})))
+    option = data.draw(st.sampled_from(sorted(config)))
     value = data.draw(JSON)
     edit(folder, "adapter_config.json", lambda config: config.update({option: value}))
     works_or_one_line(lambda: load(tiny_model, adapter=str(folder)).sample([Query("q", "x")], greedy=True))

@@ -19,10 +19,12 @@ from wst import (
     Prompt,
     Query,
     Response,
+    Standardized,
     StudentPrompt,
     Unaided,
 )
-from wst.errors import ConfigError, ModelError
+from wst.environment import Environment
+from wst.errors import ConfigError, ContractError, Diverged, ModelError
 
 
 def test_moving_average_goes_into_the_checkpoint(tiny_model: str, tmp_path: Path) -> None:
@@ -150,3 +152,43 @@ def test_missing_model_is_found_before_any_is_loaded(
     student = LocalStudent("nobody/no-such-model")
     with pytest.raises(ModelError, match="nobody/no-such-model"):
         fit(make(tiny_model, student), data(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize("ends", [torch.OutOfMemoryError, None])
+def test_the_rewards_of_a_step_that_is_made_again_count_once(
+    tiny_model: str, tmp_path: Path, ends: type[Exception] | None
+) -> None:
+    """Out of memory, or not finite, in the update of the second step."""
+    means: list[float] = []
+    module = make(tiny_model, baseline=MovingAverage(0.5), max_skips=1)
+    update = module.update.__call__
+
+    def fails(*args: Any) -> str | None:
+        means.append(float(module.baseline.mean))  # type: ignore[operator]
+        if len(means) < 2:
+            return update(*args)
+        if ends is not None:
+            raise ends("CUDA out of memory")
+        return "not a number"
+
+    module.update = fails  # type: ignore[assignment]
+    saver = ModelCheckpoint(tmp_path / "c", every_n_train_steps=9, save_last=True)
+    with pytest.raises((torch.OutOfMemoryError, Diverged)):
+        fit(module, data(tmp_path), tmp_path, callbacks=[saver], enable_checkpointing=True)
+    state = torch.load(tmp_path / "c/last.ckpt", weights_only=True)
+    assert state["wst"]["trained_steps"] == 1
+    assert float(state["state_dict"]["baseline.mean"]) == means[0] != means[1]
+
+
+def test_other_processes_take_over_the_calibration_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    reward = Standardized(Lowercase(), queries=2)
+    environment = Environment(Parrot(), reward)
+    first = {"mean": 0.25, "spread": 2.0}
+    monkeypatch.setattr("wst.environment.rank", lambda: 1)
+    monkeypatch.setattr("wst.environment.gather", lambda item: [first if "a" not in item else item, item])
+    queries = [Query("a", "Aa"), Query("b", "b")]
+    environment.calibrate(queries)
+    assert reward.state_dict() == first
+    monkeypatch.setattr(Standardized, "load_state_dict", lambda *_: None)
+    with pytest.raises(ContractError, match="lacks the calibration"):
+        Environment(Parrot(), Standardized(Lowercase(), queries=2)).calibrate(queries)

@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from wst.distributed import collective_errors, gather, local_share
-from wst.errors import ConfigError
+from wst.distributed import collective_errors, gather, local_share, rank
+from wst.errors import ConfigError, ContractError
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward, Scores, as_reward, score
 from wst.settings import check_types
@@ -104,12 +104,29 @@ class Environment:
         return {"student": self.student, **self.reward.students()}
 
     def calibrate(self, queries: Sequence[Query]) -> None:
-        """Show the reward what the student answers to these queries; each rank asks for a share of them."""
+        """Show the reward what the student answers to these queries; each rank asks for a share of them.
+
+        Rank 0 calibrates, and the others take over its state: a judge that is asked twice may say something else.
+
+        Raises:
+            ContractError: If the reward's state does not hold its calibration.
+        """
         with collective_errors():
             answers = self.unaided_responses(local_share(queries))
         for found in gather(answers):
             answers |= found
-        self.reward.calibrate([Rollout(query, None, answers[query.id], answers[query.id]) for query in queries])
+        with collective_errors():
+            if rank() == 0:
+                self.reward.calibrate([Rollout(q, None, answers[q.id], answers[q.id]) for q in queries])
+        state = gather(self.reward.state_dict())[0]
+        with collective_errors():
+            if rank() > 0:
+                self.reward.load_state_dict(state)
+                if self.reward.calibration_size:
+                    raise ContractError(
+                        f"{type(self.reward).__name__}: its state_dict() lacks the calibration, which checkpoints and "
+                        "other processes need; return it there, and restore it in load_state_dict()"
+                    )
 
     # ----------------------------------------------------------------- rollouts
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wst.callbacks import USUAL_OF_PREFERENCE, missing
 from wst.distributed import check_strategy, collective_errors, gather
-from wst.errors import ConfigError, DataError, Diverged
+from wst.errors import ConfigError, DataError, Diverged, ModelError
 from wst.evaluation.instructors import check_finite
 from wst.evaluation.metrics import Estimate, PairedRewards, estimate_gain, estimate_mean, is_binary
 from wst.modeling.chat import ChatEncoder, dialogue
@@ -238,8 +238,17 @@ class PreferenceModel(FromSpec, TrainedWeightsOnly):
         checkpoint["wst"] = {"trained_steps": self.trained_steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the number of steps."""
-        self.trained_steps = checkpoint.get("wst", {}).get("trained_steps", 0)
+        """Restore the number of steps.
+
+        Raises:
+            ModelError: If there is none.
+        """
+        super().on_load_checkpoint(checkpoint)
+        state = checkpoint.get("wst", {"trained_steps": 0})
+        steps = state.get("trained_steps") if isinstance(state, Mapping) else None
+        if type(steps) is not int or steps < 0:
+            raise ModelError("checkpoint: its steps are no number; give one that `wst fit` wrote")
+        self.trained_steps = steps
 
     def save(self, folder: Path) -> None:
         """Write the model as a sequence classifier, with the adapter merged into unquantized weights."""

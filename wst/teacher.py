@@ -45,6 +45,9 @@ class LoRA:
         r: Rank.
         alpha: Scale; the adapter's output is multiplied by alpha / r.
         target_modules: Names of the layers that get one, or "all-linear".
+
+    Raises:
+        ConfigError: If a setting is impossible.
     """
 
     r: int = 16
@@ -52,8 +55,13 @@ class LoRA:
     target_modules: str | list[str] = "all-linear"
 
     def __post_init__(self) -> None:
-        """Check the settings; a `ConfigError` says which is impossible."""
+        """Check the settings."""
         check_arguments(LoRA, vars(self))
+        if isinstance(self.target_modules, str) and self.target_modules != "all-linear":
+            raise ConfigError(
+                f'LoRA: target_modules is a list of names or "all-linear", got {self.target_modules!r:.80}; put it in '
+                "brackets"
+            )
         check_counts("LoRA", r=self.r, alpha=self.alpha)
 
     def add_to(

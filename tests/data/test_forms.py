@@ -93,6 +93,11 @@ FORMS: dict[str, tuple[dict[str, Any], list[str], list[tuple[str, Any]]]] = {
         ["train=t.tsv.gz"],
         [("a, b", "51"), ("c", "007"), ("d", "2.50")],
     ),
+    "text of a template, as it is": (
+        {"x.csv": "name,version,label\nNan,3.0,x\nnan,,y\n"},
+        ["train=x.csv", "fields.query={name} {version}"],
+        [("Nan 3.0", "x"), ("nan ", "y")],
+    ),
     "booleans": (
         {"x.jsonl": [{"text": "a", "label": True}, {"text": "b", "label": 2.0}]},
         ["train=x.jsonl"],
@@ -167,6 +172,12 @@ def test_objects_in_memory(records: Any) -> None:
         assert short(data.queries("train")) == [("a", "51"), ("b", "0.5")]
         assert [query.id for query in data.queries("train")] == ["train:0", "train:1"]
         assert [query.extra["who"] or None for query in data.queries("train")][:1] == ["me"]
+
+
+def test_what_a_frame_lacks_is_empty_in_a_template() -> None:
+    frame = pandas.DataFrame({"a": ["x", None], "b": [1.0, float("nan")], "label": ["y", "z"]})
+    data = QueryDataModule.from_records(frame, fields=FieldMap(query="{a}-{b}"))
+    assert [query.text for query in data.queries("train")] == ["x-1", "-"]
 
 
 def test_values_of_frames() -> None:

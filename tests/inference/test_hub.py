@@ -35,22 +35,33 @@ class FakeHub:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(self.cache))
         monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", self.create_repo)
         monkeypatch.setattr(huggingface_hub.HfApi, "create_commit", self.create_commit)
+        monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", self.files)
 
     def create_repo(self, repo: str, private: bool | None, exist_ok: bool) -> None:
         self.asked.append((repo, private))
         assert exist_ok
 
     def create_commit(self, repo: str, operations: list[Any], commit_message: str) -> Any:
-        files = {operation.path_in_repo: operation.path_or_fileobj for operation in operations}
+        for operation in operations:
+            if isinstance(operation, huggingface_hub.CommitOperationDelete):
+                (self.place(repo) / operation.path_in_repo).unlink()
+        added = [one for one in operations if isinstance(one, huggingface_hub.CommitOperationAdd)]
+        files = {operation.path_in_repo: operation.path_or_fileobj for operation in added}
         self.put(repo, {name: f if isinstance(f, bytes) else Path(f).read_bytes() for name, f in files.items()})
         return SimpleNamespace(commit_url=f"https://hub/{repo}/commit/1")
 
+    def place(self, repo: str) -> Path:
+        return self.cache / f"models--{repo.replace('/', '--')}" / "snapshots" / ("1" * 40)
+
+    def files(self, repo: str) -> list[str]:
+        return [path.name for path in self.place(repo).glob("*")]
+
     def put(self, repo: str, files: dict[str, bytes]) -> Path:
-        place = self.cache / f"models--{repo.replace('/', '--')}"
-        snapshot = place / "snapshots" / ("1" * 40)
-        snapshot.mkdir(parents=True)
-        (place / "refs").mkdir()
-        (place / "refs" / "main").write_text("1" * 40)
+        snapshot = self.place(repo)
+        snapshot.mkdir(parents=True, exist_ok=True)
+        refs = snapshot.parent.parent / "refs"
+        refs.mkdir(exist_ok=True)
+        (refs / "main").write_text("1" * 40)
         for name, content in files.items():
             (snapshot / name).write_bytes(content)
         return snapshot
@@ -85,6 +96,14 @@ def test_a_teacher_pushed_to_the_hub_is_read_from_there(folder: Path, tiny_model
     assert 'from_pretrained("me/teacher")' in card
     assert tiny_model not in "".join(path.read_text() for path in place.iterdir() if path.suffix in (".json", ".md"))
     assert not {"script.py", "keys.json", "notes.txt"} & {path.name for path in place.iterdir()}
+
+
+def test_an_export_takes_the_place_of_an_earlier_one(folder: Path, tiny_model: str, hub: FakeHub) -> None:
+    hub.put("them/base", {path.name: path.read_bytes() for path in Path(tiny_model).iterdir()})
+    hub.put("me/teacher", {"model.safetensors": b"of another export", "vocab.txt": b"", "notes.md": b"kept"})
+    Instructor.from_pretrained(str(folder), "cpu").push_to_hub("me/teacher", base="them/base")
+    assert {"model.safetensors", "vocab.txt", "notes.md"} & set(hub.files("me/teacher")) == {"notes.md"}
+    assert Instructor.from_pretrained("me/teacher", "cpu")(QUERIES)
 
 
 def test_a_hub_that_refuses_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,8 @@ from wst import (
     TRLReward,
 )
 from wst.cli.check import wrong_golds
-from wst.errors import ConfigError, DataError
+from wst.errors import ConfigError, ContractError, DataError
+from wst.rewards.base import score
 from wst.students.function import FunctionStudent
 from wst.types import rollout_row
 
@@ -155,6 +156,12 @@ def test_a_reward_function_of_trl_in_a_config(monkeypatch: pytest.MonkeyPatch) -
     reward = parser.instantiate_classes(parser.parse_args(options)).reward
     assert reward.score([rollout("5", "5 m", unit="m")]) == [1.0]
     assert reward.identity() == ["test_several_answers.accuracy", "answer", False]
+
+
+@pytest.mark.parametrize("values", [None, 1.0])
+def test_a_function_that_returns_no_list_is_one_line(values: Any) -> None:
+    with pytest.raises(ContractError, match="TRLReward"):
+        score(TRLReward(lambda **_: values), [rollout("5", "5")])
 
 
 def test_columns_that_a_function_lacks_are_named() -> None:

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from toys import Lowercase, Parrot, SixQueries, small_module
+from toys import Lowercase, Parrot, PoisonedTeacher, SixQueries, small_module
 from trainers import quiet_trainer
 
 from wst import Instruction, Reward, Rollout, WarmStart, WeakToStrong
-from wst.errors import ConfigError
+from wst.errors import ConfigError, Diverged
+from wst.teacher import LogProbs
 
 
 class Starts(Reward):
@@ -17,6 +18,16 @@ class Starts(Reward):
 
     def score(self, rollouts: Any) -> list[float]:
         return [float(text(r).startswith(str(len(r.query.text) % 2))) for r in rollouts]
+
+
+class Parity(Starts):
+    """Whether it is the first of two sentences for queries of even length, the second for the others."""
+
+    def __init__(self, sentences: list[str]) -> None:
+        self.sentences = sentences
+
+    def score(self, rollouts: Any) -> list[float]:
+        return [float(text(r) == self.sentences[len(r.query.text) % 2]) for r in rollouts]
 
 
 def text(rollout: Rollout) -> str:
@@ -113,3 +124,31 @@ def test_impossible_settings_are_errors(setting: dict[str, Any], words: str) -> 
 def test_a_sentence_that_the_teacher_may_not_write_is_an_error(tiny_model: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="more than the teacher's max_new_tokens=4"):
         start(tiny_model, tmp_path, WarmStart(["abcd"]), Lowercase())
+
+
+@pytest.mark.parametrize(("sentences", "steps"), [(["a", "b"], 1), (["a", "c"], 0)])
+def test_a_gradient_that_is_not_a_number_moves_nothing(
+    tiny_model: str, tmp_path: Path, sentences: list[str], steps: int
+) -> None:
+    """`PoisonedTeacher` cannot tell how probable "a" and "c" are."""
+
+    class FromTheFirst(PoisonedTeacher):
+        poisoned = True
+
+        def log_probs(self, *args: Any, **options: Any) -> LogProbs:
+            self.poisoned = not warm.done
+            return super().log_probs(*args, **options)
+
+    warm = WarmStart(sentences, queries=6, samples=0, epochs=1, batch_size=6 if steps == 0 else 1)
+    module = small_module(tiny_model, reward=Parity(sentences), teacher=FromTheFirst, warm_start=warm)
+    trainer = quiet_trainer(tmp_path, max_steps=1)
+    if steps:
+        with pytest.warns(UserWarning, match="loss or gradient is not a number in 3 of 6 steps; they make no update"):
+            trainer.fit(module, SixQueries(batch_size=2))
+        assert warm.done
+    else:
+        with pytest.raises(Diverged, match="not a number in 1 of 1 steps; lower the learning rate"):
+            trainer.fit(module, SixQueries(batch_size=2))
+        assert not warm.done
+        assert all(float(p.abs().max()) == 0 for name, p in module.named_parameters() if "lora_B" in name)
+    assert all(bool(parameter.isfinite().all()) for parameter in module.trainable())

@@ -8,6 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
+from wst.errors import ModelError
 from wst.training import lightning_internals as internals
 
 _KEY = "wst_curve"
@@ -88,8 +89,18 @@ class UnbrokenCurve(Callback):
         checkpoint[_KEY] = {"step": self._step if self._open else self._step + 1, "figures": figures}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Read where the curve was."""
-        self._resumed = checkpoint.get(_KEY, {})
+        """Read where the curve was.
+
+        Raises:
+            ModelError: If that cannot be read.
+        """
+        resumed = checkpoint.get(_KEY, {})
+        shape = {"step": int, "figures": dict}
+        if resumed and not (
+            isinstance(resumed, dict) and all(type(resumed.get(name)) is kind for name, kind in shape.items())
+        ):
+            raise ModelError("checkpoint: its curve cannot be read; give one that `wst fit` wrote")
+        self._resumed = resumed
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -46,8 +46,15 @@ class _Export(Callback):
         return {"best": self.best, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best figure so far."""
-        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        """Restore the best figure so far.
+
+        Raises:
+            ModelError: If it is no figure.
+        """
+        best, step = state_dict.get("best", "missing"), state_dict.get("best_step")
+        if not (best is step is None or (isinstance(best, float) and math.isfinite(best) and type(step) is int)):
+            raise ModelError(f"checkpoint: its best figure is {best!r:.60}; give one that `wst fit` wrote")
+        self.best, self.best_step = best, step
 
     @rank_zero_only
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -22,6 +22,7 @@ from wst.distributed import collective_errors, gather, raised_by_all
 from wst.errors import CacheError, ConfigError, Diverged, Interrupted, StudentStopped
 from wst.training import lightning_internals as internals
 from wst.training.folders import FolderLock, log_folder
+from wst.training.lifecycle import TrainingLifecycle
 
 _RESUMABLE = (StudentStopped, CacheError, Diverged, Interrupted, torch.OutOfMemoryError)
 
@@ -56,6 +57,8 @@ class CheckpointOnStop(Callback):
         loader = trainer.train_dataloader
         if trainer.training and isinstance(loader, QueryLoader):
             loader.put_back()
+            if isinstance(trainer.lightning_module, TrainingLifecycle):
+                trainer.lightning_module.put_back()
         trainer.save_checkpoint(target)
 
 

@@ -138,13 +138,19 @@ class Row:
         return self._filled(field, value, alternative) if isinstance(value, str) else str(value)
 
     def part(self, field: str) -> str:
-        """Return a field of a template as text; null is empty.
+        """Return a field of a template as text: text as it is, null as none.
 
         Raises:
             DataError: If it is missing, or is neither text nor a number.
         """
-        value = self.at(field)
-        return "" if value is None or value == "" else self.answer(field, value, "set fields.query to another template")
+        value, alternative = self.at(field), "set fields.query to another template"
+        if value is not _ABSENT and _is_missing(value):
+            return ""
+        return (
+            self._filled(field, value, alternative)
+            if isinstance(value, str)
+            else self.answer(field, value, alternative)
+        )
 
     def answer(self, field: str, value: Any, alternative: str) -> str:  # noqa: ANN401
         """Return a value that must be text, a number or a boolean, as text.

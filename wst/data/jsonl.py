@@ -19,7 +19,8 @@ from wst.errors import DataError
 _GZIP_MAGIC = b"\x1f\x8b"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MAX_DEPTH = 100
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+#: A string, or what is left of one that does not end, else a bracket. It cannot fail, so it takes linear time.
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 _ONE_OBJECT = 'put one JSON object on each line, such as {"text": "..."}'
 _RECORDS = "name the dotted path of its list of records in data.init_args.records"
 
@@ -254,8 +255,8 @@ def _invalid(error: Exception, remedy: str = _ONE_OBJECT) -> str:
 def _check_depth(text: str) -> None:
     """Refuse what `json` can read but not write back from within a deeper call stack."""
     depth = 0
-    for bracket in re.findall(r"[\[\]{}]", _STRING.sub("", text)):
-        depth += 1 if bracket in "[{" else -1
+    for found in _STRING_OR_BRACKET.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
         if depth > _MAX_DEPTH:
             raise RecursionError
 

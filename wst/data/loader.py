@@ -162,7 +162,9 @@ class QueryLoader(Batches[Query]):
                     f"checkpoint: the state of the training data lacks {', '.join(sorted(missing))}; "
                     "resume with the data module that the checkpoint was made with"
                 )
-            if any(type(state_dict[name]) is not int or state_dict[name] < 0 for name in ("epoch", "batches")):
+            kinds = {name: type(value) for name, value in identity.items()} | {"epoch": int, "batches": int}
+            unlike = [name for name, kind in kinds.items() if type(state_dict[name]) is not kind]
+            if unlike or min(state_dict["epoch"], state_dict["batches"]) < 0:
                 raise ConfigError(
                     "checkpoint: the position in the training data cannot be read; give one that `wst fit` wrote"
                 )

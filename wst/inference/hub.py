@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def upload(
     Raises:
         ModelError: If no reader could load the base, or the hub refuses.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     model = artefact.base["model"] if base is None else base
     if model is not None and artefact.base["model"] is not None and not portable(model):
@@ -90,7 +91,10 @@ def upload(
     api = HfApi(token=token)
     try:
         api.create_repo(repo, private=private, exist_ok=True)
-        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        operations: list[Any] = [CommitOperationAdd(name, content) for name, content in files.items()]
+        # What is left of an earlier export would be read as part of this one.
+        old = [name for name in api.list_repo_files(repo) if name not in files and "/" not in name]
+        operations += [CommitOperationDelete(n) for n in old if any(fnmatchcase(n, pattern) for pattern in _PATTERNS)]
         return str(api.create_commit(repo, operations, commit_message=message).commit_url)
     except Exception as error:  # the hub's client has many of its own
         raise ModelError(f"teacher {repo!r}: cannot be uploaded to the hub ({first_line(error):.200})") from error

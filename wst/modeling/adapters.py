@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path, PurePath
 from typing import Any, cast
 
 import torch
-from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel, PromptLearningConfig, get_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -15,6 +16,8 @@ from transformers import PreTrainedModel
 from wst.errors import ModelError
 from wst.modeling.loading import first_nonfinite, one_line_errors
 from wst.modeling.spec import first_line
+
+_NAME = re.compile(r"\^?[\w.-]+\$?")
 
 #: Values of PEFT's options under which an adapter leaves the base model as it is and runs no code of its own.
 _HARMLESS: dict[str, list[Any]] = {
@@ -26,6 +29,15 @@ _HARMLESS: dict[str, list[Any]] = {
     "layer_replication": [None, []],
     "megatron_config": [None, {}],  # would import the module that megatron_core names
 }
+#: Options that name layers. PEFT takes texts and keys for regular expressions.
+_NAMES = ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern", "alpha_pattern")
+
+
+def _are_names(value: object) -> bool:
+    """Whether an option names layers as they are: by a list, a mapping's keys, none at all, or all of them."""
+    if value is None or value == "all-linear":
+        return True
+    return isinstance(value, list | dict) and all(isinstance(name, str) and _NAME.fullmatch(name) for name in value)
 
 
 def check_adapter(folder: str) -> None:
@@ -42,12 +54,18 @@ def check_adapter(folder: str) -> None:
         raise ModelError(f"adapter {folder!r}: no adapter_model.safetensors; adapters are read from safetensors alone")
     config = _config(path)
     kind = config.get("peft_type")
-    shape = PEFT_TYPE_TO_CONFIG_MAPPING.get(cast(Any, kind)) if isinstance(kind, str) else None
-    if shape is None or issubclass(shape, PromptLearningConfig) or config.get("alora_invocation_tokens"):
+    # Others change more than layers, ask the hub for more adapters, or take memory that no weights in the file account
+    # for.
+    if kind != "LORA" or config.get("alora_invocation_tokens"):
         raise ModelError(
-            f"adapter {folder!r}: one of peft_type {kind!r:.60} with these settings does more than change layers, and "
-            "prompts could not be read once for several instructions; give a LoRA or its like"
+            f"adapter {folder!r}: its peft_type is {kind!r:.60}, or it does more than change layers; give a LoRA"
         )
+    for option, value in config.items():
+        if option in _NAMES and not _are_names(value):
+            raise ModelError(
+                f"adapter {folder!r}: its {option} is {value!r:.60}, where PEFT would read a regular expression, which "
+                "need not end; train one with a list of names"
+            )
     for option, harmless in _HARMLESS.items():
         if option in config and config[option] not in harmless:
             raise ModelError(
@@ -127,7 +145,7 @@ def _check_rank(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Non
     """Check that a LoRA's config asks for no larger rank, and so for no more memory, than its file holds."""
     ranks = [weight.shape[0] for name, weight in weights.items() if ".lora_A." in name and weight.ndim]
     asked = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
-    if config["peft_type"] == "LORA" and not all(isinstance(r, int) and r <= max(ranks, default=0) for r in asked):
+    if not all(isinstance(r, int) and r <= max(ranks, default=0) for r in asked):
         raise ValueError(f"its config has ranks {asked!r:.60}, its weights {max(ranks, default=0)}")
 
 

@@ -71,8 +71,15 @@ class Standardized(Composite):
         return measured | super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the mean and standard deviation, and the inner reward's state."""
-        self.mean, self.spread = state_dict.get("mean"), state_dict.get("spread")
+        """Restore the mean and standard deviation, and the inner reward's state.
+
+        Raises:
+            ValueError: If they are not what a run measured.
+        """
+        mean, spread = state_dict.get("mean"), state_dict.get("spread", math.nan)
+        if mean is not None and not (math.isfinite(mean) and 0 < spread < math.inf):
+            raise ValueError(f"mean {mean}, spread {spread}")
+        self.mean, self.spread = mean, None if mean is None else spread
         super().load_state_dict(state_dict)
 
     def students(self) -> dict[str, Student]:

@@ -80,7 +80,10 @@ class TRLReward(Reward):
         values = self.function(**columns)
         if inspect.isawaitable(values):
             values = run_async(_awaited(values))
-        return [math.nan if value is None else value for value in values]
+        try:
+            return [math.nan if value is None else value for value in values]
+        except TypeError:
+            return values  # no list: `score` says so
 
 
 async def _awaited(values: Any) -> Any:  # noqa: ANN401

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from lightning import LightningModule
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from wst.distributed import collective_errors
 from wst.errors import ConfigError, ModelError, StorageError
 from wst.files import clear_scratch, storage_fault, sync_folder
-from wst.training.lightning_internals import built_by_command_line, ignore_in_ddp
+from wst.training.lightning_internals import built_by_command_line, ignore_in_ddp, is_fitting
 
 _GIVE_ANOTHER = "give one that `wst fit` wrote"
 
@@ -35,6 +37,8 @@ class TrainedWeightsOnly(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.strict_loading = False  # load_state_dict checks what is missing
+        self._settings: list[dict[str, Any]] = []  #: of the optimizer's groups, as configured
+        self._settings_before: list[dict[str, Any]] = []  #: and as they were configured when the checkpoint was saved
 
     def trainable(self) -> list[nn.Parameter]:
         """Return the parameters that are trained."""
@@ -43,9 +47,48 @@ class TrainedWeightsOnly(LightningModule):
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - as Lightning has it
         """Build the optimizer of the trainable parameters, and the scheduler, which counts steps."""
         optimizer = self.make_optimizer(self.trainable())
+        self._settings = [_plain(group) for group in optimizer.param_groups]
         if self.make_scheduler is None:
             return optimizer
         return [optimizer], [{"scheduler": self.make_scheduler(optimizer), "interval": "step"}]
+
+    def on_train_start(self) -> None:
+        """Apply the optimizer's settings that have changed since the checkpoint, which has restored the old ones.
+
+        A schedule goes on at its step, from the learning rate that is configured now.
+        """
+        if not self._settings_before:
+            return
+        groups = self.trainer.optimizers[0].param_groups
+        for group, before, now in zip(groups, self._settings_before, self._settings, strict=False):
+            changed = {name: now[name] for name in now.keys() & before.keys() if now[name] != before[name]}
+            if rate := changed.pop("lr", None):
+                group["lr"] = group["lr"] * rate / before["lr"] if before["lr"] else rate
+                group["initial_lr"] = rate
+            group |= changed
+        for plan in self.trainer.lr_scheduler_configs:
+            scheduler: Any = plan.scheduler
+            if hasattr(scheduler, "base_lrs"):
+                scheduler.base_lrs = [group["initial_lr"] for group in groups]
+            if isinstance(scheduler, LambdaLR):  # its rate depends on the step alone, so it may be another schedule too
+                for group, base, share in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+                    group["lr"] = base * share(scheduler.last_epoch)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Read the optimizer's settings of then, and let callbacks remember files of the run's own folder only.
+
+        Raises:
+            ModelError: If the settings cannot be read.
+        """
+        before = checkpoint.get("optimizer_settings", [])
+        rates = [group.get("lr", 0.0) for group in before] if _are_mappings(before) else [None]
+        if not all(isinstance(rate, int | float) and 0 <= rate < math.inf for rate in rates):
+            raise ModelError(f"checkpoint: its optimizer_settings cannot be read; {_GIVE_ANOTHER}")
+        self._settings_before = [_plain(group) for group in before]
+        if is_fitting(self):
+            folder = Path(self.trainer.ckpt_path or "").resolve().parent
+            for state in checkpoint.get("callbacks", {}).values():
+                _forget_other_places(state, folder)
 
     def exclude_frozen_from_ddp(self) -> None:
         """Exclude frozen weights and buffers from DDP; call it once the weights are loaded.
@@ -60,11 +103,12 @@ class TrainedWeightsOnly(LightningModule):
         return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only the trained weights and the keys of `checkpoint_keys`."""
+        """Keep only the trained weights and the keys of `checkpoint_keys`; add the optimizer's settings."""
         trained, state = self._trained_keys(), checkpoint["state_dict"]
         checkpoint["state_dict"] = {
             k: v for k, v in state.items() if k in trained or k.startswith(self.checkpoint_keys)
         }
+        checkpoint["optimizer_settings"] = self._settings
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = False, assign: bool = False) -> Any:  # noqa: ANN401
         """Load a checkpoint's weights, which must be exactly the trained ones.
@@ -134,6 +178,16 @@ def check_functions(optimizer: object, lr_scheduler: object) -> None:
             )
 
 
+def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings in an optimizer's group that are plain values, or tuples of numbers."""
+    return {
+        name: value
+        for name, value in group.items()
+        if isinstance(value, bool | int | float | str | None)
+        or (isinstance(value, tuple) and all(isinstance(number, int | float) for number in value))
+    }
+
+
 def _kind(tensor: torch.Tensor) -> tuple[bool, bool]:
     return tensor.is_floating_point(), tensor.is_complex()
 
@@ -164,6 +218,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         finally:
             scratch.unlink(missing_ok=True)
 
+    def remove_checkpoint(self, path: Any) -> None:  # noqa: ANN401
+        """Delete a checkpoint: a file, never a folder."""
+        Path(path).unlink(missing_ok=True)
+
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:  # noqa: ANN401
         """Load a checkpoint without running code that it may contain, whatever the caller asks for.
 
@@ -172,7 +230,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         del weights_only
         try:
-            return super().load_checkpoint(path, map_location, weights_only=True)
+            checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
         except (OSError, MemoryError):
             raise
         except Exception as error:  # whatever a damaged archive or pickle makes torch raise
@@ -180,3 +238,40 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"checkpoint {str(path)!r} does not load with weights_only ({type(error).__name__}); give one that "
                 "`wst fit` wrote"
             ) from error
+        if not isinstance(checkpoint, dict):
+            raise ModelError(f"checkpoint {str(path)!r} holds no weights; {_GIVE_ANOTHER}")
+        for name, fits in _SHAPES.items():
+            if name in checkpoint and not fits(checkpoint[name]):
+                raise ModelError(f"checkpoint {str(path)!r}: its {name} cannot be read; {_GIVE_ANOTHER}")
+        return checkpoint
+
+
+def _are_mappings(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, Mapping) for value in values)
+
+
+#: What Lightning takes for granted in a checkpoint.
+_SHAPES: dict[str, Callable[[Any], bool]] = {
+    "state_dict": lambda value: isinstance(value, Mapping) and all(isinstance(name, str) for name in value),
+    "callbacks": lambda value: isinstance(value, Mapping) and _are_mappings(list(value.values())),
+    "loops": lambda value: isinstance(value, Mapping),
+    "optimizer_states": lambda value: (
+        _are_mappings(value) and all({"state", "param_groups"} <= state.keys() for state in value)
+    ),
+    "lr_schedulers": _are_mappings,
+}
+
+
+def _forget_other_places(state: dict[str, Any], folder: Path) -> None:
+    """Take from a `ModelCheckpoint`'s state what it keeps count of, if any of that lies outside the run's folder.
+
+    It deletes what it has saved when something newer takes its place; whoever wrote the file would choose what that is.
+    """
+    if "best_model_path" not in state:
+        return
+    models = state.get("best_k_models", {})
+    paths = [state.get(name, "") for name in ("best_model_path", "kth_best_model_path", "last_model_path")]
+    paths += list(models) if isinstance(models, dict) else [None]
+    if not all(path == "" or (isinstance(path, str) and Path(path).resolve().parent == folder) for path in paths):
+        state |= {"best_model_path": "", "kth_best_model_path": "", "last_model_path": "", "best_k_models": {}}
+        state["best_model_score"] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import random
@@ -26,6 +27,7 @@ from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward
 from wst.students.base import Student
 from wst.teacher import Teacher
+from wst.training.baselines import Baseline
 from wst.training.checkpoint import AtomicCheckpointIO, TrainedWeightsOnly
 from wst.training.lightning_internals import is_fitting
 from wst.training.record import StepRecord
@@ -74,6 +76,7 @@ class TrainingLifecycle(TrainedWeightsOnly):
     student: Student = _of_environment("student")
     reward: Reward = _of_environment("reward")
     student_prompt: StudentPrompt = _of_environment("prompt")
+    baseline: Baseline
     update: Any  #: a `PolicyUpdate`, whose file imports this one
     resample: int
     leak_penalty: float
@@ -86,6 +89,7 @@ class TrainingLifecycle(TrainedWeightsOnly):
         self.trained_steps = 0  #: updates that made the weights what they are, over all resumes
         self.seed: int | None = None  #: of the run, from its first step on
         self._skips = 0  #: steps in a row without an update
+        self._before_step: list[tuple[Any, Any]] = []  #: what learns from rewards, and its state before this step
         self.memories: dict[str, Any] = {}  #: what else is part of checkpoints, with `state_dict`, by name
 
     def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - any attribute
@@ -174,6 +178,7 @@ class TrainingLifecycle(TrainedWeightsOnly):
 
     def on_train_start(self) -> None:
         """Check what a checkpoint brought, and make the supervised phase, if there is one and it was not made yet."""
+        super().on_train_start()
         if (replay := self.memories.get("replay")) is not None:
             replay.check(self.teacher.policy.get_input_embeddings().num_embeddings)
         warm_start = self.memories.get("warm_start")
@@ -229,7 +234,15 @@ class TrainingLifecycle(TrainedWeightsOnly):
     def begin_step(self) -> StepRecord:
         """Start a training step, with randomness derived from (seed, step, rank) so that a resumed run is the same."""
         self.seed_everything(str(self.trained_steps))
+        parts = [self.baseline, *(self.memories[name] for name in ("screen",) if name in self.memories)]
+        self._before_step = [(part, copy.deepcopy(part.state_dict())) for part in parts]
         return StepRecord()
+
+    def put_back(self) -> None:
+        """Forget the rewards of a step that has not ended, if there is one: after a resume it is made again."""
+        for part, state in self._before_step:
+            part.load_state_dict(state)
+        self._before_step = []
 
     def seed_everything(self, moment: str) -> None:
         """Derive randomness from (seed, moment, rank)."""
@@ -269,7 +282,7 @@ class TrainingLifecycle(TrainedWeightsOnly):
             WSTError: Of that kind, in all ranks.
         """
         if fault is None:
-            self._skips = 0
+            self._skips, self._before_step = 0, []
             self.trained_steps += 1
             return
         fault = f"step {self.trained_steps + 1}: {fault}"
@@ -277,6 +290,7 @@ class TrainingLifecycle(TrainedWeightsOnly):
         if self._skips >= self.max_skips:
             with collective_errors():
                 raise kind(f"{fault}: no update, in step {self._skips} in a row; {remedy}, then resume")
+        self._before_step = []
         rank_zero_warn(f"{fault}; this step makes no update")
 
     # -------------------------------------------------------------- checkpoints
@@ -299,6 +313,7 @@ class TrainingLifecycle(TrainedWeightsOnly):
             ConfigError: If a run would continue with another teacher than it began with.
             ModelError: If the checkpoint holds something else than a run saves.
         """
+        super().on_load_checkpoint(checkpoint)
         state = checkpoint.get("wst", {})
         memories = state.get("memories", {}) if isinstance(state, Mapping) else None
         if not isinstance(memories, Mapping):
@@ -310,14 +325,14 @@ class TrainingLifecycle(TrainedWeightsOnly):
         if type(steps) is not int or steps < 0 or type(seed) not in (int, type(None)):
             raise ModelError("checkpoint: its steps or its seed are no numbers; give one that `wst fit` wrote")
         self.trained_steps, self.seed = steps, seed
+        restored = {name: (self.memories[name], memories[name]) for name in memories if name in self.memories}
         if "reward" in state:
-            self.environment.reward.load_state_dict(state["reward"])
-        for name, memory in memories.items():
-            if name in self.memories:
-                try:
-                    self.memories[name].load_state_dict(memory)
-                except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-                    raise ModelError(f"checkpoint: its {name} cannot be read; give one that `wst fit` wrote") from error
+            restored["reward"] = self.environment.reward, state["reward"]
+        for name, (part, saved) in restored.items():
+            try:
+                part.load_state_dict(saved)
+            except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+                raise ModelError(f"checkpoint: its {name} cannot be read; give one that `wst fit` wrote") from error
 
     def _compare_teachers(self, before: dict[str, Any]) -> None:
         now = self.teacher.fixed_settings()

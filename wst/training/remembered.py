@@ -44,7 +44,8 @@ def _are_examples(value: object) -> bool:
 
 
 def _are_layers(value: object) -> bool:
-    return _is_text(value) or (isinstance(value, list) and len(value) <= 1_000 and all(map(_is_text, value)))
+    """Whether it is a list of names. PEFT takes another text for a regular expression, which need not end."""
+    return value == "all-linear" or (isinstance(value, list) and len(value) <= 1_000 and all(map(_is_text, value)))
 
 
 #: The settings of `wst.WeakToStrong` that may be taken, each with the check of its value.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from wst.distributed import collective_errors, gather_rows, local_backward, local_share, sum_gradients
-from wst.errors import ConfigError, StudentStopped
+from wst.distributed import collective_errors, gather, gather_rows, local_backward, local_share, sum_gradients
+from wst.errors import ConfigError, Diverged, StudentStopped
 from wst.settings import check_arguments, check_counts
 from wst.terminal import show
 from wst.training.lifecycle import TrainingLifecycle
@@ -93,7 +95,15 @@ class WarmStart:
         if not tried:
             raise StudentStopped("warm_start: no answer could be scored; see to the student, then start again")
         best = self._best(tried)
-        steps = self._learn(module, best)
+        parameters = module.trainable()
+        before = [parameter.detach().clone() for parameter in parameters]
+        try:
+            steps = self._learn(module, best)
+        except BaseException:  # a checkpoint that is saved now is of a teacher that has not begun
+            with torch.no_grad():
+                for parameter, value in zip(parameters, before, strict=True):
+                    parameter.copy_(value)
+            raise
         self.done = True
         if module.global_rank == 0:
             values = [one.value for one in tried]
@@ -134,10 +144,17 @@ class WarmStart:
         return [one for one in best.values() if one.value > mean]
 
     def _learn(self, module: TrainingLifecycle, best: Sequence[_Tried]) -> int:
-        """Lower the cross-entropy of the chosen instructions; return the number of steps."""
+        """Lower the cross-entropy of the chosen instructions; return the number of steps.
+
+        A step whose loss or gradient is not finite makes no update.
+
+        Raises:
+            Diverged: If that is so for all of them.
+        """
         parameters = module.trainable()
         optimizer = module.make_optimizer(parameters)
-        steps = 0
+        limit = math.inf if module.update.gradient_clip is None else module.update.gradient_clip
+        steps = skipped = 0
         for epoch in range(self.epochs):
             order = random.Random(f"warm start {module.seed} {epoch}").sample(range(len(best)), len(best))
             for start in range(0, len(best), self.batch_size):
@@ -146,16 +163,26 @@ class WarmStart:
                 own = local_share(batch)
                 size = module.update.micro_batch_size or max(1, len(own))
                 optimizer.zero_grad()
+                total = 0.0
                 with collective_errors(), local_backward(module.trainer):
                     for first in range(0, len(own), size):
                         z = module.teacher.log_probs(own[first : first + size])
-                        module.manual_backward(-torch.where(z.mask, z.values, 0.0).sum() / tokens)
+                        loss = -torch.where(z.mask, z.values, 0.0).sum() / tokens
+                        module.manual_backward(loss)
+                        total += float(loss.detach())
                 sum_gradients(parameters)
-                if module.update.gradient_clip is not None:
-                    nn.utils.clip_grad_norm_(parameters, module.update.gradient_clip)
-                optimizer.step()
-                steps += 1
+                norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+                if math.isfinite(sum(gather(total)) + norm):
+                    optimizer.step()
+                    steps += 1
+                else:
+                    skipped += 1
         optimizer.zero_grad()
+        if skipped:
+            fault = f"warm_start: loss or gradient is not a number in {skipped} of {steps + skipped} steps"
+            if not steps:
+                raise Diverged(f"{fault}; lower the learning rate, or leave warm_start out")
+            rank_zero_warn(f"{fault}; they make no update")
         return steps
 
     def state_dict(self) -> dict[str, Any]:
