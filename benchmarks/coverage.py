@@ -5,7 +5,7 @@ python benchmarks/coverage.py [SIMULATIONS]
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable
 
 import numpy as np
@@ -55,7 +55,9 @@ def coverage(name: str, n: int, simulations: int, seed: int = 0) -> float:
 
 
 if __name__ == "__main__":
-    simulations = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("simulations", nargs="?", type=int, default=2000, help="samples a cell (2000)")
+    simulations = parser.parse_args().simulations
     print("| rewards | " + " | ".join(f"n = {n}" for n in SIZES) + " |")
     print("|---|" + "---|" * len(SIZES))
     for case in CASES:

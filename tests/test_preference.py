@@ -146,7 +146,7 @@ def test_a_test_compares_with_length_alone(learnt: Learnt, capsys: pytest.Captur
     tester = trainer(learnt.folder)
     fresh = make(learnt.module.source)
     tester.test(fresh, Pairs(), ckpt_path=str(learnt.folder / "checkpoints/last.ckpt"), verbose=False)
-    results = json.loads((learnt.folder / "results.json").read_text())
+    results = json.loads((learnt.folder / "test/results.json").read_text())  # there is no logger
     assert results == json.loads(json.dumps(fresh.results()))
     assert results["n"] == 16
     wilson = 16 / (16 + NormalDist().inv_cdf(0.975) ** 2)  # the lower end where all of 16 are right

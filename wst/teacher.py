@@ -218,7 +218,7 @@ class Teacher(FromSpec, nn.Module):
 
         Args:
             source: Name of another model; None: the same.
-            changes: ``adapter`` or ``lora``.
+            changes: ``adapter``, ``lora``, ``prompt`` or ``experience``.
 
         Raises:
             ModelError: If the model or adapter named is not there.

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from runs import wst
+from runs import write_config, wst
 
 from wst import Prompt, Query, Response, Reward, Rollout, Student
+from wst.cli.distil import run as distil
+from wst.cli.distil import verdict
 from wst.environment import Environment
-from wst.errors import ConfigError, DataError
-from wst.inference.distil import race
+from wst.errors import ConfigError, DataError, WSTError
+from wst.evaluation import Comparison
+from wst.inference.distil import Race, Standing, race
 
 QUERIES = [Query(f"q{i}", f"number {i}") for i in range(50)]
 
@@ -79,6 +82,47 @@ def test_what_cannot_be_raced_is_said() -> None:
         race(["a", " "], QUERIES, environment, 20)
     with pytest.raises(DataError, match="no training queries"):
         race(["a"], [], environment, 20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (["--limit", "0"], "--limit must be at least 1"),
+        (["--data.init_args.test", "null"], "there are no test queries"),
+        (["--output", "afile"], "afile: cannot be used"),
+        (["--sentences", "names.txt"], "'no instruction' is the name of an arm"),
+        (["--sentences", "none.txt", "--samples", "0"], "there is nothing to race"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_before_the_race(
+    fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in {"afile": "", "names.txt": "Think.\nno instruction\n", "none.txt": "\n"}.items():
+        (tmp_path / name).write_text(text)
+    teacher = fitted / "runs/tiny/version_0/teacher/best"
+    with pytest.raises(WSTError, match=says):
+        distil([str(teacher), "--config", str(fitted / "config.yaml"), "--budget", "60", "--device", "cpu", *changes])
+    assert not list(tmp_path.glob("*/race.jsonl"))
+
+
+def test_without_rows_there_is_no_verdict(tmp_path: Path) -> None:
+    rows = [{"arm": "Think.", "id": "1", "reward": 1.0}]
+    finished = Race([Standing("Think.", 1.0, 4)], 8)
+    assert "no verdict: the teacher or the sentence could not be tried" in verdict(
+        Comparison({}, rows, tmp_path), finished
+    )
+
+
+@pytest.mark.slow
+def test_a_teacher_with_experience_is_compared(tmp_path: Path, tiny_model: str) -> None:
+    write_config(tmp_path, tiny_model, **{"model.init_args.teacher.init_args.prompt.template": "{experience} {query}"})
+    assert wst(["fit", "--config", "config.yaml"], tmp_path).code == 0
+    options = ["--config", "config.yaml", "--samples", "2", "--budget", "60", "--limit", "4", "--device", "cpu"]
+    done = wst(["distil", "runs/tiny/version_0/teacher/last", *options, "--output", "out"], tmp_path)
+    assert done.code == 0, done.err
+    assert "4 test queries" in (tmp_path / "out/verdict.txt").read_text()
 
 
 @pytest.mark.slow

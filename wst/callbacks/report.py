@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from rich.table import Table
 
 from wst import terminal
@@ -45,16 +45,18 @@ class TestReport(Callback):
         }
         if trainer.is_global_zero:
             extra = {"accounts": accounts} if accounts else {}
-            folder = log_folder(trainer)
-            # Then the folder is the user's own, and may hold a rows.jsonl of theirs.
-            if not trainer.loggers or cast(Any, trainer).fast_dev_run:
-                folder /= "test"
-            self.comparison = write_comparison(cast(Any, pl_module).test_rows, extra, folder)
+            self.comparison = write_comparison(cast(Any, pl_module).test_rows, extra, _folder(trainer))
             show(self.comparison)
 
 
+def _folder(trainer: Trainer) -> Path:
+    """Return the folder of a test's files; without a logger the log folder is the user's own, and may hold theirs."""
+    folder = log_folder(trainer)
+    return folder / "test" if not trainer.loggers or cast(Any, trainer).fast_dev_run else folder
+
+
 class PreferenceReport(Callback):
-    """Prints how well a preference model ranks the test pairs, and writes ``results.json``.
+    """Prints how well a preference model ranks the test pairs, and writes ``results.json`` where `TestReport` would.
 
     ``{"n": int, "accuracy": {"model": FIGURE, "length": FIGURE}, "gain": {"model_vs_chance": FIGURE,
     "model_vs_length": FIGURE}}`` with figures ``{"mean": float, "ci95": [low, high]}``; gains also have a
@@ -65,7 +67,7 @@ class PreferenceReport(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file and print the table."""
         results = cast(Any, pl_module).results()
-        path = log_folder(trainer) / "results.json"
+        path = _folder(trainer) / "results.json"
         write_whole(path, json.dumps(results, indent=2) + "\n")
         terminal.show(accuracy_table(results), str(path))
 
@@ -95,11 +97,14 @@ class PredictionWriter(BasePredictionWriter):
     def __init__(self, path: str | None = None) -> None:
         super().__init__("batch")
         self.path = path
+        self._begun = False
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Empty the file."""
-        if trainer.is_global_zero:
-            write_whole(self._file(trainer), "")
+        """Say so if the teacher was not trained; an earlier file stays until there is something to write."""
+        self._begun = False
+        module = cast(Any, pl_module)
+        if not module.trained_steps and module.teacher.adapter is None:
+            rank_zero_warn("predict: the teacher is untrained; for a trained one give --ckpt_path (last, best, a file)")
 
     def write_on_batch_end(
         self,
@@ -114,6 +119,9 @@ class PredictionWriter(BasePredictionWriter):
         """Append a batch, which holds the rollouts of all ranks."""
         if not trainer.is_global_zero:
             return
+        if not self._begun:
+            write_whole(self._file(trainer), "")
+            self._begun = True
         append_lines(self._file(trainer), [rollout_row(rollout) for rollout in prediction])
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

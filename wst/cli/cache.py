@@ -20,6 +20,7 @@ from wst.cli.errors import Parser, guarded
 from wst.errors import CacheError, ConfigError
 from wst.students.cache import AnswerCache, decode, drop, least_used, recount, total_size
 from wst.students.sqlite import is_damage
+from wst.terminal import printable
 
 _EPILOG = """\
 examples:
@@ -167,7 +168,8 @@ def _prune(cache: AnswerCache, options: argparse.Namespace) -> int:
     verb = "would remove" if options.dry_run else "removed"
     print(f"{cache.path}: {verb} {_count(len(going))} ({size}); {_count(left)} left")
     if options.student is not None and not going and options.student not in students:
-        print(f"no answers of student {options.student!r}; there are: {', '.join(students) or 'none at all'}")
+        there = printable(", ".join(students)) or "none at all"
+        print(f"no answers of student {options.student!r}; there are: {there}")
     if options.dry_run:
         return 0
     with cache.database.use() as db:

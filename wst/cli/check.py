@@ -77,7 +77,7 @@ def run(args: list[str]) -> int:
 
     def command() -> int:
         rest, queries = take_option(args, "queries")
-        if not (queries or str(_TRIED)).isdecimal():
+        if queries is not None and not queries.isdecimal():
             raise ConfigError(f"check: --queries must be a number of queries, 0 for none, got {queries!r}")
         module, data, device = _build("check", rest)
         tried = (data.queries("train") or data.queries("test"))[: _TRIED if queries is None else int(queries)]
@@ -107,7 +107,7 @@ def _check_golds(reward: Reward, data: QueryDataModule) -> bool:
             for field in fields:
                 wrong = wrong_golds(reward, queries, field)
                 failed |= bool(wrong)
-                named = ", ".join(query.id for query in wrong[:_SHOWN])
+                named = printable(", ".join(query.id for query in wrong[:_SHOWN]))
                 more = f"; not: {named}{', ...' if len(wrong) > _SHOWN else ''}" if wrong else ""
                 what = "gold answers" if field is None else f"worked answers (field {field})"
                 print(f"{split}: {len(queries) - len(wrong)} of {len(queries)} {what} score 1.0{more}")

@@ -6,6 +6,7 @@ from jsonargparse import ArgumentParser
 
 from wst.cli.errors import OneLineErrors, guarded
 from wst.cli.parser import mend
+from wst.errors import ConfigError
 from wst.evaluation import Comparison, compare, rebuild
 from wst.evaluation.tables import show
 
@@ -31,9 +32,11 @@ def run(args: list[str]) -> int:
 def _compare(args: list[str]) -> Comparison:
     parser = _Parser(prog="wst compare", description="Compare which instructors help the student, and which harm it.")
     parser.add_argument("--config", action="config", help="a YAML file with the options below; later options win")
-    parser.add_argument("--from", metavar="ROWS.jsonl", help="rebuild figures and report without asking anyone")
+    parser.add_argument("--from", metavar="ROWS.jsonl", help="rebuild figures and report, asking nobody; no config")
     parser.add_function_arguments(compare, sub_configs=True)
     made = vars(parser.instantiate(parser.parse_args(args)))
+    if made["from"] is not None:
+        raise ConfigError("compare: --from is given on the command line, not in a config, and needs no config")
     return compare(**{name: value for name, value in made.items() if name not in ("config", "from")})
 
 

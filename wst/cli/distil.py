@@ -16,7 +16,9 @@ from wst.cli.options import teacher_parser
 from wst.environment import Environment
 from wst.errors import ConfigError
 from wst.evaluation import USUAL, Comparison, compare
+from wst.evaluation.journal import storage_errors
 from wst.evaluation.metrics import Values, estimate_gain, is_binary, paired_p_value
+from wst.evaluation.rows import NONE, UNTRAINED
 from wst.evaluation.tables import show
 from wst.files import write_whole
 from wst.inference.artefact import Artefact
@@ -41,6 +43,14 @@ def run(args: list[str]) -> int:
     sentences = _lines(Path(options.sentences)) if options.sentences else list(USUAL)
     check_counts("distil", 0, samples=options.samples)
     environment, folder = module.environment, Path(options.output)
+    if options.limit is not None and options.limit < 1:
+        raise ConfigError(f"distil: --limit must be at least 1, got {options.limit}")
+    if not data.queries("test"):
+        raise ConfigError("distil: there are no test queries; give data a test file, or train and test_share")
+    if taken := {NONE, UNTRAINED, _TEACHER}.intersection(sentences):
+        raise ConfigError(f"distil: {taken.pop()!r} is the name of an arm of the comparison; leave that sentence out")
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     open_ledgers(environment.students(), folder, "race")
     instructor = Instructor(artefact, options.device, options.base, data.eval_batch_size)
     finished = run_race(instructor, environment, data.queries("train"), sentences, options.samples, options.budget)
@@ -51,7 +61,7 @@ def run(args: list[str]) -> int:
         data,
         {_STUDENT: environment.student},
         environment.reward,
-        module.teacher,
+        module.teacher.unloaded(prompt=artefact.prompt, experience=None),
         {_TEACHER: options.teacher},
         [finished.winner],
         student_prompt=environment.prompt,
@@ -88,6 +98,8 @@ def run_race(
     drawn = random.Random(0).sample(range(len(queries)), min(samples, len(queries)))
     written = [instruction.text for instruction in instructor.write([queries[i] for i in drawn])]
     raced = list(dict.fromkeys([*sentences, *filter(str.strip, written)]))
+    if not raced:
+        raise ConfigError("distil: there is nothing to race; give --sentences, or --samples above 0")
     calibration = list(queries[: environment.reward.calibration_size])
     check_budget(budget - len(calibration), len(raced), int(environment.reward.needs_unaided))
     environment.setup(instructor.placed)
@@ -106,6 +118,8 @@ def verdict(comparison: Comparison, finished: Race) -> str:
         f"{len(finished.standings)} sentences raced for {finished.calls} student calls; the winner: {finished.winner!r}"
     )
     teacher, sentence = (_rewards(comparison, arm) for arm in (_TEACHER, finished.winner))
+    if len(teacher) != len(sentence):
+        return f"{spent}\nno verdict: the teacher or the sentence could not be tried"
     known = ~np.isnan(teacher - sentence)
     if not known.any():
         return f"{spent}\nno verdict: no test query could be scored under both"

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from wst.data import QueryDataModule
-from wst.environment import Environment
 from wst.errors import ConfigError, DataError
 from wst.evaluation.curve import training_curve
 from wst.evaluation.figures import SCHEMA
 from wst.evaluation.instructors import USUAL, Arm, AskedStudent, FixedInstruction, TeacherArm
 from wst.evaluation.report import Comparison, write_comparison
 from wst.evaluation.rows import UNTRAINED, read_rows
-from wst.evaluation.runner import JournaledStudent, Runner
+from wst.evaluation.runner import Runner
 from wst.modeling.loading import resolve_device
 from wst.prompts import StudentPrompt
-from wst.rewards.base import RewardLike, as_reward
+from wst.rewards.base import Reward, RewardLike, as_reward
 from wst.settings import check_arguments, check_types
 from wst.students.accounts import Accounts, open_ledgers
 from wst.students.base import Student
 from wst.students.function import as_student
 from wst.teacher import Teacher
+from wst.terminal import printable, show
 
 MIN_RESAMPLES = 1000  #: With fewer, no p-value could be small enough to survive a correction for several arms.
 
@@ -88,6 +90,9 @@ def compare(
     queries = data.queries("test")[:limit]
     if not queries:
         raise ConfigError("compare: there are no test queries; give data a test file, or train and test_share")
+    for student in (*students.values(), *asked.values()):
+        student.check()
+    reward.check()
     curve = training_curve(Path(run)) if run is not None else None
     runner = Runner(queries, data.eval_batch_size, folder, place)
     found: dict[str, Any] = {}
@@ -95,10 +100,16 @@ def compare(
         written, arms_found = runner.write(arms)
         reward.setup(place)
         judges = open_ledgers(reward.students(), folder, "scores")
+        uncalibrated, size = reward.state_dict(), reward.calibration_size
         for name, student in students.items():
-            environment = Environment(JournaledStudent(student, runner.journal, place), reward, student_prompt)
-            found[name] = runner.answer(name, environment, [arm for arm in arms if arm.name in written], written)
+            if reward.calibration_size != size:  # each student is measured by its own answers
+                _restore(reward, uncalibrated, size)
+            made = [arm for arm in arms if arm.name in written]
+            found[name] = runner.answer(name, student, reward, student_prompt, made, written)
     reward.close()
+    if runner.journal.reused:
+        reused, path = runner.journal.reused, printable(str(runner.journal.path))
+        show(f"{reused} instructions and answers are of an earlier run, from {path}; remove it for new ones")
     paid = {name: {"run": accounts.run()} for name, accounts in (_accounts(students) | judges).items()}
     extra = {"arms": arms_found, "students": found, "accounts": paid, "curve": curve}
     return write_comparison(runner.rows, extra, folder, resamples)
@@ -136,13 +147,47 @@ def rebuild(rows: str, output: str | None = None, resamples: int = 10_000) -> Co
 
 def _inputs(path: Path) -> dict[str, Any]:
     """Return what a ``results.json`` holds that its rows do not."""
-    try:
+    results = None
+    with suppress(OSError, ValueError, RecursionError):
         results = json.loads(path.read_text(encoding="utf-8"))
-        if results["schema"] == SCHEMA:
-            return dict(results["inputs"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise DataError(f"{path}: not a results.json of {SCHEMA}; move it away to continue without its costs")
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA or "inputs" not in results:
+        raise DataError(f"{path}: not a results.json of {SCHEMA}; move it away to continue without its costs")
+    if not _are_inputs(results["inputs"]):
+        raise DataError(f"{path}: its inputs are damaged; move it away to go on without them")
+    return dict(results["inputs"])
+
+
+def _are_inputs(inputs: Any) -> bool:  # noqa: ANN401 - from a file
+    """Return whether costs and curve are numbers: they are computed with, here and in the report."""
+
+    def is_number(value: object) -> bool:
+        return value is None or (isinstance(value, int | float) and math.isfinite(value))
+
+    def are_figures(value: object) -> bool:
+        return value is None or (isinstance(value, dict) and all(map(is_number, value.values())))
+
+    try:
+        arms, students, curve = (inputs.get(name) or {} for name in ("arms", "students", "curve"))
+        costs = [arm.get("writing") for arm in arms.values()]
+        costs += [cost for student in students.values() for cost in (student.get("accounts") or {}).values()]
+        points = [number for points in curve.values() for step, reward in points for number in (step, reward)]
+    except (AttributeError, TypeError, ValueError):
+        return False
+    return all(map(are_figures, costs)) and all(map(is_number, points))
+
+
+def _restore(reward: Reward, uncalibrated: dict[str, Any], size: int) -> None:
+    """Give a reward the state of before its calibration.
+
+    Raises:
+        ConfigError: If it cannot go back.
+    """
+    with suppress(AttributeError, KeyError, TypeError, ValueError):
+        reward.load_state_dict(uncalibrated)
+    if reward.calibration_size != size:
+        raise ConfigError(
+            f"compare: reward {type(reward).__name__} cannot be calibrated again for another student; give one student"
+        )
 
 
 def _accounts(students: dict[str, Student]) -> dict[str, Accounts]:

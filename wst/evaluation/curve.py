@@ -31,7 +31,7 @@ def training_curve(folder: Path) -> dict[str, list[tuple[int, float]]]:
     log.Reload()
     known = log.Tags()["scalars"]
     curve = {
-        name: [(event.step, event.value) for event in log.Scalars(f"{name}/reward") if not math.isnan(event.value)]
+        name: [(event.step, event.value) for event in log.Scalars(f"{name}/reward") if math.isfinite(event.value)]
         for name in ("train", "val")
         if f"{name}/reward" in known
     }

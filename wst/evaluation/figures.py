@@ -109,7 +109,8 @@ def _student(
     fixed = [arm for arm in by_arm if kinds[arm] == "fixed" and cells[arm]["mean"] is not None]
     # Compared by gain, which uses only queries with both rewards: failed responses must not decide.
     before = rewards.get(NONE, np.zeros(len(ids)))
-    best_fixed = max(fixed, key=lambda arm: _mean(rewards[arm] - before) or 0.0, default=None)
+    gains = {arm: gain for arm in fixed if (gain := _mean(rewards[arm] - before)) is not None}
+    best_fixed = max(gains, key=gains.__getitem__, default=None)
     untrained = next((arm for arm in by_arm if kinds[arm] == "untrained"), None)
     trained = [arm for arm in by_arm if kinds[arm] == "trained"]
     instructed = [arm for arm in by_arm if arm != NONE]

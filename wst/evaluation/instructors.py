@@ -165,8 +165,8 @@ class AskedStudent(Arm):
         self.prompt = prompt
 
     def identity(self) -> Any:  # noqa: ANN401
-        """Return the student's settings and the prompt."""
-        return [self.kind, identity_of(self.student), identity_of(self.prompt)]
+        """Return the arm's name, the student's settings and the prompt."""
+        return [self.kind, self.name, identity_of(self.student), identity_of(self.prompt)]
 
     def setup(self, device: torch.device) -> None:
         """Load the student."""

@@ -24,7 +24,7 @@ def key_of(*parts: Any) -> str:  # noqa: ANN401 - JSON values
 
 def as_json(value: Any, indent: int | None = None) -> str:  # noqa: ANN401 - JSON values
     """Return JSON with non-ASCII letters as they are, or escaped if there is a lone surrogate, which UTF-8 lacks."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -47,6 +47,15 @@ def storage_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _is_made(entry: object) -> bool:
+    """Return whether an entry is an instruction or an answer, and not a failed one."""
+    if not isinstance(entry, dict) or entry.get("error", "") is not None or type(entry.get("truncated")) is not bool:
+        return False
+    written, tokens = entry.get("text", ""), entry.get("response_tokens")
+    answered = isinstance(entry.get("response"), str) and type(tokens) is int
+    return answered or ("text" in entry and isinstance(written, str | None))
+
+
 class Journal:
     """Entries by key; the entries of a batch are one line, appended and synced when the batch is done.
 
@@ -60,6 +69,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._entries: dict[str, Entry] = {}
+        self.reused = 0  #: entries returned that an earlier comparison had made
+        self._earlier: set[str] = set()
         self._cut = False
         with storage_errors(path):
             content = path.read_bytes() if path.exists() else b""
@@ -68,9 +79,10 @@ class Journal:
             self._cut = bool(rest)
             for line in lines:
                 try:
-                    self._entries |= {key: entry for key, entry in json.loads(line).items() if not entry["error"]}
-                except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+                    self._entries |= {key: entry for key, entry in json.loads(line).items() if _is_made(entry)}
+                except (ValueError, AttributeError, RecursionError):
                     continue
+            self._earlier = set(self._entries)
 
     def fill(self, keys: Sequence[str], make: Callable[[list[int]], list[Entry]]) -> list[Entry]:
         """Return an entry for each key, and make those that are missing.
@@ -80,6 +92,7 @@ class Journal:
             make: Called once, with the places in ``keys`` of what is missing, each key once; returns their entries.
         """
         missing: dict[str, int] = {}
+        self.reused += len(self._earlier & set(keys))
         for place, key in enumerate(keys):
             if key not in self._entries:
                 missing.setdefault(key, place)

@@ -20,8 +20,8 @@ Values = NDArray[np.float64]
 
 
 def json_number(value: float) -> float | None:
-    """Return the number, or None, which JSON writes as null, for NaN."""
-    return None if math.isnan(value) else value
+    """Return the number, or None, which JSON writes as null, if it is NaN or infinite."""
+    return value if math.isfinite(value) else None
 
 
 def is_binary(rewards: Values) -> bool:

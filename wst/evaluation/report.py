@@ -81,17 +81,17 @@ def write_comparison(rows: list[Row], extra: dict[str, Any], folder: Path, resam
     Raises:
         StorageError: If a file cannot be written; an earlier file of that name is whole.
     """
-    results = figures(rows, extra, resamples)
-    if all(row["reward"] is None for row in rows) and (folder / "results.json").is_file():
-        return Comparison(results, rows, folder, written=False)
-    files = {
-        "rows.jsonl": "".join(as_json(row) + "\n" for row in rows),
-        "results.json": as_json(results, indent=2) + "\n",
-        "report.html": _page(results, rows),
-    }
-    for name, text in files.items():
+
+    def write(name: str, text: str) -> None:
         with storage_errors(folder / name):
             write_whole(folder / name, text)
+
+    if all(row["reward"] is None for row in rows) and (folder / "results.json").is_file():
+        return Comparison(figures(rows, extra, resamples), rows, folder, written=False)
+    write("rows.jsonl", "".join(as_json(row) + "\n" for row in rows))  # first: all else can be made from it
+    results = figures(rows, extra, resamples)
+    write("results.json", as_json(results, indent=2) + "\n")
+    write("report.html", _page(results, rows))
     return Comparison(results, rows, folder)
 
 

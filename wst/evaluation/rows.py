@@ -13,7 +13,7 @@ from typing import Any
 from wst.environment import Environment
 from wst.errors import DataError
 from wst.evaluation.metrics import json_number
-from wst.rewards.base import Scores
+from wst.rewards.base import LARGEST, Scores
 from wst.types import Rollout, rollout_row
 
 Row = dict[str, Any]  #: One line of ``rows.jsonl``; docs/compare.md lists its keys.
@@ -32,7 +32,6 @@ TEST_ARMS = {
 
 _TEXTS = ("student", "arm", "kind", "id", "query", "response")
 _REQUIRED = {*_TEXTS, "instruction", "reward"}
-_LARGEST = 1e300  #: of a number, so that sums are finite
 _NUMBERS = ("reward", "leak", "response_tokens", "truncated", "instruction_truncated")
 
 
@@ -110,6 +109,7 @@ def read_rows(path: Path) -> list[Row]:
             f"{path}: cannot be read, or is not UTF-8 ({error}); give the rows.jsonl of `wst compare` or `wst test`"
         ) from error
     rows: list[Row] = []
+    seen: set[tuple[str, str, str]] = set()
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -124,6 +124,13 @@ def read_rows(path: Path) -> list[Row]:
             )
         if fault := _fault(row):
             raise DataError(f"{path}, line {number}: {fault}")
+        what = row["student"], row["arm"], row["id"]
+        if what in seen:
+            raise DataError(
+                f"{path}, line {number}: a second row of student {what[0]!r:.60}, arm {what[1]!r:.60}, id "
+                f"{what[2]!r:.60}; remove one of them"
+            )
+        seen.add(what)
         rows.append(row)
     if not rows:
         raise DataError(f"{path}: holds no rows")
@@ -141,7 +148,7 @@ def _fault(row: Row) -> str | None:
             return f"{key} must be {kinds} or null, got {value!r:.40}"
         number = (
             isinstance(value, int | float)
-            and abs(value) < _LARGEST
+            and abs(value) <= LARGEST
             and not (key == "reward" and isinstance(value, bool))
         )
         if (key in _NUMBERS or key.startswith("reward/")) and value is not None and not number:

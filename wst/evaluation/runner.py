@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -16,6 +16,8 @@ from wst.errors import StorageError, WSTError, debugging
 from wst.evaluation.instructors import Arm, AskedStudent
 from wst.evaluation.journal import Entry, Journal, key_of
 from wst.evaluation.rows import Row, result_rows, score_once
+from wst.prompts import StudentPrompt
+from wst.rewards.base import Reward
 from wst.settings import identity_of
 from wst.students.base import Student, respond
 from wst.terminal import never_fatal, printable
@@ -26,21 +28,22 @@ Written = Instruction | str | None  #: An instruction; None for no instruction; 
 _ENOUGH = 8  #: After so many failures without a success, the rest of an arm is not tried.
 
 
-class JournaledStudent(Student):
+class _Journaled(Student):
     """Answers from the journal, and asks a student only for what the journal lacks.
 
     Args:
+        name: Of the student in this comparison: of two students of one's own, nothing else may be known apart.
         student: Asked; loaded when it is first needed.
         journal: Holds the answers.
         device: Where the student is loaded.
     """
 
-    def __init__(self, student: Student, journal: Journal, device: torch.device) -> None:
+    def __init__(self, name: str, student: Student, journal: Journal, device: torch.device) -> None:
         self.student = student
         self.deterministic = student.deterministic
         self.unusable = False  #: whether loading was tried and failed
         self._journal = journal
-        self._identity = [identity_of(student), device.type]
+        self._identity = [name, identity_of(student), device.type]
         self._load = cache(partial(student.setup, device))
 
     def respond(self, prompts: Sequence[Prompt]) -> list[Response]:
@@ -145,20 +148,29 @@ class Runner:
     # ----------------------------------------------------------------- answers
 
     def answer(
-        self, name: str, environment: Environment, arms: Sequence[Arm], written: dict[str, list[Written]]
+        self,
+        name: str,
+        student: Student,
+        reward: Reward,
+        prompt: StudentPrompt | None,
+        arms: Sequence[Arm],
+        written: dict[str, list[Written]],
     ) -> dict[str, Any]:
         """Collect a student's answers under every arm, and score them.
 
         Args:
             name: Name of the student.
-            environment: Holds the student, a `JournaledStudent`, and the reward.
+            student: Answers; loaded when it is first needed.
+            reward: Scores; loaded.
+            prompt: Template of the student's prompt.
             arms: The arm without an instruction must be the first one.
             written: Instructions by arm, one a query.
 
         Returns:
             Why the student could not be run at all, or under which arm it could not, and its costs by arm.
         """
-        student = cast(JournaledStudent, environment.student)
+        asked = _Journaled(name, student, self.journal, self.device)
+        environment = Environment(asked, reward, prompt)
         known: dict[str, Any] = {"error": None, "errors": {}, "accounts": {}}
         scored: dict[Any, Any] = {}
         with self._guarded(f"student {name}", known, "error"):
@@ -166,10 +178,10 @@ class Runner:
                 for arm in arms:
                     with (
                         self._guarded(f"arm {arm.name}, student {name}", known["errors"], arm.name),
-                        self._booked(student.student, f"answers/{name}/{arm.name}", known["accounts"], arm.name),
+                        self._booked(student, f"answers/{name}/{arm.name}", known["accounts"], arm.name),
                     ):
                         self._answer(name, environment, arm, written[arm.name], scored)
-                    if student.unusable:
+                    if asked.unusable:
                         known |= {"error": known["errors"][arm.name], "errors": {}}
                         break
             finally:

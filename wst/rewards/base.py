@@ -114,6 +114,9 @@ class Reward(ABC):
         return any(gives_away(instruction, target) for target in targets)
 
 
+#: Largest size of a reward. Sums of squares stay finite, in float32 the reward itself.
+LARGEST = 1e30
+
 #: A reward, or a plain function that serves as one.
 RewardLike = Reward | Callable[[Sequence[Rollout]], list[float]]
 
@@ -218,8 +221,11 @@ def _spread(name: str, values: Sequence[float], positions: list[int], length: in
             raise ContractError(
                 f"reward {name}: expected numbers, got {_short(value)}; return NaN if a rollout cannot be scored"
             ) from None
-        if math.isinf(number):
-            raise ContractError(f"reward {name}: got {number}; rewards must be finite (NaN if they cannot be scored)")
+        if abs(number) > LARGEST:
+            raise ContractError(
+                f"reward {name}: got {number}; rewards must be finite (NaN if they cannot be scored), and not beyond "
+                f"{LARGEST:g}"
+            )
         spread[position] = number
     return spread
 

@@ -72,9 +72,10 @@ class Composite(Reward):
         return {name: state for name, part in self.parts.items() if (state := part.state_dict())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state of every part."""
-        for name in state_dict.keys() & self.parts.keys():
-            self.parts[name].load_state_dict(state_dict[name])
+        """Restore the state of every part; one that has none in ``state_dict`` gets an empty one."""
+        for name, part in self.parts.items():
+            if name in state_dict or part.state_dict():
+                part.load_state_dict(state_dict.get(name, {}))
 
     def leaks(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Return 1.0 for an instruction that any part says leaks; NaN if no part can tell."""

@@ -22,7 +22,8 @@ class Standardized(Composite):
 
     0 is the unaided student's average, and 1 is one standard deviation above it, whatever the reward's scale: settings
     such as ``kl_coef`` then mean the same for every reward model. Both are measured once, before the first step, and
-    stored in the checkpoint. The reward itself is logged as the part ``raw``.
+    stored in the checkpoint; `wst.compare` measures each student on its first test queries. The reward itself is logged
+    as the part ``raw``.
 
     Args:
         reward: The reward, or function, to standardise.
