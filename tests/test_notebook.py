@@ -9,7 +9,9 @@ from typing import Any
 
 import pandas
 import pytest
+import torch
 from lightning.pytorch.loggers import CSVLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toys import Lowercase, Parrot
 
 import wst
@@ -145,6 +147,8 @@ def test_everything_can_be_said_otherwise(tiny_model: str, tmp_path: Path) -> No
         ({"student": 3}, "student: expected"),
         ({"seed": "x"}, "fit: seed must be a whole number, got 'x'"),
         ({"seed": -1}, "fit: seed must be at least 0"),
+        ({"seed": 2**40}, r"fit: seed must be below 2\*\*32"),
+        ({"resume": "nowhere"}, r"resume 'nowhere' holds no checkpoints/last.ckpt"),
         ({"folder": 3}, "fit: folder must be text, got 3"),
         ({"fields": "text"}, "fit: fields must be a FieldMap, got 'text'; give wst.FieldMap"),
         ({"student_prompt": "x"}, "fit: student_prompt must be a StudentPrompt, got 'x'"),
@@ -217,3 +221,50 @@ def test_the_usual_prompt_names_no_label_and_shows_both_kinds_of_task() -> None:
     assert questions == [False, True, False, True]
     labels = {"positive", "negative", "yes", "no", "true", "false"}
     assert not labels & set(" ".join(text for pair in SMALL_PROMPT.examples for text in pair).lower().split())
+
+
+def of_a_tiny_model(model: str, folder: Path, **settings: Any) -> wst.Fitted:
+    teacher = wst.Teacher(model, wst.TeacherPrompt("{query}"), wst.LoRA(4, 8), max_new_tokens=3)
+    queries = wst.QueryDataModule.from_records([{"text": f"{i}?", "label": "1"} for i in range(12)], batch_size=2)
+    options = {"folder": str(folder), "samples_per_query": 2, "steps": 3} | settings
+    return wst.fit(queries, options.pop("reward", lowercase), shout, teacher=teacher, **options)
+
+
+def test_a_callback_takes_the_place_of_the_usual_one(tiny_model: str, tmp_path: Path) -> None:
+    own = [wst.InstructionSamples(count=1, terminal=False), wst.TeacherExport(folder=str(tmp_path / "mine"))]
+    run = of_a_tiny_model(tiny_model, tmp_path, trainer=QUIET | {"callbacks": own})
+    rows = [json.loads(line) for line in (run.folder / "instructions.jsonl").read_text().splitlines()]
+    assert [(row["stage"], row["step"]) for row in rows] == [("train", 1), ("train", 2), ("train", 3)]
+    for one in (own[0], None):
+        of_a_tiny_model(tiny_model, tmp_path, steps=1, trainer=QUIET | {"callbacks": one})
+
+
+def test_without_a_logger_the_run_is_in_the_folder(tiny_model: str, tmp_path: Path) -> None:
+    run = of_a_tiny_model(tiny_model, tmp_path / "runs", steps=1, trainer=QUIET | {"logger": False})
+    assert run.folder.parent == tmp_path / "runs"
+
+
+def test_a_run_that_was_ended_goes_on(tiny_model: str, tmp_path: Path) -> None:
+    whole = of_a_tiny_model(tiny_model, tmp_path / "whole", steps=3, trainer=QUIET)
+    part = of_a_tiny_model(tiny_model, tmp_path / "parts", steps=2, trainer=QUIET)
+    on = of_a_tiny_model(tiny_model, tmp_path / "parts", steps=3, trainer=QUIET, resume=str(part.folder))
+    assert on.folder == part.folder
+    names = [name for name, _ in on.module.named_parameters() if "lora" in name]
+    assert names
+    for name in names:
+        assert torch.equal(on.module.get_parameter(name), whole.module.get_parameter(name))
+
+
+def test_a_step_without_a_figure_has_none_in_the_log(tiny_model: str, tmp_path: Path) -> None:
+    """Lightning would log that of the step before again."""
+    steps = iter(range(100))
+
+    def blind(rollouts: Sequence[wst.Rollout]) -> list[float]:
+        value = float("nan") if next(steps) in (1, 2) else 1.0
+        return [value + len(rollout.response.text) for rollout in rollouts]
+
+    run = of_a_tiny_model(tiny_model, tmp_path, steps=4, reward=blind, trainer=QUIET)
+    log = EventAccumulator(str(run.folder))
+    log.Reload()
+    assert [event.step for event in log.Scalars("train/reward")] == [1, 4]
+    assert [event.value for event in log.Scalars("train/unscored")] == [0.0, 1.0, 1.0, 0.0]

@@ -88,7 +88,7 @@ def test_several_dead_steps_in_a_row_are_reported_once(capsys: pytest.CaptureFix
     resumed = DeadSignals(patience=3)
     resumed.load_state_dict(callback.state_dict())
     said = step(resumed, capsys, **dead)
-    assert "all rewards are 0.5, 3 steps in a row" in said
+    assert "all rewards of a step are equal, now 0.5, 3 steps in a row" in said
     assert "all instructions are one text, 3 steps in a row: 'Say \\x1b[31mit.'" in said.replace("\\\\", "\\")
     assert "\x1b" not in said
     assert not step(resumed, capsys, **dead)
@@ -114,4 +114,4 @@ def test_a_run_of_a_mute_student_says_so(tiny_model: str, tmp_path: Path, capsys
     fit(make(tiny_model, Mute(), reward), data(tmp_path), tmp_path, steps=3)
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("answers are empty") == 1
-    assert said.count("all rewards are 0, 3 steps in a row") == 1
+    assert said.count("all rewards of a step are equal, now 0, 3 steps in a row") == 1

@@ -20,6 +20,7 @@ from wst import EndpointStudent
 from wst.__main__ import COMMANDS, CONFIGURED
 from wst.cli.early import TOP, check_options
 from wst.cli.help import SHOWN, class_help, short_help
+from wst.cli.help import run as run_help
 from wst.cli.lightning import SETTINGS, WSTCommandLine
 from wst.cli.parts import check_parts
 from wst.cli.signatures import signature_of
@@ -110,6 +111,25 @@ def test_help_of_a_class_is_read_from_its_source(name: str, words: str) -> None:
     assert code == 0
     assert f"\n  {words}\n" in out
     assert "(required)" in out
+
+
+@pytest.mark.parametrize("name", ["JamesStein", "LeaveOneOut", "RewardLogging"])
+def test_help_of_a_class_without_options_says_what_it_is(name: str) -> None:
+    found = class_help(name)
+    assert found.startswith(f"wst.{name}\n\n")
+    assert found.endswith("It has no options.")
+    assert len(found) > 100
+
+
+def test_help_of_a_stranger_does_not_steer_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "strange.py").write_text('class Brief:\n    """Nice \x1b]0;owned\x07\x1b[31mred.  Two."""\n')
+    monkeypatch.chdir(tmp_path)
+    assert run_help(["strange.Brief"]) == 0
+    said = capsys.readouterr().out
+    assert "Nice \\x1b]0;owned\\x07\\x1b[31mred.  Two." in said
+    assert "\x1b" not in said
 
 
 def test_help_of_a_class_that_only_its_library_knows(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from wst.terminal import never_fatal, printable, protect_output, show
         ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
         ("\x9b31m", "\\x9b31m"),
         ("evil\u202egpj.exe", "evil\\u202egpj.exe"),
+        ("left\u200eright\u200fand\u061c", "left\\u200eright\\u200fand\\u061c"),
         ("half \ud83d", "half \\ud83d"),
         ("Ünïcode 漢字 👩‍🔬 é", "Ünïcode 漢字 👩‍🔬 é"),
         ("del\x7f\x00", "del\\x7f\\x00"),
@@ -29,6 +30,11 @@ from wst.terminal import never_fatal, printable, protect_output, show
 def test_printable(text: str, shown: str) -> None:
     assert printable(text) == shown
     printable(text).encode()
+
+
+def test_a_path_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    show("/runs/12:100:3/:cat:/[b]x")
+    assert capsys.readouterr().out == "/runs/12:100:3/:cat:/[b]x\n"
 
 
 def test_printable_is_cut() -> None:

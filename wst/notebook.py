@@ -61,6 +61,7 @@ def fit(
     folder: str = "runs",
     data: dict[str, Any] | None = None,
     trainer: dict[str, Any] | None = None,
+    resume: str | None = None,
     **settings: Any,  # noqa: ANN401 - those of WeakToStrong
 ) -> Fitted:
     """Train a teacher, and test it against no instruction and the untrained teacher.
@@ -85,7 +86,9 @@ def fit(
         seed: Of everything that is drawn.
         folder: Where runs are kept. The process may change its working folder later: the run knows the whole path.
         data: Further options of `QueryDataModule`, such as ``val_share`` and ``eval_batch_size``.
-        trainer: Further options of the trainer; ``callbacks`` are added to the usual ones.
+        trainer: Further options of the trainer; ``callbacks`` are added to the usual ones, or take the place of those
+            of their kind.
+        resume: Folder of a run that has not reached its end, with the same arguments; it goes on after its last step.
         settings: Further options of `WeakToStrong`, such as ``samples_per_query`` and ``leak_penalty`` (here 1).
 
     Raises:
@@ -96,6 +99,9 @@ def fit(
     check_types("fit", trainer=(trainer, dict | None), data=(data, dict | None))
     check_arguments(fit, {"seed": seed, "folder": folder, "fields": fields, "student_prompt": student_prompt})
     check_counts("fit", 0, seed=seed)
+    if seed >= 2**32:
+        raise ConfigError(f"fit: seed must be below 2**32, got {seed}")
+    place, saved = _resumed(resume)
     _check_names(settings)
     seed_everything(seed, verbose=False)
     prepare()
@@ -127,25 +133,32 @@ def fit(
         "check_val_every_n_epoch": None if validates else 1,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 1,
-        "logger": TensorBoardLogger(Path(folder).absolute(), name="fit", default_hp_metric=False),
+        "default_root_dir": Path(folder).absolute(),
+        "logger": TensorBoardLogger(
+            Path(folder).absolute() if place is None else place.parent,
+            name="fit" if place is None else "",
+            version=None if place is None else place.name,
+            default_hp_metric=False,
+        ),
         "plugins": [AtomicCheckpointIO()],
     } | (trainer or {})
     last = ModelCheckpoint(every_n_train_steps=1, save_top_k=0, save_last=True)
     savers = [] if options.get("enable_checkpointing") is False else [last, *([best] if validates else [])]
-    options["callbacks"] = [
-        *savers,
-        *(InstructionSamples(terminal=False), TeacherExport(), report, curve),
-        *options.get("callbacks", []),
-    ]
+    given_callbacks = options.get("callbacks") or []
+    own = [given_callbacks] if isinstance(given_callbacks, Callback) else list(given_callbacks)
+    report = next((callback for callback in own if isinstance(callback, TestReport)), report)
+    kinds = tuple(map(type, own))
+    others = [c for c in (InstructionSamples(terminal=False), TeacherExport(), report, curve) if type(c) not in kinds]
+    options["callbacks"] = [*savers, *others, *own]
     conductor = Trainer(**options)
-    conductor.fit(module, datamodule)
+    conductor.fit(module, datamodule, ckpt_path=saved, weights_only=True)
     if datamodule.queries("test") and module.trained_steps:
         conductor.test(module, datamodule, ckpt_path=best.best_model_path or None, verbose=False, weights_only=True)
     spec = module.teacher.spec
     is_path = spec.located.kind in ("folder", "gguf") and not spec.model.startswith("package:")
     base = spec.located.path if is_path else spec.model
-    place = log_folder(conductor).absolute()
-    return Fitted(place, module, conductor, datamodule, curve.points, report.comparison, base)
+    run = log_folder(conductor).absolute()
+    return Fitted(run, module, conductor, datamodule, curve.points, report.comparison, base)
 
 
 @dataclass(frozen=True)
@@ -239,6 +252,21 @@ class _Curve(Callback):
         """Keep the validation's."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.points["val"].append((step_number(pl_module), float(trainer.callback_metrics["val/reward"])))
+
+
+def _resumed(folder: str | None) -> tuple[Path | None, Path | None]:
+    """Return a run's folder and its last checkpoint.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if folder is None:
+        return None, None
+    place = Path(folder).absolute()
+    saved = place / "checkpoints/last.ckpt"
+    if not saved.is_file():
+        raise ConfigError(f"fit: resume {folder!r:.200} holds no checkpoints/last.ckpt; give a run's version_N folder")
+    return place, saved
 
 
 def _teacher(teacher: Teacher | str | None, prompt: TeacherPrompt | str | None) -> Teacher:

@@ -12,7 +12,7 @@ from wst.errors import debugging
 
 # C0 and C1 control characters and DEL, which start the escape sequences of terminals; half surrogates, which cannot be
 # encoded; and the characters that change the direction of the text around them.
-_ESCAPED = {*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+_ESCAPED = {*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x61C, 0x200E, 0x200F}
 
 
 def printable(text: str, limit: int | None = None) -> str:
@@ -55,7 +55,7 @@ def show(*things: Any) -> None:  # noqa: ANN401 - what rich can print
         console = Console(file=stream, highlight=False, soft_wrap=False)
         with console.capture() as captured:
             for thing in things:
-                console.print(thing, markup=False, soft_wrap=isinstance(thing, str))
+                console.print(thing, markup=False, emoji=False, soft_wrap=isinstance(thing, str))
         encoding = stream.encoding or "utf-8"
         stream.write(captured.get().encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()

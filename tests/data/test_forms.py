@@ -1,5 +1,6 @@
 """Data as people have them: each form is loaded by options alone."""
 
+import gzip
 import json
 import socket
 from collections.abc import Callable
@@ -7,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pandas
 import polars
+import pyarrow
 import pytest
 from data_forms import module, write
+from pyarrow import parquet
 
 from wst import FieldMap, Message, Query, QueryDataModule
 from wst.errors import ConfigError, DataError
@@ -290,3 +294,33 @@ def test_a_split_that_the_hub_does_not_have_is_named(tmp_path: Path, monkeypatch
     write(tmp_path / "set" / "train.jsonl", GSM8K)
     with pytest.raises(DataError, match=r"cannot be loaded from the hub \(.*; check hub, hub_config and test, or "):
         module(f"hub={tmp_path / 'set'}", "train=train", "test=tset").setup("test")
+
+
+@pytest.mark.parametrize("form", ["pandas", "polars", "parquet", "datasets"])
+def test_narrow_numbers_keep_their_digits(tmp_path: Path, form: str) -> None:
+    frame = pandas.DataFrame({"text": ["a", "b"], "label": np.array([0.1, 19.99], "float32")})
+    if form == "parquet":
+        frame.to_parquet(tmp_path / "x.parquet")
+        data = QueryDataModule(str(tmp_path / "x.parquet"))
+    else:
+        forms = {"pandas": frame, "polars": polars.from_pandas(frame), "datasets": datasets.Dataset.from_pandas(frame)}
+        data = QueryDataModule.from_records(forms[form])
+    assert [query.target for query in data.queries("train")] == ["0.1", "19.99"]
+
+
+def test_class_labels_in_a_list_count_by_name() -> None:
+    label = datasets.Sequence(datasets.ClassLabel(names=["cat", "dog", "cow"]))
+    features = datasets.Features({"text": datasets.Value("string"), "label": label})
+    rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [[0, 2], [1]]}, features=features)
+    queries = QueryDataModule.from_records(rows).queries("train")
+    assert [query.targets for query in queries] == [("cat", "cow"), ("dog",)]
+
+
+def test_a_date_beyond_all_calendars_is_one_line(tmp_path: Path) -> None:
+    times = pyarrow.array([10**15], pyarrow.timestamp("s"))
+    parquet.write_table(pyarrow.table({"text": ["a"], "label": ["b"], "t": times}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"x\.parquet: row 1 cannot be read"):
+        QueryDataModule(str(tmp_path / "x.parquet")).queries("train")
+    (tmp_path / "y.parquet.gz").write_bytes(gzip.compress(b"x" * 1000)[:-20] + b"damaged" * 3)
+    with pytest.raises(DataError, match=r"y\.parquet\.gz: row 1 cannot be read"):
+        QueryDataModule(str(tmp_path / "y.parquet.gz")).queries("train")

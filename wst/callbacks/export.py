@@ -36,6 +36,7 @@ class _Export(Callback):
         self.folder = folder
         self.best: float | None = None
         self.best_step: int | None = None
+        self._said = False
 
     @abstractmethod
     def fill(self, trainer: Trainer, pl_module: Any, folder: Path) -> None:  # noqa: ANN401 - the module it is for
@@ -63,6 +64,15 @@ class _Export(Callback):
             for name in ("last", "best"):
                 restore_folder(self._place(trainer, name))
 
+    def _say_what_there_is(self, trainer: Trainer) -> None:
+        if not self._said:
+            self._said = True
+            there = ", ".join(sorted(map(str, trainer.callback_metrics)))
+            rank_zero_warn(
+                f"{type(self).__name__}: nothing called {self.monitor!r:.80} was logged, so there is no best teacher; "
+                f"set monitor to one of {there:.400}"
+            )
+
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export "last", and "best" if the monitored figure is the best so far."""
@@ -71,6 +81,7 @@ class _Export(Callback):
         self._export(trainer, pl_module, "last")
         figure = trainer.callback_metrics.get(self.monitor)
         if figure is None:
+            self._say_what_there_is(trainer)
             return
         value = float(figure)
         if math.isnan(value):  # nothing could be scored

@@ -17,6 +17,7 @@ from wst.callbacks.calls import paid, take
 from wst.evaluation.report import Comparison, write_comparison
 from wst.evaluation.tables import show
 from wst.files import append_lines, write_whole
+from wst.settings import check_arguments
 from wst.training.folders import log_folder
 from wst.types import rollout_row
 
@@ -95,6 +96,7 @@ class PredictionWriter(BasePredictionWriter):
     """
 
     def __init__(self, path: str | None = None) -> None:
+        check_arguments(PredictionWriter, locals())
         super().__init__("batch")
         self.path = path
         self._begun = False

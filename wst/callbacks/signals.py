@@ -88,8 +88,9 @@ class DeadSignals(Callback):
             yield "empty", f"all {len(responses)} answers are empty; raise {limited}, and see to its prompt and `stop`"
         elif responses and equal and all(response.truncated for response in responses):
             yield "cut", f"all {len(responses)} answers are cut off, and all rewards are equal; raise {limited}"
-        if self._lasts("equal", equal):
-            what = f"all rewards are {float(known[0]):.4g}" if len(known) else "no answer could be scored"
+        # A baseline that remembers learns from a step whose rewards are all alike.
+        if self._lasts("equal", equal and not bool(record.advantages.any())):
+            what = f"all rewards of a step are equal, now {float(known[0]):.4g}" if len(known) else "nothing is scored"
             yield (
                 "equal",
                 f"{what}, {self.patience} steps in a row: there is nothing to learn from; see whether the reward "

@@ -16,6 +16,7 @@ from wst.cli.early import did_you_mean
 from wst.cli.signatures import Signature, find_class, public_names, signature_of
 from wst.errors import ConfigError
 from wst.modeling.spec import first_line
+from wst.terminal import printable
 
 FULL = "--help=all"
 #: Classes whose options the short help lists, and the option that each stands under.
@@ -61,7 +62,8 @@ def run(args: list[str]) -> int:
     if not args or args[0].startswith("-"):
         print(overview())
         return 0
-    print(class_help(args[0]))
+    for line in class_help(args[0]).splitlines():  # of a class that nobody here has written
+        print("".join(printable(part) if part.strip() else part for part in re.split(r"( +)", line)))
     return 0
 
 
@@ -149,7 +151,10 @@ def _imported_help(class_path: str) -> str:
         parser.add_class_arguments(cls, fail_untyped=False)
     except ValueError as error:
         raise ConfigError(f"help: {class_path!r} is no class; name one, such as wst.LabelMatch") from error
-    return str(parser.format_help()).strip()
+    found = find_class(*class_path.rpartition(".")[::2])
+    text = inspect.cleandoc((found and ast.get_docstring(found.node)) or "").partition("\n\nArgs:")[0]
+    listed = str(parser.format_help()).partition("\n\n")[2].strip()
+    return "\n\n".join(filter(None, [class_path, text, listed or "It has no options."]))
 
 
 def _default(signature: Signature, name: str, limit: int = 1000) -> str:

@@ -192,7 +192,7 @@ def run(args: list[str]) -> int:
         raise ConfigError(f"init: {str(folder)!r} cannot be written ({reason}); name another folder") from error
     kinds = {"label": f"{len(task.labels)} labels", "none": "no right answers"}
     what = kinds.get(task.kind, f"each answer is a {task.kind}")
-    print(f"{printable(name)}: {len(rows)} rows, {what}; wrote {', '.join([*texts, *copies])}")
+    print(f"{printable(name)}: {len(rows)} rows, {what}; wrote {printable(', '.join([*texts, *copies]))}")
     print(f"next: cd {printable(shlex.quote(str(folder)))} && wst check --config config.yaml")
     return 0
 

@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, cast
 
@@ -114,6 +115,13 @@ def figures_to_be_logged(trainer: Trainer) -> dict[str, float]:
     if not connector.should_update_logs:
         return {}
     return {name: float(value) for name, value in connector.metrics["log"].items() if name != "step"}
+
+
+def forget_figures(trainer: Trainer, names: Collection[str]) -> None:
+    """Leave figures out of this step's log, where Lightning would repeat those of an earlier step."""
+    results = cast(Any, trainer._results)
+    for key in [key for key, figure in results.items() if figure.meta.name in names]:
+        del results[key]
 
 
 def log_figures(trainer: Trainer, figures: dict[str, float], step: int) -> None:
