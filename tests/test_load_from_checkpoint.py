@@ -69,7 +69,8 @@ def test_a_hostile_checkpoint_runs_nothing(
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(Path("/"), "weights_only"), ([1], "no weights"), ({"state_dict": 3}, "no weights")]
+    ("content", "words"),
+    [(Path("/"), "weights_only"), ([1], "no weights"), ({"state_dict": 3}, "state_dict cannot be read")],
 )
 def test_a_file_that_is_no_checkpoint_is_refused(tiny_model: str, tmp_path: Path, content: Any, words: str) -> None:
     torch.save(content, tmp_path / "x.ckpt")

@@ -86,6 +86,7 @@ def test_a_signal_ends_the_run_after_the_step(
     assert_goes_on(tmp_path, unbroken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_it_now(tmp_path: Path, tiny_model: str, number: int) -> None:
     write_config(tmp_path, tiny_model)

@@ -164,6 +164,7 @@ def test_rows_are_written_before_any_figure(tmp_path: Path, monkeypatch: pytest.
     assert len((tmp_path / "out/rows.jsonl").read_text().splitlines()) == 10
 
 
+@pytest.mark.slow
 def test_from_is_no_setting_of_a_config(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("from: nowhere.jsonl\nreward: wst.ExactMatch\nstudents: {}\n")
     done = wst(["compare", "--config", "c.yaml"], tmp_path)

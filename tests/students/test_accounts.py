@@ -21,6 +21,7 @@ def _book(folder: Path, ready: Barrier) -> None:
         accounts.end(call, "answered", 0.1)
 
 
+@pytest.mark.slow
 def test_processes_may_open_a_new_ledger_at_the_same_moment(tmp_path: Path) -> None:
     context = forking_context()
     ready = context.Barrier(4)

@@ -4,6 +4,7 @@ import importlib
 import shutil
 import signal
 import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -186,11 +187,14 @@ def test_a_deleted_event_file_is_begun_anew(tmp_path: Path) -> None:
     assert [event.step for event in EventAccumulator(logger.log_dir).Reload().Scalars("x")] == [2]
 
 
-def test_what_follows_a_step_is_discarded(tmp_path: Path) -> None:
+def test_what_follows_a_step_is_discarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = TensorBoardLogger(tmp_path, "tb", version=0), TensorBoardLogger(tmp_path, "tb", version=0)
     for step in range(4):
         first.experiment.add_scalar("x", float(step), step)
     first.experiment.close()
+    # Files of one second are sorted by a counter of the process, and 10 comes before 9.
+    now = time.time
+    monkeypatch.setattr("time.time", lambda: now() + 10)
     internals.discard_from(second, 2)
     second.experiment.add_scalar("x", 20.0, 2)
     second.experiment.flush()
