@@ -182,7 +182,7 @@ def test_an_adapter_that_asks_for_more_memory_than_its_file_is_refused(
 def test_an_adapter_brings_no_regular_expression(adapter: Path, tiny_model: str, changes: dict[str, Any]) -> None:
     edit(adapter, "adapter_config.json", lambda config: config.update(changes))
     one_line(lambda: load(tiny_model, adapter=str(adapter)), "train one with a list of names")
-    one_line(lambda: LoRA(target_modules=".*_proj"), "put it in brackets")
+    one_line(lambda: LoRA(target_modules=".*_proj"), "must be all-linear or put in brackets")
 
 
 JSON = st.recursive(

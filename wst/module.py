@@ -249,8 +249,7 @@ class WeakToStrong(TrainingLifecycle):
         names = dict.fromkeys(name for _, tables in all_ranks for name in tables)
         every = {name: torch.cat([tables[name] for _, tables in all_ranks if name in tables]) for name in names}
         for name, values in every.items():
-            known = int((~values.isnan()).sum())
-            if known:
+            if known := int((~values.isnan()).sum()):
                 self.log(f"val/{name}", nan_mean(values), batch_size=known, prog_bar=name == "reward", sync_dist=False)
                 self._validated |= name == "reward"
         return {"rollouts": [rollout for rollouts, _ in all_ranks for rollout in rollouts], "figures": every}
@@ -309,8 +308,7 @@ class WeakToStrong(TrainingLifecycle):
             rollouts = self.environment.respond(queries * len(arms), [None] * len(queries) + untrained + [*trained])
             scores, leaks = score_once(self.environment, rollouts, {}), self.environment.leaks(rollouts)
             own = result_rows(STUDENT, arms, rollouts, scores, leaks)
-        rows = gather_rows(own)
-        self.test_rows += rows
+        self.test_rows += (rows := gather_rows(own))
         return {"rows": rows}
 
     def on_test_epoch_end(self) -> None:

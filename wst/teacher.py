@@ -45,9 +45,6 @@ class LoRA:
         r: Rank.
         alpha: Scale; the adapter's output is multiplied by alpha / r.
         target_modules: Names of the layers that get one, or "all-linear".
-
-    Raises:
-        ConfigError: If a setting is impossible.
     """
 
     r: int = 16
@@ -55,13 +52,10 @@ class LoRA:
     target_modules: str | list[str] = "all-linear"
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Check the settings; a `ConfigError` says which is impossible."""
         check_arguments(LoRA, vars(self))
         if isinstance(self.target_modules, str) and self.target_modules != "all-linear":
-            raise ConfigError(
-                f'LoRA: target_modules is a list of names or "all-linear", got {self.target_modules!r:.80}; put it in '
-                "brackets"
-            )
+            raise ConfigError(f"LoRA: target_modules {self.target_modules!r:.80} must be all-linear or put in brackets")
         check_counts("LoRA", r=self.r, alpha=self.alpha)
 
     def add_to(
@@ -389,8 +383,7 @@ class Teacher(FromSpec, nn.Module):
                     yield trained
                 return
             if not self._frozen_copy:
-                copy, _ = loading.load_causal_lm(self.spec, device=self.policy.device)
-                self._frozen_copy.append(copy)
+                self._frozen_copy.append(loading.load_causal_lm(self.spec, device=self.policy.device)[0])
             self.network = self._frozen_copy[0]
             yield self.network
         finally:
