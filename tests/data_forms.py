@@ -28,7 +28,7 @@ def write(path: Path, content: Any) -> None:
 
 
 def module(*options: str) -> QueryDataModule:
-    """Give the data module that these options of the command line make."""
+    """Return the data module that these options of the command line make."""
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(QueryDataModule, "data")
     return parser.instantiate_classes(parser.parse_args([f"--data.{option}" for option in options])).data

@@ -288,7 +288,7 @@ class WeakToStrong(TrainingLifecycle):
         """
         self.test_rows = []
         with collective_errors():
-            if not self.trained_steps and self.teacher.adapter is None:
+            if self.is_untrained:
                 raise ConfigError(
                     "test: there is no trained teacher to test; give --ckpt_path (last, best or a file), or a trained "
                     "adapter as model.init_args.teacher.init_args.adapter"

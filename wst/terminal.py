@@ -30,15 +30,20 @@ def printable(text: str, limit: int | None = None) -> str:
     'a lon…'
     """
     cut = text if limit is None else text[: 4 * limit]  # a text of megabytes costs no more than a short one
-    line = " ".join(cut.split())
-    if not line.isprintable():
-        line = "".join(
-            ascii(character)[1:-1] if ord(character) in _ESCAPED or "\ud800" <= character <= "\udfff" else character
-            for character in line
-        )
+    line = escaped(" ".join(cut.split()))
     if limit is not None and (len(line) > limit or len(cut) < len(text)):
         line = line[: limit - 1] + "…"
     return line
+
+
+def escaped(line: str) -> str:
+    """Return a line with control characters, half surrogates and direction marks escaped, and all else as it is."""
+    if line.isprintable():
+        return line
+    return "".join(
+        ascii(character)[1:-1] if ord(character) in _ESCAPED or "\ud800" <= character <= "\udfff" else character
+        for character in line
+    )
 
 
 def show(*things: Any) -> None:  # noqa: ANN401 - what rich can print

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from comparison_rows import made_rows, reviews
-from runs import wst
+from runs import write_config, wst
 from toys import Lowercase, Parrot, SixQueries, small_module
 from trainers import quiet_trainer
 
@@ -166,10 +166,15 @@ def test_rows_are_written_before_any_figure(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.slow
 def test_from_is_no_setting_of_a_config(tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("from: nowhere.jsonl\nreward: wst.ExactMatch\nstudents: {}\n")
+    write_config(tmp_path, "no model is needed")
+    data = {"class_path": "wst.QueryDataModule", "init_args": {"test": "rows.jsonl"}}
+    config = {"from": "nowhere.jsonl", "data": data, "reward": "toys.Lowercase", "students": {"s": "toys.Parrot"}}
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
     done = wst(["compare", "--config", "c.yaml"], tmp_path)
     assert done.code == 2
-    assert "Traceback" not in done.err
+    assert "--from is given on the command line, not in a config" in done.err
+    (tmp_path / "c.yaml").write_text(json.dumps(config | {"from": None}))
+    assert wst(["compare", "--config", "c.yaml"], tmp_path).code == 0
 
 
 # ---------------------------------------------------------------- predictions

@@ -88,7 +88,7 @@ def test_what_cannot_be_raced_is_said() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        (["--limit", "0"], "--limit must be at least 1"),
+        (["--limit", "0"], "distil: limit must be at least 1"),
         (["--data.init_args.test", "null"], "there are no test queries"),
         (["--output", "afile"], "afile: cannot be used"),
         (["--sentences", "names.txt"], "'no instruction' is the name of an arm"),

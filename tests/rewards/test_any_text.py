@@ -37,7 +37,7 @@ def rollout(instruction: str, response: str, target: str) -> Rollout:
         (rf"$0.{MANY}\overline{{3}}$", "7"),
         (f"${MANY} thousand$", "7"),
         ("$5" + " hundred" * 3000 + "$", "7"),
-        (r"\boxed{" + r"a\in " * 500 + "b}", "(1,2)"),
+        pytest.param(r"\boxed{" + r"a\in " * 1500 + "b}", "(1,2)", marks=pytest.mark.slow),
         ("1and " * 60 + "10", "7"),
     ],
     ids=lambda text: str(text)[:20],

@@ -11,7 +11,6 @@ from wst.distributed import collective_errors, gather
 from wst.students.accounts import open_ledgers
 from wst.terminal import never_fatal
 from wst.training.folders import log_folder
-from wst.training.lightning_internals import forget_figures
 
 
 class CallAccounts(Callback):
@@ -35,9 +34,6 @@ class CallAccounts(Callback):
     percentiles of the slowest.
     """
 
-    def __init__(self) -> None:
-        self._logged: set[str] = set()
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open the ledger in the log folder, and show the student's progress."""
         if not (students := paid(pl_module)):
@@ -50,25 +46,20 @@ class CallAccounts(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
         """Log the step's figures."""
-        shown = self._log(pl_module, "vitals/")
-        forget_figures(trainer, self._logged - shown)
-        self._logged |= shown
+        self._log(pl_module, "vitals/")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the validation's figures; calls of a sanity check count to the first step."""
         if not trainer.sanity_checking:
             self._log(pl_module, "vitals/val/")
 
-    def _log(self, pl_module: LightningModule, prefix: str) -> set[str]:
-        names: set[str] = set()
+    def _log(self, pl_module: LightningModule, prefix: str) -> None:
         for name, student in paid(pl_module).items():
             figures = take(student)
             if name == "student":
                 figures.pop("failed", None)
             shown = {f"{prefix}{name}/{figure}": float(value) for figure, value in figures.items()}
             cast(Any, self).log_dict(shown, batch_size=1)  # the trainer gives every callback `log_dict`
-            names |= shown.keys()
-        return names
 
 
 def paid(pl_module: LightningModule) -> dict[str, Any]:

@@ -68,11 +68,16 @@ class UnbrokenCurve(Callback):
         self._open = False  #: whether its figures have yet to be logged
         self._resumed: dict[str, Any] = {}
 
-    def on_train_batch_start(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
+    def on_validation_start(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
         """Note that the figures of the previous step are logged."""
         self._open = False
 
-    on_validation_start = on_train_epoch_end = on_train_batch_start
+    on_train_epoch_end = on_validation_start
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:  # noqa: ANN401
+        """Forget the figures of the previous step, which are logged."""
+        self._open = False
+        internals.forget_figures(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401
         """Count the step, and start a new event file if the log folder was deleted."""

@@ -36,7 +36,6 @@ class _Export(Callback):
         self.folder = folder
         self.best: float | None = None
         self.best_step: int | None = None
-        self._said = False
 
     @abstractmethod
     def fill(self, trainer: Trainer, pl_module: Any, folder: Path) -> None:  # noqa: ANN401 - the module it is for
@@ -65,13 +64,11 @@ class _Export(Callback):
                 restore_folder(self._place(trainer, name))
 
     def _say_what_there_is(self, trainer: Trainer) -> None:
-        if not self._said:
-            self._said = True
-            there = ", ".join(sorted(map(str, trainer.callback_metrics)))
-            rank_zero_warn(
-                f"{type(self).__name__}: nothing called {self.monitor!r:.80} was logged, so there is no best teacher; "
-                f"set monitor to one of {there:.400}"
-            )
+        there = ", ".join(sorted(map(str, trainer.callback_metrics)))
+        rank_zero_warn(
+            f"{type(self).__name__}: nothing called {self.monitor!r:.80} was logged, so there is no best teacher; set "
+            f"monitor to one of {there:.400}"
+        )
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

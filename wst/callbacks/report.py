@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from rich.table import Table
 
 from wst import terminal
@@ -102,11 +102,8 @@ class PredictionWriter(BasePredictionWriter):
         self._begun = False
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so if the teacher was not trained; an earlier file stays until there is something to write."""
+        """Begin; an earlier file stays until there is something to write."""
         self._begun = False
-        module = cast(Any, pl_module)
-        if not module.trained_steps and module.teacher.adapter is None:
-            rank_zero_warn("predict: the teacher is untrained; for a trained one give --ckpt_path (last, best, a file)")
 
     def write_on_batch_end(
         self,
@@ -128,7 +125,8 @@ class PredictionWriter(BasePredictionWriter):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the path of the file."""
-        rank_zero_info(f"predictions: {self._file(trainer)}")
+        if self._begun:
+            rank_zero_info(f"predictions: {self._file(trainer)}")
 
     def _file(self, trainer: Trainer) -> Path:
         return Path(self.path) if self.path else log_folder(trainer) / "predictions.jsonl"

@@ -10,7 +10,6 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from wst.evaluation.metrics import nan_mean
-from wst.training.lightning_internals import forget_figures
 from wst.training.record import StepRecord
 
 
@@ -43,17 +42,12 @@ class RewardLogging(Callback):
     ==================================  ================================================================
     """
 
-    def __init__(self) -> None:
-        self._logged: set[str] = set()
-
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401
         """Log the step's record."""
         record: StepRecord = outputs["record"]
         rows = record.rewards.numel()
         log = cast(Any, self)  # the trainer gives every callback `log` and `log_dict`
         figures = {name: value for name, value in step_figures(record).items() if not math.isnan(value)}
-        forget_figures(trainer, self._logged - figures.keys())
-        self._logged |= figures.keys()
         reward = figures.pop("train/reward", None)
         if reward is not None:
             log.log("train/reward", reward, prog_bar=True, batch_size=rows, on_step=True, on_epoch=False)

@@ -16,6 +16,7 @@ from wst.cli.options import teacher_parser
 from wst.environment import Environment
 from wst.errors import ConfigError
 from wst.evaluation import USUAL, Comparison, compare
+from wst.evaluation.comparison import test_queries
 from wst.evaluation.journal import storage_errors
 from wst.evaluation.metrics import Values, estimate_gain, is_binary, paired_p_value
 from wst.evaluation.rows import NONE, UNTRAINED
@@ -43,10 +44,7 @@ def run(args: list[str]) -> int:
     sentences = _lines(Path(options.sentences)) if options.sentences else list(USUAL)
     check_counts("distil", 0, samples=options.samples)
     environment, folder = module.environment, Path(options.output)
-    if options.limit is not None and options.limit < 1:
-        raise ConfigError(f"distil: --limit must be at least 1, got {options.limit}")
-    if not data.queries("test"):
-        raise ConfigError("distil: there are no test queries; give data a test file, or train and test_share")
+    test_queries("distil", data, options.limit)
     if taken := {NONE, UNTRAINED, _TEACHER}.intersection(sentences):
         raise ConfigError(f"distil: {taken.pop()!r} is the name of an arm of the comparison; leave that sentence out")
     with storage_errors(folder):

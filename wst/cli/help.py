@@ -16,7 +16,7 @@ from wst.cli.early import did_you_mean
 from wst.cli.signatures import Signature, find_class, public_names, signature_of
 from wst.errors import ConfigError
 from wst.modeling.spec import first_line
-from wst.terminal import printable
+from wst.terminal import escaped
 
 FULL = "--help=all"
 #: Classes whose options the short help lists, and the option that each stands under.
@@ -62,8 +62,7 @@ def run(args: list[str]) -> int:
     if not args or args[0].startswith("-"):
         print(overview())
         return 0
-    for line in class_help(args[0]).splitlines():  # of a class that nobody here has written
-        print("".join(printable(part) if part.strip() else part for part in re.split(r"( +)", line)))
+    print("\n".join(map(escaped, class_help(args[0]).splitlines())))  # a stranger may have written the class
     return 0
 
 

@@ -184,7 +184,7 @@ def records_of(data: Any, option: str) -> Iterator[Any]:  # noqa: ANN401
 
 
 def _as_written(rows: Iterable[dict[Any, Any]], kinds: Mapping[Any, str]) -> Iterator[dict[Any, Any]]:
-    """Give the numbers of narrow columns as their shortest digits: 0.1 in 32 bits is 0.10000000149011612 in 64."""
+    """Yield the rows with the shortest digits in narrow columns: 0.1 in 32 bits is 0.10000000149011612 in 64."""
     narrow = {name: np.dtype(_NARROW[kind.lower()]).type for name, kind in kinds.items() if kind.lower() in _NARROW}
     if not narrow:
         yield from rows

@@ -26,6 +26,7 @@ from wst.students.base import Student
 from wst.students.function import as_student
 from wst.teacher import Teacher
 from wst.terminal import printable, show
+from wst.types import Query
 
 MIN_RESAMPLES = 1000  #: With fewer, no p-value could be small enough to survive a correction for several arms.
 
@@ -83,13 +84,9 @@ def compare(
         raise ConfigError("compare: students is empty; name at least one")
     students = {name: as_student(student) for name, student in students.items()}
     check_arguments(compare, locals())
-    if limit is not None and limit < 1:
-        raise ConfigError(f"compare: limit must be at least 1, or null for all, got {limit}")
     _check_resamples(resamples)
     place, folder = resolve_device(device), Path(output)
-    queries = data.queries("test")[:limit]
-    if not queries:
-        raise ConfigError("compare: there are no test queries; give data a test file, or train and test_share")
+    queries = test_queries("compare", data, limit)
     for student in (*students.values(), *asked.values()):
         student.check()
     reward.check()
@@ -113,6 +110,25 @@ def compare(
     paid = {name: {"run": accounts.run()} for name, accounts in (_accounts(students) | judges).items()}
     extra = {"arms": arms_found, "students": found, "accounts": paid, "curve": curve}
     return write_comparison(runner.rows, extra, folder, resamples)
+
+
+def test_queries(owner: str, data: QueryDataModule, limit: int | None) -> Sequence[Query]:
+    """Return the queries of a comparison.
+
+    Args:
+        owner: What an error names.
+        data: Provides them.
+        limit: Largest number of queries; None for all.
+
+    Raises:
+        ConfigError: If the limit is impossible, or there are none.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"{owner}: limit must be at least 1, or null for all, got {limit}")
+    queries = data.queries("test")[:limit]
+    if not queries:
+        raise ConfigError(f"{owner}: there are no test queries; give data a test file, or train and test_share")
+    return queries
 
 
 def rebuild(rows: str, output: str | None = None, resamples: int = 10_000) -> Comparison:
@@ -177,7 +193,7 @@ def _are_inputs(inputs: Any) -> bool:  # noqa: ANN401 - from a file
 
 
 def _restore(reward: Reward, uncalibrated: dict[str, Any], size: int) -> None:
-    """Give a reward the state of before its calibration.
+    """Return a reward to its state of before its calibration.
 
     Raises:
         ConfigError: If it cannot go back.

@@ -51,9 +51,9 @@ def _is_made(entry: object) -> bool:
     """Return whether an entry is an instruction or an answer, and not a failed one."""
     if not isinstance(entry, dict) or entry.get("error", "") is not None or type(entry.get("truncated")) is not bool:
         return False
-    written, tokens = entry.get("text", ""), entry.get("response_tokens")
-    answered = isinstance(entry.get("response"), str) and type(tokens) is int
-    return answered or ("text" in entry and isinstance(written, str | None))
+    if "text" in entry:
+        return isinstance(entry["text"], str | None)
+    return isinstance(entry.get("response"), str) and type(entry.get("response_tokens")) is int
 
 
 class Journal:

@@ -62,7 +62,7 @@ class TrainedWeightsOnly(LightningModule):
         groups = self.trainer.optimizers[0].param_groups
         for group, before, now in zip(groups, self._settings_before, self._settings, strict=False):
             changed = {name: now[name] for name in now.keys() & before.keys() if now[name] != before[name]}
-            if rate := changed.pop("lr", None):
+            if (rate := changed.pop("lr", None)) is not None:
                 group["lr"] = group["lr"] * rate / before["lr"] if before["lr"] else rate
                 group["initial_lr"] = rate
             group |= changed

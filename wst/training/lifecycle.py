@@ -208,6 +208,11 @@ class TrainingLifecycle(TrainedWeightsOnly):
         """Calibrate the reward, if it needs it and no fit has done so."""
         self._calibrate("val")
 
+    def on_predict_start(self) -> None:
+        """Say so if the teacher is untrained."""
+        if self.is_untrained:
+            rank_zero_warn("predict: the teacher is untrained; for a trained one give --ckpt_path (last, best, a file)")
+
     def _calibrate(self, stage: str) -> None:
         """Calibrate the reward on queries of the training set, or without one, on those of the stage."""
         reward = self.environment.reward
@@ -229,12 +234,17 @@ class TrainingLifecycle(TrainedWeightsOnly):
         """Release what student and reward hold."""
         self.environment.close()
 
+    @property
+    def is_untrained(self) -> bool:
+        """Whether nothing was trained, and nothing trained was loaded."""
+        return not self.trained_steps and self.teacher.adapter is None
+
     # -------------------------------------------------------------------- steps
 
     def begin_step(self) -> StepRecord:
         """Start a training step, with randomness derived from (seed, step, rank) so that a resumed run is the same."""
         self.seed_everything(str(self.trained_steps))
-        parts = [self.baseline, *(self.memories[name] for name in ("screen",) if name in self.memories)]
+        parts = filter(None, (self.baseline, self.memories.get("screen")))
         self._before_step = [(part, copy.deepcopy(part.state_dict())) for part in parts]
         return StepRecord()
 

@@ -15,7 +15,6 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, cast
 
@@ -117,11 +116,11 @@ def figures_to_be_logged(trainer: Trainer) -> dict[str, float]:
     return {name: float(value) for name, value in connector.metrics["log"].items() if name != "step"}
 
 
-def forget_figures(trainer: Trainer, names: Collection[str]) -> None:
-    """Leave figures out of this step's log, where Lightning would repeat those of an earlier step."""
-    results = cast(Any, trainer._results)
-    for key in [key for key, figure in results.items() if figure.meta.name in names]:
-        del results[key]
+def forget_figures(trainer: Trainer) -> None:
+    """Forget the figures of the last step: Lightning would log them again for a step that has none."""
+    for figure in cast(Any, trainer._results).values():
+        if figure.meta.on_step:
+            figure._forward_cache = None
 
 
 def log_figures(trainer: Trainer, figures: dict[str, float], step: int) -> None:
