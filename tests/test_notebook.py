@@ -268,3 +268,12 @@ def test_a_step_without_a_figure_has_none_in_the_log(tiny_model: str, tmp_path: 
     log.Reload()
     assert [event.step for event in log.Scalars("train/reward")] == [1, 4]
     assert [event.value for event in log.Scalars("train/unscored")] == [0.0, 1.0, 1.0, 0.0]
+
+
+def test_a_monitor_that_is_never_logged_is_named(tiny_model: str, tmp_path: Path) -> None:
+    teacher = wst.Teacher(tiny_model, wst.TeacherPrompt("{query}"), wst.LoRA(4, 8), max_new_tokens=3)
+    data = wst.QueryDataModule.from_records([{"text": f"{i}?", "label": "1"} for i in range(8)], val_share=0.5)
+    options = QUIET | {"callbacks": wst.TeacherExport(monitor="val/rewrd")}
+    with pytest.warns(UserWarning, match=r"nothing called 'val/rewrd' was logged.* set monitor to one of .*val/reward"):
+        run = wst.fit(data, lowercase, shout, teacher=teacher, steps=1, folder=str(tmp_path), trainer=options)
+    assert [path.name for path in (run.folder / "teacher").iterdir()] == ["last"]

@@ -94,6 +94,15 @@ def test_several_dead_steps_in_a_row_are_reported_once(capsys: pytest.CaptureFix
     assert not step(resumed, capsys, **dead)
 
 
+def test_steps_from_which_a_baseline_learns_are_alive(capsys: pytest.CaptureFixture[str]) -> None:
+    callback = DeadSignals(patience=2)
+    case: dict[str, Any] = {"answers": [GOOD, GOOD], "rewards": [0.5, 0.5]}
+    for _ in range(4):
+        assert not step(callback, capsys, **case, advantages=torch.tensor([[0.1], [0.1]]))
+    assert not step(callback, capsys, **case, advantages=torch.zeros(2, 1))
+    assert "all rewards of a step are equal" in step(callback, capsys, **case, advantages=torch.zeros(2, 1))
+
+
 @pytest.mark.parametrize(
     "state", [{}, {"said": 3, "in_a_row": {}}, {"said": [], "in_a_row": {"equal": "x", "same": 1}}]
 )

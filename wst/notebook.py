@@ -147,9 +147,8 @@ def fit(
     given_callbacks = options.get("callbacks") or []
     own = [given_callbacks] if isinstance(given_callbacks, Callback) else list(given_callbacks)
     report = next((callback for callback in own if isinstance(callback, TestReport)), report)
-    kinds = tuple(map(type, own))
-    others = [c for c in (InstructionSamples(terminal=False), TeacherExport(), report, curve) if type(c) not in kinds]
-    options["callbacks"] = [*savers, *others, *own]
+    others = (InstructionSamples(terminal=False), TeacherExport(), report, curve)
+    options["callbacks"] = [*savers, *(c for c in others if not any(isinstance(o, type(c)) for o in own)), *own]
     conductor = Trainer(**options)
     conductor.fit(module, datamodule, ckpt_path=saved, weights_only=True)
     if datamodule.queries("test") and module.trained_steps:

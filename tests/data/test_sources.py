@@ -4,7 +4,7 @@ import gzip
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +257,18 @@ def test_rows_of_the_hub_are_named_by_data_set_part_and_split(monkeypatch: pytes
     assert [row.values for row in rows] == ROWS
     assert (rows[1].place, rows[1].id) == ("some/set/part (train): row 1", "some/set/part:train:1")
     assert next(hub_rows("some/set", "test", needs="")).id == "some/set:test:0"
+
+
+def test_a_row_of_the_hub_that_cannot_be_decoded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        yield ROWS[0]
+        raise OverflowError("date value out of range")
+
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: rows())
+    found = hub_rows("some/set", "train", needs="")
+    assert next(found).values == ROWS[0]
+    with pytest.raises(DataError, match=r"some/set \(train\): row 1 cannot be read \(date value out of range\)"):
+        next(found)
 
 
 @pytest.mark.parametrize(

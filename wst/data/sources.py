@@ -7,7 +7,6 @@ import gzip
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -245,18 +244,14 @@ def hub_rows(repo: str, split: str, *, needs: str, **options: Any) -> Iterator[R
         raise DataError(f"{repo} cannot be loaded from the hub ({reason(error)}); {needs}") from error
     part = "/".join(str(value) for key, value in (options | folder).items() if key in ("name", "data_dir"))
     name = f"{repo}/{part}" if part else repo
-    records = records_of(rows, name)
-    for number in count():
-        try:
-            values = next(records, None)
-        except Exception as error:  # whatever decodes a column, such as an image
-            raise DataError(
-                f"{name} ({split}): row {number} cannot be read ({reason(error)}); leave it out with another split or "
-                "revision, or give a file"
-            ) from error
-        if values is None:
-            return
-        yield Row(f"{name} ({split}): row {number}", f"{name}:{split}:{number}", values)
+    records, number = records_of(rows, name), 0
+    try:
+        for values in records:
+            yield Row(f"{name} ({split}): row {number}", f"{name}:{split}:{number}", values)
+            number += 1
+    except Exception as error:  # whatever decodes a column, such as an image
+        fault = f"row {number} cannot be read ({reason(error)})"
+        raise DataError(f"{name} ({split}): {fault}; name another revision, or give a file") from error
 
 
 def reason(error: Exception) -> str:
