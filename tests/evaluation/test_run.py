@@ -203,6 +203,21 @@ def test_a_part_of_a_reward_may_be_called_like_a_column(tmp_path: Path) -> None:
     assert shown.count("[red]") == 2
 
 
+@pytest.mark.parametrize("width", [60, 80, 120, 160])
+def test_a_narrow_terminal_shows_fewer_columns_and_every_instructor(tmp_path: Path, width: int) -> None:
+    fixed = ["alpha", "beta", "gamma", "delta", "Is this review positive or negative?"]
+    reward = WeightedSum({"letters": Lowercase(), "brevity": Length(limit=1, of="response")})
+    found = compare(reviews(tmp_path), {"s": Parrot()}, reward, fixed=fixed, output=str(tmp_path), resamples=1000)
+    with (tmp_path / "shown.txt").open("w") as file:
+        show(found, Console(file=file, width=width))
+    table = (tmp_path / "shown.txt").read_text().split("p: Holm")[0].splitlines()
+    assert max(map(len, table)) <= width
+    for name in (*fixed[:4], NONE, "instructor", "mean"):
+        assert any(name in line for line in table), name
+    left_out = "in report.html:" in (tmp_path / "shown.txt").read_text()
+    assert left_out == (width < 160)
+
+
 def test_rows_of_another_name_do_not_overwrite_results(tmp_path: Path) -> None:
     compare(reviews(tmp_path), {"s": Parrot()}, Lowercase(), fixed=[], output=str(tmp_path), resamples=1000)
     whole = (tmp_path / "rows.jsonl").read_text()

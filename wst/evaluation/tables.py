@@ -19,6 +19,13 @@ from wst.terminal import never_fatal, printable
 
 _WIDTH_OF_A_PIPE = 160  # a pipe has no width of its own, and a table cut to 80 columns would be of no use there
 _FEW = 4  #: so many arms fit beside each other
+_NAME = 38  #: characters of an instructor's name in a line, before it is broken
+_SHORT_NAME = 24
+#: What a terminal too narrow for all columns leaves to the report, the least missed first.
+_LEFT_OUT = (
+    *("by length", "p (fixed)", "p (untrained)", "words", "cut", "help", "harm", "better", "worse"),
+    *("rel. gain", "calls", "cost", "over fixed", "over untrained", "gain", "p", "leak"),
+)
 
 
 def show(comparison: Comparison, console: Console | None = None) -> None:
@@ -52,21 +59,39 @@ def _show(comparison: Comparison, console: Console) -> None:
 
 
 def _table(title: Text, entry: dict[str, Any], binary: bool, console: Console) -> Table:
-    """Return the arms as lines, or as columns where a few arms would not fit the terminal; omit empty columns."""
+    """Return the arms as lines, or as columns where a few arms would not fit the terminal; omit empty columns.
+
+    Of many arms on a narrow terminal, the columns that are missed least are left to the report.
+    """
     grid = grid_of(entry, binary)
-    table = _grid(title, grid)
-    if len(grid) - 1 <= _FEW and _width(console, table) > console.width:
+    table, left_out = _grid(title, grid), list[str]()
+    if _width(console, table) > console.width and len(grid) - 1 <= _FEW:
         table = _grid(title, list(zip(*grid, strict=True)))
-    table.caption = CAPTION
+    elif _width(console, table) > console.width:
+        table, left_out = _narrow(title, grid, console)
+    table.caption = f"{CAPTION}; in report.html: {', '.join(left_out)}" if left_out else CAPTION
     return table
 
 
-def _grid(title: Text, grid: Sequence[Sequence[Cell]]) -> Table:
+def _narrow(title: Text, grid: list[Sequence[Cell]], console: Console) -> tuple[Table, list[str]]:
+    """Return a table that fits, if dispensable columns are enough for that, and the names of those left out."""
+    table, left_out = _grid(title, grid, _SHORT_NAME), list[str]()
+    parts = [str(name) for name in grid[0] if name not in ("instructor", "mean", "95% interval")]
+    for name in (*_LEFT_OUT, *parts):
+        if name in grid[0] and _width(console, table) > console.width:
+            left_out.append(name)
+            place = list(grid[0]).index(name)
+            grid = [[*line[:place], *line[place + 1 :]] for line in grid]
+            table = _grid(title, grid, _SHORT_NAME)
+    return table, left_out
+
+
+def _grid(title: Text, grid: Sequence[Sequence[Cell]], width: int = _NAME) -> Table:
     table = Table(title=title, title_style="bold")
     for place, name in enumerate(grid[0] if grid else []):
         first = place == 0
         table.add_column(
-            _unread(name), justify="left" if first else "right", no_wrap=not first, max_width=38 if first else None
+            _unread(name), justify="left" if first else "right", no_wrap=not first, max_width=width if first else None
         )
     for line in grid[1:]:
         table.add_row(*map(_unread, line))
