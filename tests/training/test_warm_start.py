@@ -84,6 +84,22 @@ def test_the_best_sentence_of_each_query_is_learned(
     )
 
 
+class Alone(Reward):
+    """1.0 for the student without an instruction."""
+
+    def score(self, rollouts: Any) -> list[float]:
+        return [float(text(rollout) == "") for rollout in rollouts]
+
+
+def test_a_teacher_learns_to_write_nothing_where_nothing_helps(tiny_model: str, tmp_path: Path) -> None:
+    warm = WarmStart(["0a", ""], queries=6, samples=0, epochs=40, batch_size=6)
+    module, student = start(tiny_model, tmp_path, warm, Alone(), optimizer=lambda p: torch.optim.AdamW(p, lr=0.02))
+    queries = module.trainer.datamodule.queries("train")
+    assert [z.text for z in module.teacher.sample(queries, greedy=True)] == [""] * 6
+    unaided = {module.environment.prompt(query, None).messages for query in queries}
+    assert sum(prompt.messages in unaided for prompt in student.asked if prompt.sample >= 2**30) == 6
+
+
 def test_own_samples_below_the_mean_are_not_learned(tiny_model: str, tmp_path: Path) -> None:
     warm = WarmStart(queries=4, samples=3)
     chosen = watched(warm)
@@ -111,7 +127,7 @@ def test_it_is_made_once(tiny_model: str, tmp_path: Path) -> None:
     ("setting", "words"),
     [
         ({"samples": 1}, "leave nothing to choose from"),
-        ({"sentences": ["a", " "]}, "a sentence is blank"),
+        ({"sentences": ["", " "], "samples": 0}, "nothing to choose from"),
         ({"queries": 0}, "queries must be"),
     ],
     ids=str,

@@ -46,7 +46,8 @@ class WarmStart:
     it begins it anew.
 
     Args:
-        sentences: Instructions to choose from, for instance those that ``wst distil`` has found.
+        sentences: Instructions to choose from, for instance those that ``wst distil`` has found. An empty one is the
+            student without an instruction, so that a teacher can learn to write none where none helps.
         queries: Training queries, drawn at random.
         samples: The teacher's own samples a query.
         epochs: Times that each chosen instruction is learned from.
@@ -66,9 +67,7 @@ class WarmStart:
     ) -> None:
         check_arguments(WarmStart, locals())
         check_counts("WarmStart", queries=queries, epochs=epochs, batch_size=batch_size)
-        self.sentences = list(dict.fromkeys(sentences or []))
-        if any(not sentence.strip() for sentence in self.sentences):
-            raise ConfigError("WarmStart: a sentence is blank; take it out")
+        self.sentences = list(dict.fromkeys(sentence.strip() for sentence in sentences or []))
         if samples < 0 or samples + len(self.sentences) < 2:
             raise ConfigError(
                 f"WarmStart: {len(self.sentences)} sentences and samples={samples} leave nothing to choose from; give "
