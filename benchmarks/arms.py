@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 import wst
 from wst import teacher as teacher_module
 from wst.modeling import loading as models
+from wst.modeling.spec import locate
 from wst.students import local as local_module
 from wst.types import Instruction, Rollout
 
@@ -176,7 +177,7 @@ class Trl:
 
         bench, options, phases = self.bench, self.bench.options, self.phases
         # As its users load a model: `load_causal_lm` puts a hook on the head that spares TRL's sampling a copy as well.
-        folder = models.weights_folder(models.locate(TEACHER))
+        folder = models.weights_folder(locate(TEACHER))
         base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(bench.device)
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         rows = [

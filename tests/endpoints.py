@@ -136,6 +136,7 @@ class FakeServer(Threaded):
         status: Where set, every request gets this status and an error.
         code: The error's ``code``, where one is wanted ("insufficient_quota").
         script: Statuses of the errors that the next requests get, in order.
+        adds: Tokens that it adds to each prompt, as a system message of its own would.
         hold: Tells of a request whether its answer has to wait still: by it tests order events.
     """
 
@@ -154,6 +155,7 @@ class FakeServer(Threaded):
         self.status: int | None = None
         self.code: str | None = None
         self.script: list[int] = []
+        self.adds = 0
         self.hold: Callable[[Request], bool] = lambda _: False
         self.requests: list[Request] = []
         self.peak = 0
@@ -261,6 +263,7 @@ class FakeServer(Threaded):
             "model": body.get("model"),
             "choices": [{"index": i, "message": message, "finish_reason": reason} for i in range(count)],
         }
+        read += self.adds
         if "[no-usage]" not in said:
             completion["usage"] = {
                 "prompt_tokens": read,

@@ -258,3 +258,11 @@ def test_exit_codes_and_tracebacks_of_the_real_command(path: Path) -> None:
     done = wst("cache", "prune", WST_DEBUG="1")
     assert "Traceback" in done.stderr
     assert wst("cache", "verify").returncode == 0
+
+
+def test_labels_of_a_strangers_file_are_shown_and_not_obeyed(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    query(path, "UPDATE answers SET student = char(27) || ']0;owned' || char(7) WHERE student = 'tiny'")
+    assert "\\x1b]0;owned" in succeed(capsys, "show")
+    query(path, "UPDATE answers SET student = CAST(x'00ff' AS BLOB) WHERE student LIKE '%owned%'")
+    assert "10" in succeed(capsys, "show")
+    assert "there are" in succeed(capsys, "prune", "--student", "nobody", "--dry-run")

@@ -12,8 +12,8 @@ from toys import Lowercase, Parrot
 
 from wst import GroupMean, Instruction, LoRA, MovingAverage, Unaided, WeakToStrong
 from wst.modeling import logprobs
-from wst.modeling.logprobs import log_probs_from_states
-from wst.training.objective import token_entropy, token_log_probs, whiten
+from wst.modeling.logprobs import log_probs_from_states, token_entropy, token_log_probs
+from wst.training.objective import whiten
 from wst.training.record import StepRecord
 
 

@@ -23,7 +23,7 @@ from wst.cli.trust import as_config, load_settings
 from wst.data.jsonl import check_file, read_rows
 from wst.errors import WSTError
 from wst.inference.artefact import FILE, Artefact
-from wst.modeling.adapters import adapter_base, check_adapter
+from wst.modeling.adapters import check_adapter
 from wst.terminal import printable
 from wst.training.checkpoint import AtomicCheckpointIO
 from wst.training.remembered import flat, harmless, listed, withheld
@@ -272,7 +272,7 @@ def test_settings_of_exported_teachers(exported: Path, tmp_path: Path, file: str
     def read() -> object:
         if file == FILE:
             return Artefact.read(folder)
-        return check_adapter(str(folder)), adapter_base(str(folder), "mine")
+        return check_adapter(str(folder))
 
     def check(place: tuple[Any, ...], value: Any, content: bytes | None) -> None:
         made = json.dumps(changed(sound, place, value)).encode() if content is None else content

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 
 from wst import LocalStudent, LoRA, Message, Prompt, Query, Teacher
 from wst.errors import Diverged, ModelError, WSTError
-from wst.modeling.adapters import adapter_base
 from wst.modeling.loading import load_causal_lm
 from wst.modeling.spec import ModelSpec
 
@@ -236,16 +235,10 @@ def test_damaged_weights_are_one_line_or_weights(adapter: Path, tiny_model: str)
 # ------------------------------------------------------------------------------------------------- base of an adapter
 
 
-def test_an_adapter_does_not_choose_its_base(adapter: Path, tiny_model: str, tiny_plain_model: str) -> None:
-    assert adapter_base(str(adapter), tiny_model) == tiny_model
-    assert adapter_base(str(adapter), f"/elsewhere/{Path(tiny_model).name}") == f"/elsewhere/{Path(tiny_model).name}"
-    one_line(lambda: adapter_base(str(adapter), tiny_plain_model), tiny_model, tiny_plain_model)
-    edit(adapter, "adapter_config.json", lambda config: config.update(base_model_name_or_path="/evil/model"))
-    one_line(lambda: adapter_base(str(adapter), tiny_model), "/evil/model")
-    teacher = load(tiny_model, adapter=str(adapter))  # a config that names the base is enough
-    assert teacher.source == tiny_model
-    edit(adapter, "adapter_config.json", lambda config: config.update(base_model_name_or_path=None))
-    assert adapter_base(str(adapter), tiny_model) == tiny_model
+def test_an_adapter_does_not_choose_its_base(adapter: Path, tiny_model: str) -> None:
+    for named in ("/evil/model", None):
+        edit(adapter, "adapter_config.json", lambda config, named=named: config.update(base_model_name_or_path=named))
+        assert load(tiny_model, adapter=str(adapter)).source == tiny_model
 
 
 # ------------------------------------------------------------------------------------------------------ model folders

@@ -131,10 +131,10 @@ def test_everything_can_be_said_otherwise(tiny_model: str, tmp_path: Path) -> No
     [
         ({"prompt": "{query}", "teacher": True}, "give the prompt to Teacher"),
         ({"prompt": "no place", "teacher": None}, "no place for {query}"),
-        ({"prompt": 3, "teacher": None}, "prompt must be a TeacherPrompt, got 3"),
-        ({"teacher": 3}, "teacher must be a Teacher, got 3"),
+        ({"prompt": 3, "teacher": None}, "prompt must be a TeacherPrompt or text, got 3"),
+        ({"teacher": 3}, "teacher must be a Teacher or text, got 3"),
         ({"steps": "20"}, "steps must be a whole number"),
-        ({"trainer": 3}, "trainer must be a dict, got 3; give a dict"),
+        ({"trainer": 3}, "trainer must be a dict, got 3"),
         ({"queries": wst.QueryDataModule.from_records([]), "batch_size": 4}, "give batch_size to QueryDataModule"),
         ({"lr": 1e-3}, r"wst.fit has no option 'lr'; give optimizer=lambda params: .*lr=0.001\)"),
         ({"max_steps": 9}, "wst.fit has no option 'max_steps'; give steps=9"),

@@ -8,16 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from wst.modeling.logprobs import token_entropy, token_log_probs
 from wst.training.baselines import Baseline, GroupMean, LeaveOneOut, MovingAverage, Unaided
-from wst.training.objective import (
-    Normalization,
-    denominator,
-    policy_loss,
-    sequence_kl,
-    token_entropy,
-    token_log_probs,
-    whiten,
-)
+from wst.training.objective import Normalization, denominator, policy_loss, sequence_kl, whiten
 
 REWARDS = torch.tensor([0.2, 0.9])
 UNAIDED = torch.tensor([0.4])

@@ -314,7 +314,7 @@ def test_a_checkpoint_that_holds_code_is_refused(tmp_path: Path, tiny_model: str
     write_config(tmp_path, tiny_model)
     torch.save({"state_dict": {}, "hyper_parameters": {}, "x": Evil()}, tmp_path / "evil.ckpt")
     line = assert_one_line(wst([stage, "--config", "config.yaml", "--ckpt_path", "evil.ckpt"], tmp_path), 2)
-    assert "not a checkpoint that loads with weights_only" in line
+    assert "does not load with weights_only" in line
     assert not (tmp_path / "owned").exists()
     with pytest.raises(ModelError, match="does not load with weights_only"):
         AtomicCheckpointIO().load_checkpoint(str(tmp_path / "evil.ckpt"), weights_only=False)

@@ -32,7 +32,7 @@ from wst import (
 )
 from wst.data.datamodule import Split
 from wst.errors import StudentStopped
-from wst.teacher import LogProbs
+from wst.modeling.logprobs import LogProbs
 
 
 class Forgetful(Student):

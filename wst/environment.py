@@ -13,7 +13,7 @@ from wst.distributed import collective_errors, gather, local_share, rank
 from wst.errors import ConfigError, ContractError
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward, Scores, as_reward, score
-from wst.settings import check_types
+from wst.settings import check_arguments
 from wst.students.base import Student, respond
 from wst.students.function import as_student
 from wst.types import Instruction, Query, Response, Rollout
@@ -44,7 +44,7 @@ class Environment:
     """
 
     def __init__(self, student: Student, reward: Reward, prompt: StudentPrompt | None = None) -> None:
-        self.prompt = prompt or StudentPrompt()
+        self.prompt = prompt
         self.student = student
         self.reward = reward
 
@@ -77,9 +77,9 @@ class Environment:
         return self._prompt
 
     @prompt.setter
-    def prompt(self, prompt: StudentPrompt) -> None:
-        check_types("Environment", student_prompt=(prompt, StudentPrompt))
-        self._prompt = prompt
+    def prompt(self, prompt: StudentPrompt | None) -> None:
+        check_arguments(Environment, {"prompt": prompt})
+        self._prompt = prompt or StudentPrompt()
         self._responses, self._rewards = {}, {}
 
     # ---------------------------------------------------------------- lifecycle

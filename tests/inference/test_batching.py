@@ -82,3 +82,29 @@ def test_a_teacher_is_hung_when_all_workers_are(monkeypatch: pytest.MonkeyPatch)
         return [*found, batcher.hung]
 
     assert asyncio.run(scene()) == [False, "instructed", True, "timeout", False]
+
+
+def test_batches_grow_again_after_a_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, slow, sizes = [0.0], [True], list[int]()
+    monkeypatch.setattr("wst.inference.batching.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def write(queries: Sequence[Query]) -> list[Instruction]:
+        sizes.append(len(queries))
+        now[0] += 32_000 if slow[0] else 150  # as long for one as for many
+        return [Instruction("z")] * len(queries)
+
+    async def when_all_are_here(work: Callable[[], Sequence[Instruction]]) -> Sequence[Instruction]:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return work()
+
+    monkeypatch.setattr("wst.inference.batching._in_thread", when_all_are_here)
+
+    async def scene() -> None:
+        batcher = Batcher(write, batch_size=32, deadline=2000)
+        for _ in range(3):
+            await asyncio.gather(*(batcher.ask(Query("q", "x")) for _ in range(12)))
+            slow[0] = False
+
+    asyncio.run(scene())
+    assert max(sizes[-2:]) > 8

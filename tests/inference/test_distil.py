@@ -13,7 +13,7 @@ from wst import Prompt, Query, Response, Reward, Rollout, Student
 from wst.cli.distil import run as distil
 from wst.cli.distil import verdict
 from wst.environment import Environment
-from wst.errors import ConfigError, DataError, WSTError
+from wst.errors import ConfigError, DataError, StudentStopped, WSTError
 from wst.evaluation import Comparison
 from wst.inference.distil import Race, Standing, race
 
@@ -72,6 +72,13 @@ def test_a_sentence_that_cannot_be_scored_is_last() -> None:
     finished = race(["a nan", "b 0", "c -5"], QUERIES, Environment(Counting(), Said()), 30)
     assert [standing.sentence for standing in finished.standings][:2] == ["b 0", "c -5"]
     assert math.isnan(finished.standings[-1].reward)
+
+
+def test_a_race_that_nothing_can_be_scored_in_has_no_winner() -> None:
+    student = Counting()
+    with pytest.raises(StudentStopped, match="no answer of round 1 could be scored"):
+        race(["a nan", "b nan", "c nan"], QUERIES, Environment(student, Said()), 30)
+    assert len(student.asked) == 15
 
 
 def test_what_cannot_be_raced_is_said() -> None:

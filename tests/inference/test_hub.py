@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from wst import Instructor, Teacher
 from wst.errors import ModelError
 from wst.inference import Artefact
+from wst.inference.card import model_card
 from wst.modeling.spec import ModelSpec, locate
 
 QUERIES = ["two plus two", "The kettle leaks."]
@@ -75,6 +76,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
 
 
 def test_a_teacher_pushed_to_the_hub_is_read_from_there(folder: Path, tiny_model: str, hub: FakeHub) -> None:
+    about = {"data": "QueryDataModule (/home/me/rows.jsonl)", "student": {"class": "LocalStudent", "model": "/m/big"}}
+    replace(Artefact.read(folder), about=about).write()
     mine = Instructor.from_pretrained(str(folder), "cpu")
     with pytest.raises(ModelError, match="a path of this machine; give base"):
         mine.push_to_hub("me/teacher")
@@ -95,6 +98,8 @@ def test_a_teacher_pushed_to_the_hub_is_read_from_there(folder: Path, tiny_model
     assert "\nbase_model: them/base\n" in f"\n{card}"
     assert 'from_pretrained("me/teacher")' in card
     assert tiny_model not in "".join(path.read_text() for path in place.iterdir() if path.suffix in (".json", ".md"))
+    assert theirs.artefact.about["data"] == "QueryDataModule (rows.jsonl)"
+    assert "LocalStudent (big)" in card
     assert not {"script.py", "keys.json", "notes.txt"} & {path.name for path in place.iterdir()}
 
 
@@ -221,3 +226,20 @@ def test_card_and_artefact_show_validation_and_test(fitted: Path, tmp_path: Path
     for said in ("mean reward with", "gain over no instruction", "harm: share of queries made worse"):
         assert re.search(rf"^\| {said}[^|]*\| -?\d[^|]*\| -?\d[^|]*\|$", card, flags=re.MULTILINE), said
     assert "test" not in Artefact.read(exports / "best").about["figures"]  # other weights
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"student": "gpt"},
+        {"figures": [1]},
+        {"figures": {"validation": 3}},
+        {"figures": {"validation": {"reward": {"mean": 1, "ci95": 5}}}},
+        {"gate": {}},
+    ],
+)
+def test_a_card_of_what_no_export_wrote_is_one_line(folder: Path, odd: dict[str, Any]) -> None:
+    content = json.loads((folder / "wst.json").read_text()) | odd
+    (folder / "wst.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=r"cannot be read; export the teacher again"):
+        model_card(Artefact.read(folder))

@@ -142,6 +142,25 @@ def test_a_query_must_be_text(folder: Path, query: Any) -> None:
         Instructor.from_pretrained(str(folder), "cpu")(["fine", query])
 
 
+@pytest.mark.parametrize("query", [None, 5, {"a": 1}])
+def test_a_query_that_is_neither_text_nor_a_list_is_named(folder: Path, query: Any) -> None:
+    with pytest.raises(DataError, match="query: expected text or a list of texts"):
+        Instructor.from_pretrained(str(folder), "cpu")(query)
+    with pytest.raises(DataError, match="history: expected a list of messages"):
+        Instructor.from_pretrained(str(folder), "cpu")("x", history=query)
+
+
+@pytest.mark.parametrize("option", [["--server_model", "mine"], ["--server_key_env", "NAME"], ["--revision", "v1"]])
+def test_an_option_that_would_do_nothing_is_refused(folder: Path, option: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"--server|revision"):
+        run([str(folder), *option, "text"])
+
+
+def test_a_home_that_is_none_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="there is no such user"):
+        Instructor.from_pretrained("~nosuchuser/teacher")
+
+
 def test_settings_are_checked(folder: Path) -> None:
     with pytest.raises(ConfigError, match="batch_size"):
         Instructor.from_pretrained(str(folder), batch_size=0)

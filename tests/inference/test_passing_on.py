@@ -7,9 +7,12 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx2
 import pytest
 from inference_servers import serving
 from starlette.applications import Starlette
@@ -17,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from wst import Instruction, StudentPrompt
+from wst import Instruction, Query, StudentPrompt
 from wst.inference.server import Gateway, Limits
 
 BODY = b'{"messages": [{"role": "user", "content": "x"}]}'
@@ -145,3 +148,88 @@ def test_a_client_that_leaves_in_the_middle_cancels_upstream(gateway: str, stude
         leaving.sendall(head % (header, len(BODY)) + BODY)
         assert student.dripped.wait(30)
     assert student.left.wait(30)
+
+
+@pytest.mark.parametrize("origin", [b"https://evil.example", b"null", b"http://evil.example:8000"])
+def test_a_page_of_another_site_does_not_spend_the_servers_key(student: Student, origin: bytes) -> None:
+    app = Starlette(routes=[Route("/v1/chat/completions", student.chat, methods=["POST"])])
+    with serving(app) as upstream:
+        made = Gateway(lambda queries: [Instruction("Z")] * len(queries), StudentPrompt(), upstream, key="sk-server")
+        with serving(made.app()) as url:
+            address = url.removeprefix("http://").removesuffix("/v1")
+            status, _, content = post(address, ("origin", origin), ("content-type", b"text/plain"))
+            assert status == 403
+            assert "--token_env" in json.loads(content)["error"]["message"]
+            assert not student.got
+            for fine in ((), (("origin", b"http://127.0.0.1:3000"),), (("origin", b"http://localhost"),)):
+                assert post(address, *fine)[0] == 200
+            assert dict(student.got)[b"authorization"] == b"Bearer sk-server"
+
+
+def test_the_query_string_goes_on(gateway: str) -> None:
+    seen: list[bytes] = []
+
+    async def chat(request: Request) -> Response:
+        seen.append(request.scope["query_string"])
+        return Response(ANSWER)
+
+    with serving(Starlette(routes=[Route("/v1/chat/completions", chat, methods=["POST"])])) as upstream:
+        made = Gateway(lambda queries: [Instruction("Z")] * len(queries), StudentPrompt(), upstream)
+        with serving(made.app()) as url:
+            for query in ("?api-version=preview&a=%2F%3F", ""):
+                httpx2.post(f"{url}/chat/completions{query}", content=BODY, timeout=30, trust_env=False)
+    assert seen == [b"api-version=preview&a=%2F%3F", b""]
+
+
+def test_upstream_does_not_speak_for_the_teacher(gateway: str, student: Student) -> None:
+    student.headers = [(b"x-wst-instruction", b"evil"), (b"x-wst-status", b"evil"), (b"x-kept", b"1")]
+    _, headers, _ = post(gateway)
+    assert [value for name, value in headers if name.startswith("x-")] == ["1", "instructed", "Z"]
+
+
+def test_a_status_that_is_none_is_a_bad_gateway() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                while not connection.recv(65536).endswith(BODY[-2:]):
+                    pass
+                connection.sendall(b"HTTP/1.1 600 Odd\r\ncontent-length: 0\r\n\r\n")
+
+        threading.Thread(target=serve, daemon=True).start()
+        upstream = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        made = Gateway(lambda queries: [Instruction("Z")] * len(queries), StudentPrompt(), upstream)
+        with serving(made.app()) as url:
+            answer = httpx2.post(f"{url}/chat/completions", content=BODY, timeout=30, trust_env=False)
+    assert answer.status_code == 502
+    assert "status 600" in answer.json()["error"]["message"]
+
+
+def test_a_client_that_left_while_it_waited_is_not_written_for() -> None:
+    began, go, written = threading.Event(), threading.Event(), list[str]()
+
+    def write(queries: Sequence[Query]) -> list[Instruction]:
+        written.extend(query.text for query in queries)
+        began.set()
+        go.wait(30)
+        return [Instruction("Z")] * len(queries)
+
+    student = Student()
+    with serving(Starlette(routes=[Route("/v1/chat/completions", student.chat, methods=["POST"])])) as upstream:
+        made = Gateway(write, StudentPrompt(), upstream, batch_size=1, limits=Limits(deadline=60))
+        with serving(made.app()) as url, ThreadPoolExecutor(1) as pool:
+            staying = pool.submit(httpx2.post, f"{url}/chat/completions", content=BODY, timeout=60, trust_env=False)
+            assert began.wait(30)
+            host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
+            body = BODY.replace(b"x", b"gone")
+            with socket.create_connection((host, int(port)), timeout=30) as leaving:
+                head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+                leaving.sendall(head % len(body) + body)
+                while len(made.batcher._waiting) < 1:
+                    time.sleep(0.01)
+            while any(not one.future.done() for one in made.batcher._waiting):
+                time.sleep(0.01)
+            go.set()
+            assert staying.result(60).status_code == 200
+    assert written == ["x"]

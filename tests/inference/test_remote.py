@@ -8,8 +8,10 @@ import logging
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx2
 import pytest
@@ -212,3 +214,30 @@ def test_a_real_server_writes_the_same(tiny_model: str, tmp_path: Path) -> None:
     queries = QUERIES[:3]
     with transformers_server(shutil.copytree(place, tmp_path / "served")) as (url, name):
         assert remote(place, url, model=name)(queries) == Instructor.from_pretrained(str(place), "cpu")(queries)
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [({"messages": []}, "may not hold messages"), ({"x": float("nan")}, "extra_body"), ({"x": {1}}, "extra_body")],
+)
+def test_extra_fields_leave_the_teachers_alone(extra: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        TeacherServer("http://127.0.0.1:9/v1", extra_body=extra)
+
+
+def test_a_refusal_is_no_instruction(folder: Path, served: tuple[Served, str]) -> None:
+    server, url = served
+    message = {"role": "assistant", "content": None, "refusal": "I can't help with that."}
+    server.faults.append(json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}))
+    assert remote(folder, url)("x") == ""
+
+
+def test_code_beside_a_tokenizer_is_not_offered(folder: Path, served: tuple[Served, str]) -> None:
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["tok.Evil", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "tok.py").write_text(f"open({str(folder / 'owned')!r}, 'w')\nclass Evil: pass\n")
+    with patch("builtins.input", return_value="y") as asked, suppress(ModelError):
+        remote(folder, served[1])
+    asked.assert_not_called()
+    assert not (folder / "owned").exists()

@@ -33,6 +33,9 @@ def post(url: str, text: str, **more: Any) -> httpx2.Response:
         (["--port", "-1"], "--port must be from 0 to 65535, got -1"),
         (["--host", "192.0.2.1"], "cannot listen at 192.0.2.1, port 8000"),  # an address of no machine
         (["--host", "x" * 70], "--host"),
+        (["--host", ""], "--host is blank"),
+        (["--max_body_mb", "0"], "--max_body_mb must be above 0, got 0"),
+        (["--drain", "-5"], "--drain must be above 0, got -5"),
     ],
 )
 def test_an_address_that_is_none_is_said_before_the_teacher_is_read(options: list[str], says: str) -> None:

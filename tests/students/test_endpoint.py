@@ -309,6 +309,25 @@ def test_a_budget_of_cost_is_not_exceeded(student: Any, server: FakeServer, tmp_
     assert spent == 4 * len(server.requests)
 
 
+def test_what_the_endpoint_adds_to_prompts_is_in_the_budget(student: Any, server: FakeServer, tmp_path: Path) -> None:
+    server.adds = 400
+    one = student(prices=Prices(1e6, 1e6), budget=Budget(cost=2000), max_new_tokens=2, concurrency=1)
+    one.accounts.open(tmp_path, "fit")
+    with pytest.warns(UserWarning, match="adds tokens of its own") as warned, pytest.raises(StudentStopped):
+        one.respond([prompt(f"say {i:02}") for i in range(40)])
+    assert len(warned) == 1
+    assert one.accounts.run()["fit"]["cost"] == 4 * 404  # a fifth call might cost more than what is left
+
+
+def test_extra_fields_are_in_the_maximum_cost(student: Any, server: FakeServer, tmp_path: Path) -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"description": "y" * 500}}}
+    one = student(prices=Prices(1e6, 1e6), budget=Budget(cost=500), extra_body={"response_format": schema})
+    one.accounts.open(tmp_path, "fit")
+    with pytest.raises(StudentStopped, match=r"budget\.cost"):
+        one.respond([prompt("hello")])
+    assert not server.requests
+
+
 def test_a_call_whose_end_nobody_saw_stays_booked(student: Any, tmp_path: Path) -> None:
     one = student(prices=Prices(1e6, 1e6), budget=Budget(cost=10))
     one.accounts.open(tmp_path, "fit")

@@ -10,7 +10,7 @@ from trainers import quiet_trainer
 
 from wst import Instruction, Reward, Rollout, WarmStart, WeakToStrong
 from wst.errors import ConfigError, Diverged
-from wst.teacher import LogProbs
+from wst.modeling.logprobs import LogProbs
 
 
 class Starts(Reward):

@@ -7,7 +7,7 @@ import tempfile
 from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
@@ -20,8 +20,10 @@ from wst.evaluation.brief import teacher_figures, tested_figures
 from wst.files import follow_umask, restore_folder, write_folder
 from wst.inference.artefact import FILE, Artefact, weights_hashes
 from wst.inference.card import write_card
-from wst.settings import check_arguments, check_choice
+from wst.settings import check_arguments
 from wst.training.folders import log_folder
+
+Mode = Literal["max", "min"]
 
 
 class _Export(Callback):
@@ -29,8 +31,7 @@ class _Export(Callback):
 
     kind = ""
 
-    def __init__(self, monitor: str, mode: str, folder: str | None) -> None:
-        check_choice(f"{type(self).__name__}: mode", mode, ("max", "min"))
+    def __init__(self, monitor: str, mode: Mode, folder: str | None) -> None:
         self.monitor = monitor
         self.mode = mode
         self.folder = folder
@@ -123,7 +124,7 @@ class TeacherExport(_Export):
 
     kind = "teacher"
 
-    def __init__(self, monitor: str = "val/reward", mode: str = "max", folder: str | None = None) -> None:
+    def __init__(self, monitor: str = "val/reward", mode: Mode = "max", folder: str | None = None) -> None:
         check_arguments(TeacherExport, locals())
         super().__init__(monitor, mode, folder)
         self._validation: list[dict[str, Tensor]] = []
@@ -193,7 +194,7 @@ class PreferenceExport(_Export):
 
     kind = "reward_model"
 
-    def __init__(self, monitor: str = "val/loss", mode: str = "min", folder: str | None = None) -> None:
+    def __init__(self, monitor: str = "val/loss", mode: Mode = "min", folder: str | None = None) -> None:
         check_arguments(PreferenceExport, locals())
         super().__init__(monitor, mode, folder)
 

@@ -9,7 +9,6 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from wst.evaluation.metrics import nan_mean
 from wst.training.record import StepRecord
 
 
@@ -62,7 +61,7 @@ def step_figures(record: StepRecord) -> dict[str, float]:
     responses = [rollout.response for rollout in record.rollouts]
     lengths = [len(instruction.token_ids) for instruction in instructions]
     figures = {
-        "train/reward": float(nan_mean(rewards)),
+        "train/reward": float(rewards.nanmean()),
         "train/reward_std": float(known.std(correction=0)) if len(known) else math.nan,
         "vitals/no_variance": _share_without_variance(rewards),
         "train/unscored": float(rewards.isnan().float().mean()),
@@ -75,11 +74,11 @@ def step_figures(record: StepRecord) -> dict[str, float]:
     }
     figures["vitals/skipped"] = float(record.skipped)
     figures["vitals/student/failed"] = float(sum(response.error is not None for response in responses))
-    figures |= {f"train/reward/{name}": float(nan_mean(values)) for name, values in record.parts.items()}
+    figures |= {f"train/reward/{name}": float(values.nanmean()) for name, values in record.parts.items()}
     if record.leaks is not None:
-        figures["train/leak"] = float(nan_mean(record.leaks))
+        figures["train/leak"] = float(record.leaks.nanmean())
     if record.unaided is not None:
-        figures["train/gain"] = float(nan_mean(rewards - record.unaided[:, None]))
+        figures["train/gain"] = float((rewards - record.unaided[:, None]).nanmean())
     if record.kl is not None:
         figures["vitals/kl"] = float(record.kl.mean())
     figures |= {f"vitals/seconds/{phase}": seconds for phase, seconds in record.seconds.items()}

@@ -10,7 +10,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from wst.callbacks.curve import step_number
 from wst.errors import ConfigError
-from wst.evaluation.metrics import nan_mean
 from wst.settings import check_arguments, check_counts
 from wst.terminal import printable, show
 from wst.training.record import StepRecord
@@ -103,7 +102,7 @@ class DeadSignals(Callback):
                 "nothing more is tried: stop here (`wst distil` tests fixed sentences), or resume an earlier "
                 "checkpoint with a lower learning rate, kl_coef or entropy_coef",
             )
-        leak = float(nan_mean(record.leaks)) if record.leaks is not None else 0.0
+        leak = float(record.leaks.nanmean()) if record.leaks is not None else 0.0
         if leak > self.share:
             remedy = "raise leak_penalty" if module.leak_penalty else "set leak_penalty: 1"
             yield (
@@ -112,10 +111,10 @@ class DeadSignals(Callback):
                 f"{remedy}, and ask for instructions in the teacher's prompt",
             )
         for name, values in record.parts.items():
-            if name.rpartition("/")[2] == "unparsed" and float(nan_mean(values)) > self.share:
+            if name.rpartition("/")[2] == "unparsed" and float(values.nanmean()) > self.share:
                 yield (
                     "verdicts",
-                    f"{float(nan_mean(values)):.0%} of the judge's answers hold no verdict that can be read; raise "
+                    f"{float(values.nanmean()):.0%} of the judge's answers hold no verdict that can be read; raise "
                     "max_new_tokens of the judge, take a larger model, or give `verdict`, a regular expression",
                 )
 

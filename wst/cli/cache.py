@@ -106,7 +106,9 @@ def _show(cache: AnswerCache) -> int:
         for name in ("answers", "MB", "oldest", "last used"):
             table.add_column(name, justify="right", no_wrap=True)
         for student, count, size, created, used in rows:
-            table.add_row(Text(student), f"{count:,}", f"{size / 1e6:,.2f}", _date(created)[:10], _date(used))
+            table.add_row(
+                Text(printable(str(student))), f"{count:,}", f"{size / 1e6:,.2f}", _date(created)[:10], _date(used)
+            )
         # A pipe has no width: labels stay whole there.
         Console(width=None if sys.stdout.isatty() else 200).print(table)
     return 0
@@ -163,7 +165,7 @@ def _prune(cache: AnswerCache, options: argparse.Namespace) -> int:
         if not options.dry_run:
             drop(db, going)
         left = db.execute("SELECT COUNT(*) FROM answers").fetchone()[0] - options.dry_run * len(going)
-        students = sorted(name for (name,) in db.execute("SELECT DISTINCT student FROM answers"))
+        students = sorted(str(name) for (name,) in db.execute("SELECT DISTINCT student FROM answers"))
     size = _megabytes(sum(size for _, size in going))
     verb = "would remove" if options.dry_run else "removed"
     print(f"{cache.path}: {verb} {_count(len(going))} ({size}); {_count(left)} left")

@@ -93,13 +93,15 @@ def run_race(
         budget: Student calls at most.
     """
     environment.check()
+    size, unaided = environment.reward.calibration_size, int(environment.reward.needs_unaided)
+    check_budget(budget - min(size, len(queries)), max(1, len(sentences)), unaided)  # before the teacher is loaded
     drawn = random.Random(0).sample(range(len(queries)), min(samples, len(queries)))
     written = [instruction.text for instruction in instructor.write([queries[i] for i in drawn])]
     raced = list(dict.fromkeys([*sentences, *filter(str.strip, written)]))
     if not raced:
         raise ConfigError("distil: there is nothing to race; give --sentences, or --samples above 0")
-    calibration = list(queries[: environment.reward.calibration_size])
-    check_budget(budget - len(calibration), len(raced), int(environment.reward.needs_unaided))
+    calibration = list(queries[:size])
+    check_budget(budget - len(calibration), len(raced), unaided)
     environment.setup(instructor.placed)
     try:
         if calibration:

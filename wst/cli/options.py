@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from wst.cli.errors import Parser
+from wst.errors import ConfigError
 
 if TYPE_CHECKING:
     from wst.inference.instructor import Instructor
@@ -49,7 +50,11 @@ def read_teacher(options: argparse.Namespace) -> Instructor:
     from wst.inference.remote import TeacherServer
 
     server = None
-    if options.server is not None:
+    if options.server is None:
+        for option, usual in (("server_model", "teacher"), ("server_key_env", None)):
+            if getattr(options, option) != usual:
+                raise ConfigError(f"wst: --{option} is for a teacher on a server; give --server, or leave it out")
+    else:
         server = TeacherServer(options.server, options.server_model, options.server_key_env)
     return Instructor.from_pretrained(
         options.teacher,

@@ -19,6 +19,9 @@ def run(args: list[str]) -> int:
         WSTError: If an option is impossible, the extra is not installed, or the teacher cannot be loaded.
     """
     options = _parser().parse_args(args)
+    for option in ("deadline", "max_requests", "max_body_mb", "drain"):
+        if not getattr(options, option) > 0:
+            raise ConfigError(f"wst serve: --{option} must be above 0, got {getattr(options, option)}")
     with _bound(options.host, options.port) as listener:
         return _serve(options, listener)
 
@@ -70,6 +73,8 @@ def _bound(host: str, port: int) -> socket.socket:
     """
     if not 0 <= port <= 65535:
         raise ConfigError(f"wst serve: --port must be from 0 to 65535, got {port}")
+    if not host.strip():  # the system would listen at every address
+        raise ConfigError("wst serve: --host is blank; give an address, such as 127.0.0.1, or leave it out")
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from wst.errors import ConfigError
+from wst.training.checkpoint import AtomicCheckpointIO
 from wst.training.remembered import listed, nested, settings_in
 
 #: The option that lets a checkpoint set everything. It is no option of the parser, so that no config can hold it.
@@ -54,15 +54,10 @@ def load_settings(path: Path) -> dict[str, Any]:
     """Return the flat settings in a checkpoint; empty if it was made from Python.
 
     Raises:
-        ConfigError: If the file is not a checkpoint.
+        ModelError: If the file is not a checkpoint.
+        ConfigError: If its settings cannot be read.
     """
-    try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:
-        raise ConfigError(
-            f"ckpt_path {str(path)!r}: not a checkpoint that loads with weights_only ({type(error).__name__}); "
-            "give one that `wst fit` wrote"
-        ) from error
+    checkpoint = AtomicCheckpointIO().load_checkpoint(path, "cpu")
     try:
         return settings_in(checkpoint)
     except ConfigError as error:

@@ -17,7 +17,7 @@ from wst.data.queries import Queries
 from wst.data.sources import as_list, check_origin, file_rows, find_files, hub_rows, records_of
 from wst.distributed import collective_errors
 from wst.errors import ConfigError, DataError
-from wst.settings import check_arguments, check_counts, check_types
+from wst.settings import check_arguments, check_counts
 from wst.training.lightning_internals import count_epoch_start, skip_finished_epoch
 from wst.types import Query
 
@@ -128,11 +128,6 @@ class QueryDataModule(LightningDataModule):
         self._check()
 
     def _check(self) -> None:
-        check_types(
-            type(self).__name__,
-            fields=(self.fields, FieldMap),
-            curriculum=(self.curriculum, Curriculum | None),
-        )
         owner = type(self).__name__
         limits = {f"limit_{split}": limit for split, limit in self.limits.items()}
         check_counts(owner, batch_size=self.batch_size, eval_batch_size=self.eval_batch_size, **limits)

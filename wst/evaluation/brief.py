@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from wst.evaluation.figures import TOLERANCE
+from wst.evaluation.figures import TOLERANCE, column
 from wst.evaluation.metrics import Values, estimate_gain, estimate_mean, help_and_harm, json_number
 from wst.evaluation.rows import TEST_ARMS, Row
 
@@ -46,10 +46,6 @@ def tested_figures(rows: Sequence[Row]) -> dict[str, Any]:
     columns = {}
     for name, (arm, _) in TEST_ARMS.items():
         mine = {row["id"]: row for row in rows if row["arm"] == arm}
-        columns[name] = {key: _column(mine, key) for key in ("reward", "leak")}
+        columns[name] = {key: column(row.get(key) for row in mine.values()) for key in ("reward", "leak")}
     rewards = {name: column["reward"] for name, column in columns.items()}
     return teacher_figures(rewards["trained"], rewards["unaided"], columns["trained"]["leak"], rewards["untrained"])
-
-
-def _column(rows: dict[str, Row], key: str) -> Values:
-    return np.array([np.nan if row.get(key) is None else row[key] for row in rows.values()], dtype=np.float64)

@@ -20,7 +20,7 @@ from wst.evaluation.runner import Runner
 from wst.modeling.loading import resolve_device
 from wst.prompts import StudentPrompt
 from wst.rewards.base import Reward, RewardLike, as_reward
-from wst.settings import check_arguments, check_types
+from wst.settings import check_arguments
 from wst.students.accounts import Accounts, open_ledgers
 from wst.students.base import Student
 from wst.students.function import as_student
@@ -74,16 +74,13 @@ def compare(
         ConfigError: If a setting is impossible, before any model is loaded.
         DataError: If the data cannot be read.
     """
+    check_arguments(compare, locals())
     reward = as_reward(reward)
     asked = {name: as_student(student) for name, student in (asked or {}).items()}
-    check_types("compare", data=(data, QueryDataModule), teacher=(teacher, Teacher | None))
     arms = _arms(teacher, trained or {}, fixed, asked)
-    if not isinstance(students, dict):
-        raise ConfigError(f"compare: students must be a dict of students by name, got {students!r:.60}")
     if not students:
         raise ConfigError("compare: students is empty; name at least one")
     students = {name: as_student(student) for name, student in students.items()}
-    check_arguments(compare, locals())
     _check_resamples(resamples)
     place, folder = resolve_device(device), Path(output)
     queries = test_queries("compare", data, limit)

@@ -86,8 +86,8 @@ def _student(
         by_arm[row["arm"]][row["id"]] = row
     by_arm = {arm: mine for arm, mine in by_arm.items() if mine}
     ids = list(dict.fromkeys(id_ for mine in by_arm.values() for id_ in mine))
-    rewards = {arm: _column(mine.get(id_, {}).get("reward") for id_ in ids) for arm, mine in by_arm.items()}
-    words = {arm: _column(_words(mine.get(id_)) for id_ in ids) for arm, mine in by_arm.items()}
+    rewards = {arm: column(mine.get(id_, {}).get("reward") for id_ in ids) for arm, mine in by_arm.items()}
+    words = {arm: column(_words(mine.get(id_)) for id_ in ids) for arm, mine in by_arm.items()}
     errors, accounts = ran.get("errors") or {}, ran.get("accounts") or {}
     known = [row["reward"] for row in rows if row["reward"] is not None]
     noise = TOLERANCE * (max(known) - min(known)) if known else 0.0
@@ -136,7 +136,8 @@ def _student(
     return {"error": ran.get("error"), "best_fixed": best_fixed, "arms": cells}
 
 
-def _column(values: Iterable[float | None]) -> Values:
+def column(values: Iterable[float | None]) -> Values:
+    """Return figures as an array, NaN for None."""
     return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
 
 
@@ -165,7 +166,7 @@ def _lengths(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _mean(values: Iterable[float | bool | None]) -> float | None:
-    known = _column(values)
+    known = column(values)
     known = known[~np.isnan(known)]
     return float(known.mean()) if len(known) else None
 

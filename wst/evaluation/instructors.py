@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from wst.errors import ConfigError, ModelError, WSTError
+from wst.errors import ConfigError, ModelError
 from wst.evaluation.rows import NONE
 from wst.files import sha256_of
 from wst.modeling.allocator import release_memory
 from wst.modeling.loading import first_nonfinite
-from wst.modeling.spec import first_line
 from wst.prompts import TeacherPrompt
 from wst.settings import identity_of
 from wst.students.base import Student, respond
 from wst.teacher import LoRA, Teacher
 from wst.terminal import printable
+from wst.training.checkpoint import AtomicCheckpointIO
 from wst.training.remembered import harmless, settings_in
 from wst.types import Instruction, Query
 
@@ -233,17 +233,12 @@ def _from_checkpoint(path: str, settings: Teacher, device: torch.device) -> Teac
     Raises:
         ModelError: If it is no such checkpoint, or belongs to another teacher than the settings describe.
     """
+    checkpoint = AtomicCheckpointIO().load_checkpoint(path, "cpu")
+    weights = {k.removeprefix("teacher."): v for k, v in checkpoint["state_dict"].items() if k.startswith("teacher.")}
     try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        weights = {
-            k.removeprefix("teacher."): v for k, v in checkpoint["state_dict"].items() if k.startswith("teacher.")
-        }
         remembered = harmless(settings_in(checkpoint))
-    except Exception as error:
-        reason = first_line(error) if isinstance(error, WSTError) else type(error).__name__
-        raise ModelError(
-            f"trained {path!r}: not a checkpoint of `wst fit` that loads with weights_only ({reason})"
-        ) from error
+    except ConfigError as error:
+        raise ModelError(f"trained {path!r}: {error}") from error
     teacher = _with_remembered(settings, remembered)
     teacher.load(device)
     wanted = {name for name, parameter in teacher.named_parameters() if parameter.requires_grad}

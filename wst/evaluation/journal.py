@@ -23,13 +23,8 @@ def key_of(*parts: Any) -> str:  # noqa: ANN401 - JSON values
 
 
 def as_json(value: Any, indent: int | None = None) -> str:  # noqa: ANN401 - JSON values
-    """Return JSON with non-ASCII letters as they are, or escaped if there is a lone surrogate, which UTF-8 lacks."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(value, indent=indent)
-    return text
+    """Return JSON with non-ASCII letters as they are; whoever writes it escapes lone surrogates, which UTF-8 lacks."""
+    return json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
 
 
 @contextmanager
@@ -104,7 +99,7 @@ class Journal:
     def _append(self, batch: dict[str, Entry]) -> None:
         with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
+            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write("\n" * self._cut + as_json(batch) + "\n")
                 file.flush()
                 os.fsync(file.fileno())

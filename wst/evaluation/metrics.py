@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
@@ -304,8 +303,3 @@ class PairedRewards(Metric):
     def n(self) -> int:
         """Number of queries."""
         return sum(len(rewards) for rewards in self.rewards)
-
-
-def nan_mean(values: Tensor) -> Tensor:
-    """Return the mean of the values that are not NaN; NaN if there are none."""
-    return values[~values.isnan()].mean() if not values.isnan().all() else torch.tensor(math.nan)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wst.errors import ConfigError, ModelError
-from wst.files import sha256_of, write_whole
+from wst.files import expanded, sha256_of, write_whole
 from wst.prompts import StudentPrompt, TeacherPrompt
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Artefact:
         Raises:
             ModelError: If the file is missing, of another schema, incomplete, or the weights are not those it names.
         """
-        folder = Path(folder).expanduser()
+        folder = expanded(folder)
         path = folder / FILE
         content = _parsed(path)
         if content.get("schema") != SCHEMA:

@@ -136,10 +136,13 @@ class Batcher:
         return waiting[start : start + size]
 
     def _measure(self, batch: list[_Waiting], seconds: float) -> None:
-        """Note the pace of a batch that was late, then of those at least as large: small ones cost more a query."""
-        late = time.monotonic() > batch[0].due
-        if late or (self._pace is not None and len(batch) >= self._measured):
-            self._pace, self._measured = seconds / len(batch), len(batch)
+        """Note the pace of a batch that was late, then of those at least as large: small ones cost more a query.
+
+        One that is smaller and all the same cheaper a query says that the pace is out of date.
+        """
+        pace, late = seconds / len(batch), time.monotonic() > batch[0].due
+        if late or (self._pace is not None and (len(batch) >= self._measured or pace < self._pace)):
+            self._pace, self._measured = pace, len(batch)
 
 
 async def _in_thread(work: Callable[[], Sequence[Instruction]]) -> Sequence[Instruction]:

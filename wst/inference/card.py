@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from wst.errors import ModelError
 from wst.files import write_whole
-from wst.inference.artefact import Artefact
+from wst.inference.artefact import FILE, Artefact
 
 CARD = "README.md"
 _STAGES = {"validation": "validation", "test": "test"}
@@ -31,7 +32,19 @@ def model_card(artefact: Artefact, place: str = ".") -> str:
     Args:
         artefact: What is described.
         place: What the card's snippet loads: a hub id, or a folder.
+
+    Raises:
+        ModelError: If what ``wst.json`` says of its origin or its figures is not of the form that an export writes.
     """
+    try:
+        return _card(artefact, place)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ModelError(
+            f"{artefact.folder / FILE}: its student, figures or gate cannot be read; export the teacher again"
+        ) from None
+
+
+def _card(artefact: Artefact, place: str) -> str:
     about, base = artefact.about, artefact.base["model"]
     student = about.get("student") or {}
     called = student.get("class", "a language model")

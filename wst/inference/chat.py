@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from wst.prompts import StudentPrompt, fill
@@ -12,6 +13,8 @@ from wst.types import Instruction, Message, Query
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _FIRST = ("system", "developer")
+_CONTENT = (str, list, NoneType)
+_MOST = 10_000  #: messages of a request
 
 
 class BadRequest(ValueError):
@@ -57,11 +60,13 @@ class ChatRequest:
         messages = body.get("messages") if isinstance(body, dict) else None
         if not isinstance(messages, list) or not messages:
             raise BadRequest("messages must be a list with at least one message")
+        if len(messages) > _MOST:
+            raise BadRequest(f"messages are more than {_MOST:,}")
         for i, message in enumerate(messages):
             role = message.get("role") if isinstance(message, dict) else None
             if role not in _ROLES:
                 raise BadRequest(f"messages[{i}].role must be one of {', '.join(_ROLES)}")
-            if not isinstance(message.get("content"), str | list | None):
+            if not isinstance(message.get("content"), _CONTENT):
                 raise BadRequest(f"messages[{i}].content must be text or a list of parts")
         users = [i for i, message in enumerate(messages) if message["role"] == "user"]
         if not users:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from wst.environment import Environment
-from wst.errors import ConfigError, DataError
+from wst.errors import ConfigError, DataError, StudentStopped
 from wst.terminal import printable, show
 from wst.types import Instruction, Query
 
@@ -68,6 +68,7 @@ def race(
     Raises:
         ConfigError: If the budget does not give each sentence a query in the first round.
         DataError: If there are no queries.
+        StudentStopped: If no answer of a round could be scored.
     """
     remaining = list(dict.fromkeys(sentences))
     if not remaining or any(not sentence.strip() for sentence in remaining):
@@ -87,6 +88,9 @@ def race(
         rollouts = environment.respond(asked, [Instruction(sentence) for sentence in remaining for _ in drawn])
         scores = environment.score(rollouts).total
         calls += len(rollouts) + unaided * share
+        if all(map(math.isnan, scores)):
+            fault = next((rollout.response.error for rollout in rollouts if rollout.response.error), "no reward")
+            raise StudentStopped(f"distil: no answer of round {n + 1} could be scored ({fault}); see to the student")
         for place, sentence in enumerate(remaining):
             rewards[sentence] += scores[place * share : (place + 1) * share]
         remaining = sorted(remaining, key=lambda sentence: -_mean(rewards[sentence], worst=True))

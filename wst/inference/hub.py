@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -74,6 +75,7 @@ def upload(
         )
     if base is not None and artefact.base["model"] is not None:
         artefact = replace(artefact, base={**artefact.base, "model": base, "revision": None})
+    artefact = replace(artefact, about=_public(artefact.about))
     files: dict[str, Any] = {
         path.name: path
         for pattern in _PATTERNS
@@ -98,6 +100,13 @@ def upload(
         return str(api.create_commit(repo, operations, commit_message=message).commit_url)
     except Exception as error:  # the hub's client has many of its own
         raise ModelError(f"teacher {repo!r}: cannot be uploaded to the hub ({first_line(error):.200})") from error
+
+
+def _public(about: Any) -> Any:  # noqa: ANN401 - JSON values
+    """Return what is told of a teacher's origin with the names alone of files that lie on this machine."""
+    if isinstance(about, Mapping):
+        return {name: _public(value) for name, value in about.items()}
+    return re.sub(r"(?<![\w:/])~?/[^\s,()]*/", "", about) if isinstance(about, str) else about
 
 
 def portable(model: str) -> bool:

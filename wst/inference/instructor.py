@@ -6,10 +6,10 @@ import asyncio
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from wst.errors import ConfigError, DataError, ModelError
+from wst.files import expanded
 from wst.inference.artefact import Artefact
 from wst.inference.gate import Gate
 from wst.inference.hub import download, portable, upload
@@ -96,8 +96,10 @@ class Instructor:
         Raises:
             ModelError: If it is not there, or is not a trained teacher.
         """
-        folder = Path(name).expanduser()
+        folder = expanded(name)
         if folder.is_dir():
+            if revision is not None:
+                raise ConfigError(f"teacher {name!r}: it is a folder here; a revision is of a teacher on the hub")
             return cls(Artefact.read(folder), device, base, batch_size, server)
         if name.count("/") != 1 or name[0] in "./~":
             raise ModelError(f"teacher {name!r}: no such folder; give an exported folder or a hub id (org/name)")
@@ -127,6 +129,8 @@ class Instructor:
             DataError: If a query is not text, or a turn is not a message.
         """
         turns = _turns(history)
+        if not isinstance(query, Sequence):
+            raise DataError(f"query: expected text or a list of texts, got a {type(query).__name__}")
         texts = [query] if isinstance(query, str) else list(query)
         found = [
             written.text for written in self.write([_query(i, text, turns) for i, text in enumerate(texts)], sample)
@@ -266,6 +270,8 @@ def _query(place: int, text: object, history: tuple[Message, ...]) -> Query:
 
 def _turns(history: Sequence[ChatMessage]) -> tuple[Message, ...]:
     turns = []
+    if isinstance(history, str) or not isinstance(history, Sequence):
+        raise DataError(f"history: expected a list of messages, got a {type(history).__name__}")
     for place, turn in enumerate(history):
         role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, Mapping) else (None, None)
         if role not in _ROLES or not isinstance(content, str):

@@ -20,7 +20,8 @@ from wst.inference.artefact import Artefact
 from wst.modeling.chat import ChatEncoder, prepared_turns
 from wst.modeling.spec import first_line
 from wst.settings import check_arguments, check_counts
-from wst.students.completions import ChatClient, Failure, check_address, read_completion
+from wst.students.base import check_json
+from wst.students.completions import OURS, ChatClient, Failure, check_address, read_completion
 from wst.students.keys import ApiKey
 from wst.students.loops import start_loop, stop_loop
 from wst.types import Instruction, Message, Query
@@ -65,6 +66,9 @@ class TeacherServer:
         check_counts(_OWNER, 0, retries=self.retries)
         if not self.timeout > 0:
             raise ConfigError(f"{_OWNER}: timeout must be above 0 seconds, got {self.timeout}")
+        if fixed := ", ".join(sorted((OURS - {"stop"}) & set(self.extra_body or {}))):
+            raise ConfigError(f"{_OWNER}: extra_body may not hold {fixed}: they follow from the teacher; take them out")
+        check_json(_OWNER, extra_body=self.extra_body)
         self.key.read()
 
     @property
@@ -173,7 +177,8 @@ class RemoteTeacher:
                     async with asyncio.timeout(self.server.timeout):
                         body = await self._client.ask(request)
                     said = read_completion(body, strip_thinking=False)
-                    return Instruction(self._key.redact_answer(said.text), truncated=said.truncated)
+                    text = "" if said.refused else said.text  # a refusal instructs nobody
+                    return Instruction(self._key.redact_answer(text), truncated=said.truncated)
                 except Failure as error:
                     failure = error
                 except TimeoutError:
@@ -182,7 +187,11 @@ class RemoteTeacher:
                     failure = Failure(f"{type(error).__name__}: {error}")
                 if failure.kind != "passing" or attempt == self.server.retries:
                     break
-                wait = 0.5 * 2.0**attempt * self._jitter.uniform(0.5, 1.0) if failure.wait is None else failure.wait
+                wait = (
+                    min(60.0, 0.5 * 2.0 ** min(attempt, 20)) * self._jitter.uniform(0.5, 1.0)
+                    if failure.wait is None
+                    else failure.wait
+                )
                 await asyncio.sleep(wait)
         place = f"{self.server.model!r} at {self.server.base_url}"
         raise ModelError(f"teacher {place}: it wrote nothing ({self._key.one_line(failure.reason)}); see to the server")
@@ -192,7 +201,7 @@ def _tokenizer(artefact: Artefact) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(artefact.folder)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(artefact.folder, trust_remote_code=False)
     except Exception as error:  # whatever transformers raises over an odd file
         raise ModelError(f"{artefact.folder}: its tokenizer cannot be read ({first_line(error)})") from error
     if not tokenizer.chat_template:

@@ -15,11 +15,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import httpx2
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -32,21 +32,15 @@ from starlette.types import Receive, Scope, Send
 from wst.errors import ConfigError
 from wst.inference.batching import Batcher, Outcome, Write
 from wst.inference.chat import BadRequest, ChatRequest
+from wst.inference.headers import Headers, about, is_foreign, is_plain_json, returned, sent_on
 from wst.prompts import StudentPrompt
 from wst.students.completions import check_address
 
 _T = TypeVar("_T")
-_Headers = list[tuple[bytes, bytes]]
 
-# Headers of one connection (RFC 9110, 7.6.1), and those that are computed anew for the next one.
-_HOP = set(b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer".split())
-_HOP |= {b"transfer-encoding", b"upgrade"}
-_NOT_SENT = _HOP | {b"host", b"content-length", b"expect", b"cookie", b"forwarded"}
-_NOT_RETURNED = _HOP | {b"set-cookie", b"date", b"server"}
-_OWN = (b"x-wst-", b"x-forwarded-")
-_HEADER_LIMIT = 4096
 # What httpcore says of a request: a connection was made for it; it could not be written.
 _CONNECTED = "connection.connect_tcp.started"
+_AT_ONCE = 1.0  #: seconds within which a reset says that the connection was closed before
 _NOT_WRITTEN = {"http11.send_request_headers.failed", "http11.send_request_body.failed"}
 
 
@@ -76,7 +70,7 @@ class Limits:
         """
         for name, value in vars(self).items():
             if not value > 0:
-                raise ConfigError(f"wst serve: {name} must be above 0, got {value}")
+                raise ConfigError(f"Limits: {name} must be above 0, got {value}")
 
 
 class Refused(Exception):
@@ -202,19 +196,18 @@ class Gateway:
         except BadRequest as error:
             raise Refused(400, "invalid_request_error", str(error)) from None
         if asked.query.text.strip():
-            outcome = await self.batcher.ask(asked.query)
+            outcome = await _unless_left(request, self.batcher.ask(asked.query))
             self.teacher_seconds.observe(outcome.seconds)
         else:
             outcome = Outcome("empty", None, 0.0)
         self.requests.labels(outcome.status).inc()
         body = json.dumps(asked.instructed(self.prompt, outcome.instruction)).encode()
-        sent = httpx2.Request("POST", f"{self.upstream}/chat/completions", content=body, headers=self._headers(request))
+        sent = self._request("POST", "chat/completions", request, body)
         return await self._passed_on(request, sent, outcome)
 
     async def models(self, request: Request) -> Response:
         """Pass on upstream's list of models."""
-        sent = httpx2.Request("GET", f"{self.upstream}/models", headers=self._headers(request))
-        return await self._passed_on(request, sent, None)
+        return await self._passed_on(request, self._request("GET", "models", request), None)
 
     async def health(self, _: Request) -> Response:
         """Report that the server is up, and whether the teacher answers."""
@@ -232,9 +225,18 @@ class Gateway:
             raise RuntimeError("Gateway: the application was not started")
         return self._client
 
-    def _headers(self, request: Request) -> _Headers:
+    def _request(self, method: str, path: str, request: Request, content: bytes | None = None) -> httpx2.Request:
+        """Return the request for upstream, with the client's query string."""
+        query = request.scope["query_string"]
+        try:
+            url = httpx2.URL(f"{self.upstream}/{path}", **({"query": query} if query else {}))
+        except httpx2.InvalidURL:
+            raise Refused(400, "invalid_request_error", "the query string holds characters that no URL has") from None
+        return httpx2.Request(method, url, content=content, headers=self._headers(request))
+
+    def _headers(self, request: Request) -> Headers:
         """Return upstream's headers: the client's alone, none of httpx's, and its key or the server's, never both."""
-        headers = [pair for pair in _end_to_end(request.headers.raw, _NOT_SENT) if not pair[0].startswith(_OWN)]
+        headers = sent_on(request.headers.raw)
         ours = {} if self._key is None else {b"authorization": f"Bearer {self._key}".encode()}
         # Without the header upstream may choose any encoding.
         if request.headers.get("x-wst-include") == "body" or "accept-encoding" not in request.headers:
@@ -253,10 +255,13 @@ class Gateway:
         if 300 <= response.status_code < 400:
             await response.aclose()
             raise Refused(502, "upstream_error", "the upstream server redirects; give --upstream its final address")
-        headers = _end_to_end(response.headers.raw, _NOT_RETURNED)
+        if not 200 <= response.status_code < 600:
+            await response.aclose()
+            raise Refused(502, "upstream_error", f"the upstream server answers with status {response.status_code}")
+        headers = returned(response.headers.raw)
         if outcome is not None:
-            headers += _about(outcome)
-            if request.headers.get("x-wst-include") == "body" and _is_plain_json(response):
+            headers += about(outcome)
+            if request.headers.get("x-wst-include") == "body" and is_plain_json(response.headers):
                 return await _unless_left(request, self._with_instruction(response, outcome, headers))
         passed = _Passed(response, lambda: self._change_open(-1))
         passed.raw_headers = headers
@@ -265,10 +270,11 @@ class Gateway:
     async def _send(self, sent: httpx2.Request) -> httpx2.Response:
         """Send a request, and once more where upstream closed an idle connection that was taken for it.
 
-        Answers are paid for, so it is sent again only where upstream surely had not read all of it: writing failed, or
-        the connection was reset, which a system does if data were not read. After an orderly end nobody knows.
+        Answers are paid for, so it is sent again only where upstream can hardly have read all of it: writing failed, or
+        the connection was reset at once, which a system does if data were not read. After an orderly end, or a reset
+        that comes later, nobody knows.
         """
-        events: set[str] = set()
+        events, began = set[str](), time.monotonic()
 
         async def note(event: str, _: object) -> None:
             events.add(event)
@@ -277,12 +283,12 @@ class Gateway:
         try:
             return await self._http.send(sent, stream=True)
         except (httpx2.NetworkError, httpx2.RemoteProtocolError) as error:
-            unread = isinstance(error, httpx2.NetworkError) or events & _NOT_WRITTEN
-            if _CONNECTED in events or not unread:
+            reset = isinstance(error, httpx2.NetworkError) and time.monotonic() - began < _AT_ONCE
+            if _CONNECTED in events or not (reset or events & _NOT_WRITTEN):
                 raise
             return await self._http.send(sent, stream=True)
 
-    async def _with_instruction(self, response: httpx2.Response, outcome: Outcome, headers: _Headers) -> Response:
+    async def _with_instruction(self, response: httpx2.Response, outcome: Outcome, headers: Headers) -> Response:
         content, most = bytearray(), self.limits.body_bytes
         try:
             async for chunk in response.aiter_raw():
@@ -307,11 +313,13 @@ class Gateway:
     # ----------------------------------------------------------------- clients
 
     def _check_token(self, request: Request) -> None:
-        if self._token is None:
-            return
-        shown = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(shown.encode(), self._token.encode()):
-            raise Refused(401, "authentication_error", "the bearer token is missing or wrong")
+        if self._token is not None:
+            scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(shown.strip().encode(), self._token.encode()):
+                raise Refused(401, "authentication_error", "the bearer token is missing or wrong")
+        elif self._key is not None and is_foreign(request.headers.get("origin")):
+            # Any page that the user opens can send requests to this machine, and the key pays for them.
+            raise Refused(403, "permission_error", "a page of another site asks; start the server with --token_env")
 
     async def _body(self, request: Request) -> bytes:
         """Receive a body within the limits."""
@@ -364,24 +372,6 @@ async def _left(request: Request) -> None:
     """Return when the client has left; its body is received by now, so the next message says so."""
     while (await request.receive())["type"] != "http.disconnect":
         await asyncio.sleep(0)
-
-
-def _end_to_end(raw: _Headers, dropped: set[bytes]) -> _Headers:
-    """Return headers byte for byte, without those of one connection: known ones, and any that ``connection`` names."""
-    headers = [(name.lower(), value) for name, value in raw]
-    named = {option.strip().lower() for name, value in headers if name == b"connection" for option in value.split(b",")}
-    return [(name, value) for name, value in headers if name not in dropped | named]
-
-
-def _about(outcome: Outcome) -> _Headers:
-    words = "" if outcome.instruction is None else quote(outcome.instruction.text, safe=" ", errors="replace")
-    headers = [(b"x-wst-status", outcome.status.encode())]
-    return [*headers, (b"x-wst-instruction", words[:_HEADER_LIMIT].encode())] if words else headers
-
-
-def _is_plain_json(response: httpx2.Response) -> bool:
-    kind = response.headers.get("content-type", "").partition(";")[0].strip()
-    return kind == "application/json" and response.headers.get("content-encoding", "identity") == "identity"
 
 
 async def _not_found(request: Request, error: Exception) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -82,27 +82,6 @@ def _config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ModelError(f"adapter {str(path)!r}: adapter_config.json is not an object; give a folder that PEFT saved")
     return config
-
-
-def adapter_base(folder: str, configured: str) -> str:
-    """Return the base model for an adapter: the one that the user's config names, wherever the adapter came from.
-
-    Which base an adapter names is only compared, never loaded: whoever wrote the file would choose what is loaded.
-
-    Args:
-        folder: The adapter's folder.
-        configured: The model that the user's config names.
-
-    Raises:
-        ModelError: If the adapter names a base of another name.
-    """
-    named = _config(Path(folder)).get("base_model_name_or_path")
-    if isinstance(named, str) and named and PurePath(named).name != PurePath(configured).name:
-        raise ModelError(
-            f"adapter {folder!r}: it was trained on {named!r:.200}, and the config names {configured!r}; set the "
-            "teacher's model to that base if you trust it"
-        )
-    return configured
 
 
 def load_adapter(base: PreTrainedModel, folder: str, trained: str, reference: str, model: str) -> PeftModel:

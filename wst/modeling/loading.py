@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,10 +23,7 @@ from transformers import (
 
 from wst.errors import ConfigError, ModelError, WSTError
 from wst.files import cache_dir, follow_umask, sha256_of
-from wst.modeling.chat import encode_chat
-from wst.modeling.spec import FORMS, DType, Located, ModelSpec, Quantization, first_line, hub_gguf, locate
-
-__all__ = ["DType", "Located", "ModelSpec", "Quantization", "encode_chat", "load_causal_lm", "locate", "resolve_dtype"]
+from wst.modeling.spec import FORMS, DType, Located, ModelSpec, first_line, hub_gguf
 
 
 @contextmanager
@@ -218,9 +216,9 @@ def _converted_gguf(path: Path) -> Path:
     scratch.mkdir(parents=True)
     try:
         with one_line_errors(f"model {str(path)!r}: the GGUF file cannot be read"):
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-            read: Any = AutoModelForCausalLM.from_pretrained
-            model, info = read(path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True)
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
+            read: Any = partial(AutoModelForCausalLM.from_pretrained, path.parent, trust_remote_code=False)
+            model, info = read(gguf_file=path.name, dtype=torch.float32, output_loading_info=True)
             if missing := sorted(info["missing_keys"]):
                 raise ValueError(f"{len(missing)} of its weights are missing, {missing[0]} among them")
             # The weights are plain float32 by now; save_pretrained refuses as long as these two say otherwise.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from wst.errors import ModelError
+from wst.files import expanded
 from wst.settings import check_arguments
 
 Quantization = Literal["none", "nf4", "int8"]
@@ -41,7 +42,7 @@ def locate(source: str) -> Located:
         if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(/[\w-][\w.-]*)+\.gguf", inner):
             raise ModelError(f"model {source!r}: not the form of a GGUF file on the hub; {FORMS}")
         return Located("hub-gguf", inner)
-    path = _inside_package(source) if source.startswith("package:") else Path(source).expanduser()
+    path = _inside_package(source) if source.startswith("package:") else expanded(source)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"model {source!r}: the folder has no config.json; {FORMS}")
@@ -131,12 +132,7 @@ class ModelSpec:
     @property
     def options(self) -> dict[str, Any]:
         """All fields except the name."""
-        return {
-            "quantization": self.quantization,
-            "dtype": self.dtype,
-            "revision": self.revision,
-            "trust_remote_code": self.trust_remote_code,
-        }
+        return {name: value for name, value in asdict(self).items() if name != "model"}
 
     def check(self) -> None:
         """Read the model's configuration, to learn early that it is missing.

@@ -13,7 +13,7 @@ from wst.errors import ConfigError, ContractError, DataError
 from wst.prompts import fill, require_places
 from wst.rewards.base import Reward, Scores
 from wst.rewards.verdicts import neutralize, read_choice, read_score, reward_of_choice
-from wst.settings import check_arguments, check_choice
+from wst.settings import check_arguments
 from wst.students.base import Student, respond
 from wst.students.function import as_student
 from wst.types import Message, Prompt, Query, Response, Rollout
@@ -100,7 +100,6 @@ class Judge(Reward):
         verdict: str | None = None,
     ) -> None:
         check_arguments(Judge, locals())
-        check_choice("Judge: mode", mode, ("score", "pairwise"))
         pairwise = mode == "pairwise"
         if len(scale) != 2 or not all(map(math.isfinite, scale)) or not scale[0] < scale[1]:
             raise ConfigError(

@@ -17,7 +17,7 @@ from wst.rewards.labels import Labels, fold
 from wst.rewards.numbers import last_number
 from wst.rewards.numbers import numbers as numbers
 from wst.rewards.words import comparable, count_words
-from wst.settings import check_arguments, check_choice
+from wst.settings import check_arguments
 from wst.types import Rollout
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b", re.IGNORECASE)
@@ -133,7 +133,6 @@ class LabelMatch(_TargetReward):
 
     def __init__(self, labels: list[str], which: Literal["only", "first", "last"] = "only") -> None:
         check_arguments(LabelMatch, locals())
-        check_choice("LabelMatch: which", which, ("only", "first", "last"))
         if not labels:
             raise ConfigError("LabelMatch: labels is empty; list the labels of the task")
         folded = [fold(label) for label in labels]
@@ -242,8 +241,6 @@ class Length(Reward):
         check_arguments(Length, locals())
         if limit < 1:
             raise ConfigError(f"Length: limit must be at least 1, got {limit}")
-        check_choice("Length: unit", unit, ("words", "characters"))
-        check_choice("Length: of", of, ("response", "instruction"))
         self.limit = limit
         self.unit = unit
         self.of = of

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from wst.errors import CacheError, ConfigError
-from wst.files import cache_dir
+from wst.files import cache_dir, expanded
 from wst.settings import check_arguments
 from wst.students.sqlite import Database, Layout
+from wst.terminal import printable
 from wst.types import Prompt, Response
 
 _KEY_FORMAT = 1  # part of every key: raise it when the same question would have to be asked anew
@@ -130,7 +131,7 @@ class AnswerCache:
         if not max_megabytes > 0:
             raise ConfigError(f"AnswerCache: max_megabytes must be above 0, got {max_megabytes}")
         # Without links: what lies beside the file, such as its locks, must be the same for all who use it.
-        self.path = Path(os.path.realpath(cache_dir() / "answers.sqlite" if path is None else Path(path).expanduser()))
+        self.path = Path(os.path.realpath(cache_dir() / "answers.sqlite" if path is None else expanded(path)))
         if os.path.isdir(self.path):  # unlike the method, false for what is out of reach
             raise ConfigError(
                 f"answer cache: path {str(self.path)!r} is a folder; name a file in it, such as answers.sqlite"
@@ -350,4 +351,4 @@ def _label(student: str) -> str:
     'gpt at https://host/v1'
     """
     text = re.sub(r"(://)(?:[^\s/]*@)?([^\s?#]*)\S*", r"\1\2", student)
-    return " ".join(text.encode("utf-8", "backslashreplace").decode().replace("\0", " ").split())
+    return printable(text)

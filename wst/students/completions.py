@@ -41,6 +41,10 @@ _REASONS = {401: "the key is refused", 403: "access is refused", 404: "no such m
 _LOGGERS = ("httpx2", "httpcore2.connection", "httpcore2.http11", "httpcore2.proxy")
 
 
+#: Fields of a request that follow from settings.
+OURS = {"model", "messages", "n", "stream", "max_tokens", "max_completion_tokens", "temperature", "top_p", "stop"}
+
+
 class Failure(Exception):
     """A call that brought no answer.
 

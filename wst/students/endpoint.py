@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import random
 import time
@@ -19,7 +20,7 @@ from wst.settings import check_arguments, check_counts
 from wst.students.accounts import Accounts, Budget, Call, Prices
 from wst.students.base import Student, check_decoding, check_json
 from wst.students.cache import AnswerCache, answer_key, open_cache
-from wst.students.completions import ChatClient, Failure, check_address, read_completion, valid_text
+from wst.students.completions import OURS, ChatClient, Failure, check_address, read_completion, valid_text
 from wst.students.keys import ApiKey
 from wst.students.loops import start_loop, stop_loop
 from wst.students.probe import is_due, probe
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _PATIENCE = 900.0  #: seconds to wait for another run's answer; then it is asked for all the same
-_OURS = {"model", "messages", "n", "stream", "max_tokens", "max_completion_tokens", "temperature", "top_p", "stop"}
 
 
 class EndpointStudent(Student):
@@ -115,7 +115,7 @@ class EndpointStudent(Student):
         for option, number in (("timeout", timeout), ("backoff", backoff)):
             if not number > 0:
                 raise ConfigError(f"EndpointStudent: {option} must be above 0 seconds, got {number}")
-        if fixed := ", ".join(sorted(_OURS & set(extra_body or {}))):
+        if fixed := ", ".join(sorted(OURS & set(extra_body or {}))):
             raise ConfigError(f"EndpointStudent: extra_body must not hold {fixed}; take it out")
         check_json("EndpointStudent", extra_body=extra_body, top_p=top_p)
         self.source = model
@@ -149,7 +149,8 @@ class EndpointStudent(Student):
         self._stopped: StudentStopped | CacheError | None = None
         self._probed = self._succeeded = False  # whether this process has asked the endpoint, and had an answer
         self._denied: set[tuple[Message, ...]] = set()  # prompts that were refused access
-        self._warned = False
+        self._warned = set[str]()
+        self._added = 0  #: tokens that the endpoint adds to a prompt, as far as it was seen to
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._jitter = random.Random()  # its own: a run's draws must not depend on how the network does
@@ -329,7 +330,9 @@ class EndpointStudent(Student):
         """
         messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
         # The endpoint's tokenizer is not at hand. A token is at least a byte, and each turn adds a few of its own.
-        longest = sum(len(message.content.encode("utf-8", "surrogatepass")) + 8 for message in prompt.messages)
+        own = sum(len(message.content.encode("utf-8", "surrogatepass")) + 8 for message in prompt.messages)
+        own += len(json.dumps(self._extra_body)) if self._extra_body else 0
+        longest = own + self._added
         for what, limiter in self._limiters.items():
             await limiter.acquire(min(longest + self.max_new_tokens, limiter.max_rate) if what == "tokens" else 1)
         bound = self.accounts.bound(longest, self.max_new_tokens)
@@ -343,8 +346,7 @@ class EndpointStudent(Student):
             response = read_completion(body, self._stop, self._strip_thinking)
             self._succeeded = True
             tokens = (response.prompt_tokens, response.tokens)
-            outcome = "answered"
-            cost = self.accounts.bound(*tokens) if any(tokens) else self._unknown_cost(bound)
+            outcome, cost = "answered", self._cost(response, own, bound)
         except Failure as failure:
             outcome, cost = failure.outcome, 0.0 if failure.free else bound
             raise
@@ -368,15 +370,20 @@ class EndpointStudent(Student):
             raise self._stopped
         return self.accounts.begin(bound)
 
-    def _unknown_cost(self, bound: float) -> float:
-        if self.accounts.prices is not None and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"student {self.label}: the endpoint does not say how many tokens an answer took; each is booked at "
-                "the most that it can have cost",
-                stacklevel=2,
-            )
-        return bound
+    def _cost(self, response: Response, own: int, bound: float) -> float:
+        """Return what an answer cost; note what the endpoint adds to prompts, such as a system message of its own."""
+        if not (response.prompt_tokens or response.tokens):
+            self._warn("does not say how many tokens an answer took; each is booked at the most that it can have cost")
+            return bound
+        if response.prompt_tokens > own:
+            self._warn("adds tokens of its own to prompts; from now on each call's maximum cost includes them")
+            self._added = max(self._added, response.prompt_tokens - own)
+        return self.accounts.bound(response.prompt_tokens, response.tokens)
+
+    def _warn(self, what: str) -> None:
+        if self.accounts.prices is not None and what not in self._warned:
+            self._warned.add(what)
+            warnings.warn(f"student {self.label}: the endpoint {what}", stacklevel=2)
 
     def _remedy(self, failure: Failure) -> str:
         if failure.outcome == "connection":

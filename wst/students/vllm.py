@@ -121,7 +121,9 @@ class VLLMStudent(InProcessStudent):
         }
         try:
             if located.kind == "hub":
-                config = AutoConfig.from_pretrained(located.path, revision=self.spec.revision)
+                config = AutoConfig.from_pretrained(
+                    located.path, revision=self.spec.revision, trust_remote_code=self.spec.trust_remote_code
+                )
                 self._commit = getattr(config, "_commit_hash", None)
             self._engine = vllm.LLM(weights_folder(located, self.spec.revision), **options)
         except (ValueError, TypeError, RuntimeError, OSError) as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from wst.distributed import collective_errors
 from wst.errors import ConfigError, ModelError, StorageError
-from wst.files import clear_scratch, storage_fault, sync_folder
+from wst.files import replaced, storage_fault
 from wst.training.lightning_internals import built_by_command_line, ignore_in_ddp, is_fitting
 
 _GIVE_ANOTHER = "give one that `wst fit` wrote"
@@ -37,6 +36,7 @@ class TrainedWeightsOnly(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.strict_loading = False  # load_state_dict checks what is missing
+        self.trained_steps = 0  #: updates that made the weights what they are, over all resumes
         self._settings: list[dict[str, Any]] = []  #: of the optimizer's groups, as configured
         self._settings_before: list[dict[str, Any]] = []  #: and as they were configured when the checkpoint was saved
 
@@ -75,11 +75,16 @@ class TrainedWeightsOnly(LightningModule):
                     group["lr"] = base * share(scheduler.last_epoch)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Read the optimizer's settings of then, and let callbacks remember files of the run's own folder only.
+        """Restore the count of steps; callbacks may remember files of the run's own folder only.
 
         Raises:
-            ModelError: If the settings cannot be read.
+            ModelError: If that, or the optimizer's settings of then, cannot be read.
         """
+        state = checkpoint.get("wst", {})
+        steps = state.get("trained_steps", 0) if isinstance(state, Mapping) else None
+        if type(steps) is not int or steps < 0:
+            raise ModelError(f"checkpoint: its steps cannot be read; {_GIVE_ANOTHER}")
+        self.trained_steps = steps
         before = checkpoint.get("optimizer_settings", [])
         rates = [group.get("lr", 0.0) for group in before] if _are_mappings(before) else [None]
         if not all(isinstance(rate, int | float) and 0 <= rate < math.inf for rate in rates):
@@ -103,12 +108,13 @@ class TrainedWeightsOnly(LightningModule):
         return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only the trained weights and the keys of `checkpoint_keys`; add the optimizer's settings."""
+        """Keep only the trained weights and the keys of `checkpoint_keys`; add steps and the optimizer's settings."""
         trained, state = self._trained_keys(), checkpoint["state_dict"]
         checkpoint["state_dict"] = {
             k: v for k, v in state.items() if k in trained or k.startswith(self.checkpoint_keys)
         }
         checkpoint["optimizer_settings"] = self._settings
+        checkpoint["wst"] = {"trained_steps": self.trained_steps}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = False, assign: bool = False) -> Any:  # noqa: ANN401
         """Load a checkpoint's weights, which must be exactly the trained ones.
@@ -202,21 +208,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             StorageError: If it cannot be written; an older one of that name is unchanged.
         """
         target = Path(path)
-        scratch = target.with_name(f".{target.name}-{os.getpid()}")
-        clear_scratch(target)
         try:
-            super().save_checkpoint(checkpoint, scratch, storage_options)
-            with scratch.open("rb") as file:
-                os.fsync(file.fileno())
-            scratch.replace(target)
-            sync_folder(target.parent)
-        except (OSError, RuntimeError) as error:
-            # torch's writer turns a system error into a RuntimeError with C++ frames in its text.
-            if isinstance(error, OSError) or "PytorchStreamWriter" in str(error) or "inline_container" in str(error):
-                raise StorageError(storage_fault(target, error)) from error
-            raise
-        finally:
-            scratch.unlink(missing_ok=True)
+            with replaced(target) as scratch:
+                super().save_checkpoint(checkpoint, scratch, storage_options)
+        except OSError as error:
+            raise StorageError(storage_fault(target, error)) from error
 
     def remove_checkpoint(self, path: Any) -> None:  # noqa: ANN401
         """Delete a checkpoint: a file, never a folder."""
@@ -238,7 +234,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"checkpoint {str(path)!r} does not load with weights_only ({type(error).__name__}); give one that "
                 "`wst fit` wrote"
             ) from error
-        if not isinstance(checkpoint, dict):
+        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
             raise ModelError(f"checkpoint {str(path)!r} holds no weights; {_GIVE_ANOTHER}")
         for name, fits in _SHAPES.items():
             if name in checkpoint and not fits(checkpoint[name]):

@@ -86,7 +86,6 @@ class TrainingLifecycle(TrainedWeightsOnly):
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False  # several backward passes, one for each micro-batch
-        self.trained_steps = 0  #: updates that made the weights what they are, over all resumes
         self.seed: int | None = None  #: of the run, from its first step on
         self._skips = 0  #: steps in a row without an update
         self._before_step: list[tuple[Any, Any]] = []  #: what learns from rewards, and its state before this step
@@ -128,10 +127,6 @@ class TrainingLifecycle(TrainedWeightsOnly):
         if not Path(checkpoint_path).is_file():
             raise ConfigError(f"checkpoint {str(checkpoint_path)!r}: no such file; give one that a fit has written")
         checkpoint = AtomicCheckpointIO().load_checkpoint(checkpoint_path, map_location="cpu")
-        if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("state_dict"), Mapping):
-            raise ModelError(
-                f"checkpoint {str(checkpoint_path)!r}: it holds no weights; give one that a fit has written"
-            )
         saved = settings_in(checkpoint)
         if trust_checkpoint and saved:
             named = {name: value for name, value in checkpoint["hyper_parameters"].items() if name != "_instantiator"}
@@ -308,13 +303,12 @@ class TrainingLifecycle(TrainedWeightsOnly):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the trained weights, the baseline's and the reward's state, the count of steps and the seed."""
         super().on_save_checkpoint(checkpoint)
-        state: dict[str, Any] = {"trained_steps": self.trained_steps, "seed": self.seed}
-        state["teacher"] = self.teacher.fixed_settings()
+        state: dict[str, Any] = checkpoint["wst"]
+        state |= {"seed": self.seed, "teacher": self.teacher.fixed_settings()}
         if reward := self.environment.reward.state_dict():
             state["reward"] = reward
         if self.memories:
             state["memories"] = {name: memory.state_dict() for name, memory in self.memories.items()}
-        checkpoint["wst"] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the count of steps, the seed and the reward's state.
@@ -325,16 +319,13 @@ class TrainingLifecycle(TrainedWeightsOnly):
         """
         super().on_load_checkpoint(checkpoint)
         state = checkpoint.get("wst", {})
-        memories = state.get("memories", {}) if isinstance(state, Mapping) else None
-        if not isinstance(memories, Mapping):
+        memories, seed = state.get("memories", {}), state.get("seed")
+        if not isinstance(memories, Mapping) or type(seed) not in (int, type(None)):
             raise ModelError("checkpoint: its state cannot be read; give one that `wst fit` wrote")
         if is_fitting(self):
             with collective_errors():
                 self._compare_teachers(state.get("teacher", {}))
-        steps, seed = state.get("trained_steps", 0), state.get("seed")
-        if type(steps) is not int or steps < 0 or type(seed) not in (int, type(None)):
-            raise ModelError("checkpoint: its steps or its seed are no numbers; give one that `wst fit` wrote")
-        self.trained_steps, self.seed = steps, seed
+        self.seed = seed
         restored = {name: (self.memories[name], memories[name]) for name in memories if name in self.memories}
         if "reward" in state:
             restored["reward"] = self.environment.reward, state["reward"]

@@ -15,18 +15,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from wst.modeling.logprobs import token_entropy, token_log_probs
-
-__all__ = [
-    "Normalization",
-    "denominator",
-    "policy_loss",
-    "sequence_kl",
-    "token_entropy",
-    "token_log_probs",
-    "whiten",
-]
-
 Normalization = Literal["tokens", "sequences"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,19 +32,6 @@ class Paid:
     log_prob: float
 
 
-@dataclass
-class Step:
-    """What is kept of a step, the same in all ranks.
-
-    Attributes:
-        scale: What the loss of the step alone was divided by: its tokens or sequences, those without gradient included.
-        paid: Its instructions that have an advantage.
-    """
-
-    scale: float
-    paid: list[Paid] = field(default_factory=list)
-
-
 class Replay:
     """Lets each answer take part in a bounded number of further updates.
 
@@ -69,21 +56,23 @@ class Replay:
             raise ConfigError(f"Replay: max_weight must be at least 1, got {max_weight}")
         self.updates = updates
         self.max_weight = max_weight
-        self._steps: deque[Step] = deque(maxlen=int(updates))
+        #: Of each step, the same in all ranks: what its loss alone was divided by (its tokens or sequences, those
+        #: without gradient included), and its instructions that have an advantage.
+        self._steps: deque[tuple[float, list[Paid]]] = deque(maxlen=int(updates))
 
     @property
     def scale(self) -> float:
         """What the loss is divided by for the kept steps, besides the scale of the new one."""
-        return sum(step.scale for step in self._steps)
+        return sum(scale for scale, _ in self._steps)
 
     @property
     def paid(self) -> list[Paid]:
         """What is kept, the oldest first."""
-        return [paid for step in self._steps for paid in step.paid]
+        return [one for _, paid in self._steps for one in paid]
 
     def add(self, scale: float, paid: Sequence[Paid]) -> None:
         """Keep a step; the oldest one leaves."""
-        self._steps.append(Step(scale, list(paid)))
+        self._steps.append((scale, list(paid)))
 
     def clear(self) -> None:
         """Forget everything."""
@@ -98,17 +87,12 @@ class Replay:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is kept, as plain values."""
-        steps = [
-            [
-                step.scale,
-                [
-                    [list(p.instruction.prompt_ids), list(p.instruction.token_ids), p.advantage, p.log_prob]
-                    for p in step.paid
-                ],
-            ]
-            for step in self._steps
-        ]
-        return {"steps": steps}
+
+        def row(one: Paid) -> list[Any]:
+            z = one.instruction
+            return [list(z.prompt_ids), list(z.token_ids), one.advantage, one.log_prob]
+
+        return {"steps": [[scale, list(map(row, paid))] for scale, paid in self._steps]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what was kept; with fewer updates than before, the oldest steps are left out.

@@ -13,8 +13,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from wst.distributed import collective_errors, gather, gather_rows, local_backward, local_share, sum_gradients
 from wst.errors import ConfigError
-from wst.settings import check_choice, check_counts
-from wst.teacher import LogProbs, Teacher
+from wst.modeling.logprobs import LogProbs
+from wst.settings import check_counts
+from wst.teacher import Teacher
 from wst.training.lifecycle import TrainingLifecycle
 from wst.training.objective import Normalization, denominator, policy_loss, sequence_kl
 from wst.training.record import StepRecord
@@ -25,17 +26,7 @@ _T = TypeVar("_T")
 
 
 class PolicyUpdate:
-    """Moves the teacher one step up the policy gradient.
-
-    Args:
-        teacher: The policy.
-        micro_batch_size: Rollouts in one backward pass; None for all of a step. It changes memory, not the gradient.
-        normalization: Whether the loss, summed over all ranks' rollouts, is divided by the number of their sampled
-            "tokens" or of "sequences" (rollouts).
-        entropy_coef: Weight of the entropy bonus.
-        gradient_clip: Largest norm of the gradient; None for no clipping.
-        entropy_steps: Steps over which the weight of the entropy bonus falls linearly to 0; None: it is constant.
-        replay: Lets answers take part in further updates; None: each in one.
+    """Moves the teacher one step up the policy gradient; its settings are those of `wst.WeakToStrong`.
 
     Raises:
         ConfigError: If a setting is out of range.
@@ -52,7 +43,6 @@ class PolicyUpdate:
         replay: Replay | None = None,
     ) -> None:
         check_counts("WeakToStrong", micro_batch_size=micro_batch_size, entropy_steps=entropy_steps)
-        check_choice("normalization", normalization, ("tokens", "sequences"))
         if gradient_clip is not None and not gradient_clip > 0:
             raise ConfigError(f"gradient_clip must be above 0, or null for no clipping, got {gradient_clip}")
         self.teacher = teacher

@@ -22,7 +22,7 @@ from wst.rewards.math.verdict import contains_answer
 from wst.rewards.math.workers import Outcome, Workers
 from wst.rewards.text import targets_of
 from wst.rewards.words import gives_away
-from wst.settings import check_arguments, check_choice, check_counts
+from wst.settings import check_arguments, check_counts
 from wst.types import Rollout
 
 if TYPE_CHECKING:
@@ -110,7 +110,6 @@ class MathAnswer(Reward):
         if memory_mb < 256:
             raise ConfigError(f"MathAnswer: memory_mb must be at least 256, which a worker needs, got {memory_mb}")
         check_counts("MathAnswer", workers=workers)
-        check_choice("MathAnswer: unverified", unverified, ("wrong", "nan"))
         self.timeout = timeout
         self.memory_mb = memory_mb
         self.workers = workers
