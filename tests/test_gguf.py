@@ -1,9 +1,12 @@
 """Models in GGUF files: converted once, to the same model, or refused in one line."""
 
 import importlib.util
+import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import gguf
 import pytest
@@ -110,6 +113,18 @@ def test_a_gguf_file_of_the_same_name_with_other_weights_is_another_model(
         heads.append(load_causal_lm(str(tmp_path / "tiny.gguf"), device=CPU, dtype="float32")[0].lm_head.weight)
     assert not torch.equal(*heads)
     assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.usefixtures("cache")
+def test_code_beside_a_gguf_file_is_not_offered(tiny_model: str, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf", tiny_model)
+    settings = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["tok.Evil", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "tok.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w')\nclass Evil: pass\n")
+    with patch("builtins.input", return_value="y") as asked, suppress(ModelError):
+        load_causal_lm(str(tmp_path / "tiny.gguf"), device=CPU, dtype="float32")
+    asked.assert_not_called()
+    assert not (tmp_path / "owned").exists()
 
 
 @pytest.mark.parametrize("damage", ["empty", "garbage", "half", "no tensors", "no header", "a weight missing"])
