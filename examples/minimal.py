@@ -16,8 +16,8 @@ schedules, epochs in a seeded order; other baselines and normalizations, KL to t
 whitening, leak penalty, calibrated rewards; answers that fail, rewards that are unknown, losses that are not finite;
 unaided and untrained arms in evaluation, dialogues, caches, answers asked for while others are written, quantized
 weights. It reads each prompt K times instead of once, holds the logits of all tokens at once, and does not neutralize
-control tokens in data. It differs from the paper in size, in training a LoRA adapter, and in two choices that the paper
-leaves open: the baseline is leave-one-out, and the loss is divided by the number of sampled tokens.
+control tokens in data. It differs from the paper in size and in training a LoRA adapter. Of what the paper leaves open,
+the baseline here is leave-one-out, and the loss is divided by the number of sampled tokens.
 """
 
 import argparse
@@ -97,7 +97,7 @@ def leave_one_out(rewards: Tensor) -> Tensor:
 def loss(teacher: Model, prompts: Rows, written: Rows, advantages: Tensor, temperature: float) -> Tensor:
     """Return the REINFORCE loss of Q*K instructions; their log-probabilities are at the sampling temperature."""
     rows = [torch.tensor([*prompt, *tokens]) for prompt, tokens in zip(prompts, written, strict=True)]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # [Q*K, T]; on the right, where no token looks
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # [Q*K, T], prompts included; padded on the right
     sampled = torch.zeros_like(ids, dtype=torch.bool)
     for i, prompt in enumerate(prompts):
         sampled[i, len(prompt) : len(rows[i])] = True

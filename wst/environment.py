@@ -26,12 +26,13 @@ class Environment:
 
     1. `check` says early what is missing, `setup` loads student and reward, `close` releases them.
     2. `calibrate` shows the reward what the student answers without an instruction, if the reward asks for that.
-    3. `begin_step` starts a training step; `prefetch` announces prompts to a student that works in the background.
+    3. `begin_step` discards unaided answers of the step before, where the student samples; `prefetch` announces prompts
+       to a student that works in the background.
     4. `respond` turns queries and instructions into rollouts; `score` and `leaks` turn rollouts into numbers.
     5. `unaided_responses` and `unaided_rewards` are the same for the student without an instruction.
 
-    A deterministic student answers each query without an instruction once, any other student once a step; an unaided
-    answer that failed is asked for again when it is next needed. A rollout whose call failed (``response.error``) has
+    For unaided answers, a deterministic student is asked once a query, any other student once a query and step; one
+    that failed is asked for again when it is next needed. A rollout whose call failed (``response.error``) has
     reward NaN: unknown, never 0. With several ranks, each rank passes its own queries; only `calibrate` communicates.
 
     Args:
@@ -117,12 +118,12 @@ class Environment:
             answers |= found
         with collective_errors():
             if rank() == 0:
-                self.reward.calibrate([Rollout(q, None, answers[q.id], answers[q.id]) for q in queries])
+                self.reward.calibrate([Rollout(q, None, answers[q.id], unaided=answers[q.id]) for q in queries])
         state = gather(self.reward.state_dict())[0]
         with collective_errors():
             if rank() > 0:
                 self.reward.load_state_dict(state)
-                if self.reward.calibration_size:
+                if self.reward.calibration_size:  # it is 0 once the reward is calibrated
                     raise ContractError(
                         f"{type(self.reward).__name__}: its state_dict() lacks the calibration, which checkpoints and "
                         "other processes need; return it there, and restore it in load_state_dict()"

@@ -43,7 +43,7 @@ from wst.types import Instruction, Query, Rollout
 class WeakToStrong(TrainingLifecycle):
     """Trains a teacher to instruct a frozen student.
 
-    Student and reward are plain objects: they are never part of a checkpoint, of the optimizer or of the strategy.
+    Student and reward are plain objects; of both, checkpoints hold nothing but the reward's `state_dict` (calibration).
 
     Args:
         teacher: The policy.
@@ -53,22 +53,21 @@ class WeakToStrong(TrainingLifecycle):
         student_prompt: Builds the student's prompt from query and instruction; None for the default prompt.
         samples_per_query: Instructions sampled for each query, K.
         micro_batch_size: Rollouts in one backward pass; None for all of a step. It changes memory, not the gradient.
-        normalization: Whether the loss, summed over a step's rollouts, is divided by the number of their sampled
-            "tokens" or of "sequences" (rollouts).
+        normalization: Whether the loss, summed over all ranks' rollouts of a step, is divided by the number of their
+            sampled "tokens" or of "sequences" (rollouts).
         leak_penalty: Subtracted from the reward of an instruction that contains the gold answer (`Reward.leaks`);
             logged rewards are without it.
-        kl_coef: Weight of the KL (nats a sequence) to the teacher before training, subtracted from the reward. At 0
-            there is no reference pass.
+        kl_coef: Weight of the KL (nats a sequence, `sequence_kl`) to the teacher before training, subtracted from the
+            reward and without gradient of its own. At 0 there is no reference pass.
         entropy_coef: Weight of the entropy bonus.
         entropy_steps: Steps over which that weight falls linearly to 0; None: it is constant.
-        resample: Times that an instruction which a query has already is sampled again, see `sample_distinct`.
-        replay: Lets answers take part in further updates; None: each in one.
+        resample: How often an instruction that its query has already is sampled again, see `sample_distinct`.
+        replay: Lets answers take part in further updates, with importance weights; None: each in one.
         screen: Chooses, of more instructions than are asked for, those worth the student's answer; None: no choice.
         warm_start: A supervised phase before the first step; None: none.
         whiten_advantages: Whether to center and scale the advantages of a step.
         max_failed: Largest share of answers that may fail in a step; with more, the step makes no update.
-        max_skips: The run ends when this many steps in a row made no update, because answers failed or the loss was
-            not finite.
+        max_skips: Steps in a row without an update (failed answers, a loss that is not finite) that end the run.
         gradient_clip: Largest norm of the gradient; None for no clipping.
         optimizer: Builds the optimizer from the trainable parameters.
         lr_scheduler: Builds the scheduler, which moves once a step; None for a constant rate.
@@ -115,7 +114,7 @@ class WeakToStrong(TrainingLifecycle):
         self.resample = resample
         self.screen = screen
         memories = {"replay": replay, "screen": screen, "warm_start": warm_start, "experience": teacher.experience}
-        self.memories = {name: memory for name, memory in memories.items() if memory is not None}
+        self.memories = {name: memory for name, memory in memories.items() if memory is not None}  #: in checkpoints
         self.samples_per_query = samples_per_query
         self.leak_penalty = leak_penalty
         self.kl_coef = kl_coef
@@ -146,7 +145,7 @@ class WeakToStrong(TrainingLifecycle):
     # --------------------------------------------------------------- the method
 
     def training_step(self, queries: list[Query], batch_idx: int) -> dict[str, StepRecord]:
-        """Make one policy-gradient step: of all ranks together, each with its own queries, possibly none."""
+        """Make one policy-gradient step of all ranks, each with its own queries, possibly none."""
         own = self.begin_step()
         with self.phase(own, "sample"):
             if self.baseline.needs_unaided or self.reward.needs_unaided:
@@ -176,8 +175,8 @@ class WeakToStrong(TrainingLifecycle):
     def advantages(self, step: StepRecord) -> Tensor:
         """Compute the advantages [queries, samples] of a step: a = r' - b(r') with r' = r - λ·leak - β·KL.
 
-        λ is ``leak_penalty``, β is ``kl_coef``, b the baseline. Where r is NaN the baseline returns 0, and `whiten`,
-        if asked for, leaves it 0. A screen learns from r', and multiplies a by its importance weights.
+        λ is ``leak_penalty``, β is ``kl_coef``, b the baseline, which returns a: 0 where r is NaN, and still 0 after
+        `whiten`. A leak of NaN counts as 0. A screen learns from r', and multiplies a by its importance weights.
         """
         penalty = self.leak_penalty * cast(Tensor, step.leaks).nan_to_num()
         if step.kl is not None:
@@ -218,7 +217,7 @@ class WeakToStrong(TrainingLifecycle):
         """Skip the update if too many answers of all ranks failed; return whether it is skipped.
 
         Raises:
-            StudentStopped: If that is so for the last of too many steps in a row.
+            StudentStopped: If `max_skips` steps in a row made no update.
         """
         answers = gather_rows([rollout.response.error for rollout in own.rollouts])
         errors = [error for error in answers if error is not None]
