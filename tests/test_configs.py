@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from endpoints import FakeServer
 from runs import TESTS, wst
@@ -143,6 +144,26 @@ def test_the_warm_start_on_helpful_answers(capsys: pytest.CaptureFixture[str]) -
     start = model["warm_start"]["init_args"]
     assert len(start["sentences"]) == 7
     assert (start["queries"], model["kl_coef"], model["samples_per_query"]) == (64, 0.0, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["quickstart", "messages"])
+def test_the_overlay_for_fewer_calls(tmp_path: Path, tiny_model: str, config: str) -> None:
+    folder = ROOT / "lightning_configs"
+    options = [
+        f"--model.init_args.teacher.init_args.model={tiny_model}",
+        "--model.init_args.teacher.init_args.max_new_tokens=4",
+        f"--model.init_args.student.init_args.model={tiny_model}",
+        "--data.init_args.limit_val=4",
+        "--trainer.accelerator=cpu",
+        "--trainer.max_steps=2",
+    ]
+    configs = [f"--config={folder / config}.yaml", f"--config={folder / 'overlays' / 'fewer_calls'}.yaml"]
+    done = wst(["fit", *configs, *options], tmp_path)
+    assert done.code == 0, done.err
+    assert "warm start: 64 answers for 16 queries" in " ".join(done.out.split())
+    (saved,) = (tmp_path / "runs").rglob("last.ckpt")
+    assert set(torch.load(saved, weights_only=True)["wst"]["memories"]) == {"replay", "warm_start"}
 
 
 @pytest.mark.slow
