@@ -15,18 +15,14 @@ from wst.terminal import protect_output
 def main() -> int:
     """Run the command line and return its exit code."""
     protect_output()
-    if sys.platform == "win32":
-        return guarded(lambda: _refuse("wst runs on Linux and macOS; on Windows use WSL (`wsl --install`)"))
     if "LOCAL_RANK" not in os.environ:  # the ranks that this process starts end with it, see `end_with_parent`
         os.environ["WST_RANK_0"] = str(os.getpid())
     return guarded(lambda: _dispatch(sys.argv[1:]))
 
 
-def _refuse(reason: str) -> int:
-    raise ConfigError(reason)
-
-
 def _dispatch(args: list[str]) -> int:
+    if sys.platform == "win32":
+        raise ConfigError("wst runs on Linux and macOS; on Windows use WSL (`wsl --install`)")
     name, *rest = args or [""]
     if name == "--version":
         from wst import __version__

@@ -6,21 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from wst.cli.options import read_teacher, teacher_parser
 from wst.cli.quiet import prepare
 from wst.errors import ConfigError, DataError
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A text to write for, and the JSON Lines row it stood in."""
-
-    text: str
-    row: dict[str, Any]
 
 
 def run(args: list[str]) -> int:
@@ -35,23 +26,24 @@ def run(args: list[str]) -> int:
         raise DataError(f"wst instruct: text {blank[0]} is blank; leave it out")
     prepare()
     instructor = read_teacher(options)
-    asked = [_Asked(text, {"query": text}) for text in options.text] or _stdin(options.jsonl, options.field)
+    asked = [(text, {"query": text}) for text in options.text] or _stdin(options.jsonl, options.field)
     remaining = iter(asked)
     while batch := list(islice(remaining, options.batch_size)):
-        written = instructor([one.text for one in batch], sample=options.sample)
-        for one, instruction in zip(batch, written, strict=True):
-            print(_line(one, instruction, options.jsonl), flush=True)
+        written = instructor([text for text, _ in batch], sample=options.sample)
+        for (_, row), instruction in zip(batch, written, strict=True):
+            print(_line(row, instruction, options.jsonl), flush=True)
     return 0
 
 
-def _line(one: _Asked, instruction: str, jsonl: bool) -> str:
+def _line(row: dict[str, Any], instruction: str, jsonl: bool) -> str:
     if jsonl:
-        return json.dumps(one.row | {"instruction": instruction}, ensure_ascii=True)
+        return json.dumps(row | {"instruction": instruction}, ensure_ascii=True)
     # One instruction a line, whatever the teacher wrote: no line breaks, no control sequences for the terminal.
     return " ".join("".join(c if c.isprintable() else " " for c in instruction).split())
 
 
-def _stdin(jsonl: bool, field: str) -> Iterator[_Asked]:
+def _stdin(jsonl: bool, field: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield texts to write for, each with the JSON Lines row that it stood in."""
     from wst.inference.chat import read_json  # the package imports much
 
     if sys.stdin is None:
@@ -66,7 +58,7 @@ def _stdin(jsonl: bool, field: str) -> Iterator[_Asked]:
         if not line.strip():
             continue
         if not jsonl:
-            yield _Asked(line, {})
+            yield line, {}
             continue
         try:
             row = read_json(line)
@@ -76,7 +68,7 @@ def _stdin(jsonl: bool, field: str) -> Iterator[_Asked]:
             raise DataError(f"{place}: there is no text in field {field!r}; name the field with --field")
         if not row[field].strip():
             raise DataError(f"{place}: the text in field {field!r} is blank; leave the row out")
-        yield _Asked(row[field], row)
+        yield row[field], row
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,8 +16,11 @@ _IGNORED = (
 )
 
 
-def quieten() -> None:
-    """Hide progress bars of weights, warnings that do not apply here, and advertisements."""
+def prepare() -> None:
+    """Keep freed memory; hide progress bars of weights, warnings that do not apply, advertisements. Imports torch."""
+    from wst.modeling.allocator import keep_freed_blocks
+
+    keep_freed_blocks()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # at import it advertises optional packages
     from transformers.utils import logging as transformers_logging  # heavy, so not at the top
 
@@ -26,11 +29,3 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", message=message)
     rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     rank_zero.addFilter(lambda record: "💡" not in record.getMessage())
-
-
-def prepare() -> None:
-    """Prepare the process for models: keep freed memory and hide noise. Imports torch."""
-    from wst.modeling.allocator import keep_freed_blocks
-
-    keep_freed_blocks()
-    quieten()

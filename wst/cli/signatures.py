@@ -61,11 +61,7 @@ class Found(NamedTuple):
     @property
     def is_abstract(self) -> bool:
         """Whether a method of its own is abstract."""
-        return any("abstractmethod" in ast.unparse(d) for f in ast.walk(self.node) for d in _decorators(f))
-
-
-def _decorators(node: ast.AST) -> list[ast.expr]:
-    return node.decorator_list if isinstance(node, ast.FunctionDef) else []
+        return "@abstractmethod" in ast.unparse(self.node)
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
+from wst.cli.errors import Parser
 from wst.errors import ConfigError
 from wst.training.checkpoint import AtomicCheckpointIO
 from wst.training.remembered import listed, nested, settings_in
@@ -25,18 +26,10 @@ def take_option(args: list[str], name: str) -> tuple[list[str], str | None]:
     >>> take_option(["fit", "--a", "1", "--b=2", "--a=3"], "a")
     (['fit', '--b=2'], '3')
     """
-    value, left, i = None, [], 0
-    while i < len(args):
-        head, equals, tail = args[i].partition("=")
-        if head != f"--{name}":
-            left.append(args[i])
-        elif equals:
-            value = tail
-        else:
-            i += 1
-            value = args[i] if i < len(args) else ""
-        i += 1
-    return left, value
+    parser = Parser("wst", add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{name}")
+    found, left = parser.parse_known_args(args)
+    return left, getattr(found, name)
 
 
 def is_true(value: str | None) -> bool:

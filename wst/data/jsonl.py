@@ -261,18 +261,20 @@ def _check_depth(text: str) -> None:
             raise RecursionError
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """Refuse NaN and infinity, for `json`."""
     raise ValueError(f"{name} is not a JSON value")
 
 
-def _finite(digits: str) -> float:
+def finite(digits: str) -> float:
+    """Read a number for `json`, but not 1e400, which it takes for infinity."""
     value = float(digits)
     if math.isinf(value):
         raise ValueError(f"{digits:.50} is too large for a number")
     return value
 
 
-_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant)
+_DECODER = json.JSONDecoder(parse_float=finite, parse_constant=refuse_constant)
 
 
 def _at(path: str | Path, line: int) -> str:

@@ -16,6 +16,8 @@ from wst.data.fields import Row, kind
 from wst.data.jsonl import check_file, printable, read_csv, read_json, read_rows, records_in
 from wst.errors import ConfigError, DataError
 from wst.files import SHIPPED, shipped
+from wst.modeling.spec import first_line
+from wst.terminal import escaped
 
 _PATTERNS = ("{split}.jsonl", "{split}.jsonl.gz", "{split}.parquet", "{split}-*.parquet")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -143,7 +145,7 @@ def _parquet(path: str | Path) -> Iterator[dict[str, Any]]:
                     number += 1
                     yield values
     except (pyarrow.ArrowException, OSError, EOFError, OverflowError, UnicodeDecodeError, zlib.error) as error:
-        fault = f"row {number + 1} cannot be read ({reason(error)})"
+        fault = f"row {number + 1} cannot be read ({escaped(first_line(error))})"
         raise DataError(f"{printable(path)}: {fault}; copy the file again") from error
     if not number:
         raise DataError(f"{printable(path)} holds no rows; give a file with rows")
@@ -241,7 +243,7 @@ def hub_rows(repo: str, split: str, *, needs: str, **options: Any) -> Iterator[R
     try:
         rows: Any = datasets.load_dataset(repo, split=split, **options, **folder)
     except Exception as error:  # the hub's client, its cache and the readers each raise their own
-        raise DataError(f"{repo} cannot be loaded from the hub ({reason(error)}); {needs}") from error
+        raise DataError(f"{repo} cannot be loaded from the hub ({escaped(first_line(error))}); {needs}") from error
     part = "/".join(str(value) for key, value in (options | folder).items() if key in ("name", "data_dir"))
     name = f"{repo}/{part}" if part else repo
     records, number = records_of(rows, name), 0
@@ -250,14 +252,8 @@ def hub_rows(repo: str, split: str, *, needs: str, **options: Any) -> Iterator[R
             yield Row(f"{name} ({split}): row {number}", f"{name}:{split}:{number}", values)
             number += 1
     except Exception as error:  # whatever decodes a column, such as an image
-        fault = f"row {number} cannot be read ({reason(error)})"
+        fault = f"row {number} cannot be read ({escaped(first_line(error))})"
         raise DataError(f"{name} ({split}): {fault}; name another revision, or give a file") from error
-
-
-def reason(error: Exception) -> str:
-    """Return the first line of an error's message, as a terminal may print it."""
-    line = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-    return line if line.isprintable() else repr(line)
 
 
 def as_list(files: str | Sequence[str] | None, option: str = "files") -> list[str]:

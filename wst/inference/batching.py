@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,13 +23,11 @@ class Outcome:
         status: "instructed", "empty" (the teacher wrote nothing), "timeout" or "error".
         instruction: The instruction; None unless the status is "instructed".
         seconds: Seconds from the request to the outcome.
-        fault: What the teacher raised, where the status is "error".
     """
 
     status: str
     instruction: Instruction | None
     seconds: float
-    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,8 +89,8 @@ class Batcher:
             written = await asyncio.wait_for(future, self.deadline)
         except TimeoutError:
             return Outcome("timeout", None, time.monotonic() - start)
-        except Exception as error:
-            return Outcome("error", None, time.monotonic() - start, f"{type(error).__name__}: {error!s:.200}")
+        except Exception:  # whatever the teacher raised
+            return Outcome("error", None, time.monotonic() - start)
         seconds = time.monotonic() - start
         return Outcome("instructed", written, seconds) if written.text.strip() else Outcome("empty", None, seconds)
 
@@ -147,22 +145,14 @@ class Batcher:
 
 async def _in_thread(work: Callable[[], Sequence[Instruction]]) -> Sequence[Instruction]:
     """Run work in a daemon thread: one that hangs must not keep the process from ending, as an executor's would."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Sequence[Instruction]] = loop.create_future()
-
-    def settle(result: Sequence[Instruction] | None, error: Exception | None) -> None:
-        if not future.done():
-            future.set_result(result or []) if error is None else future.set_exception(error)
+    future: Future[Sequence[Instruction]] = Future()
+    future.set_running_or_notify_cancel()  # from here on the thread alone settles it
 
     def run() -> None:
-        result: Sequence[Instruction] | None = None
-        error: Exception | None = None
         try:
-            result = work()
-        except Exception as caught:
-            error = caught
-        with suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(settle, result, error)
+            future.set_result(work())
+        except Exception as error:
+            future.set_exception(error)
 
     threading.Thread(target=run, name="teacher", daemon=True).start()
-    return await future
+    return await asyncio.wrap_future(future)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any
 
+from wst.data.jsonl import finite, refuse_constant
 from wst.prompts import StudentPrompt, fill
 from wst.types import Instruction, Message, Query
 
@@ -121,15 +121,4 @@ def read_json(content: str | bytes) -> Any:  # noqa: ANN401 - whatever it holds
         ValueError: If it is none.
         RecursionError: If it is nested too deeply.
     """
-    return json.loads(content, parse_constant=_refuse, parse_float=_finite)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        raise ValueError(f"{digits:.50} is too large for a number")
-    return number
+    return json.loads(content, parse_constant=refuse_constant, parse_float=finite)

@@ -232,7 +232,7 @@ def _checked(status: int, headers: Mapping[str, str], data: bytes) -> Any:  # no
             return body
     told = next((int(code) for code in codes if code.isdecimal() and 400 <= int(code[:4]) < 600), 500)
     meant = told if succeeded else status
-    reason = f"HTTP {status}: {message or _excerpt(data)}"
+    reason = f"HTTP {status}: {message or data[:20_000].decode('utf-8', 'replace').strip() or 'an empty body'}"
     free = not succeeded and (status < 500 or status == 503)  # other gateway errors may follow a charged answer
     wait = retry_after(headers)
     kind = _kind(meant, message, codes)
@@ -272,10 +272,6 @@ def _error_in(body: object) -> tuple[str, set[str]]:
         )
         body = body.get("error") or body.get("detail")
     return message, codes
-
-
-def _excerpt(data: bytes) -> str:
-    return data[:20_000].decode("utf-8", "replace").strip() or "an empty body"
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -28,7 +28,7 @@ def is_correct(text: str, stated: bool, gold: str) -> bool | None:
         stated: Whether the text is the answer itself.
         gold: The gold answer, or a worked solution.
     """
-    gold = _gold_of(gold)
+    gold = tidy(find_answer(gold, None) or gold)  # a target may state it in prose
     if not is_comparable(gold):
         return None
     answer = text if stated else find_answer(text, gold)
@@ -92,8 +92,3 @@ def is_comparable(gold: str) -> bool:
     if is_text(measure) or read_number(measure) or read_based(measure):
         return bool(plain(gold))
     return parse_formula(sides(measure)[-1]) is not None or bool(plain(gold))
-
-
-def _gold_of(gold: str) -> str:
-    """Return the gold answer of a target, which may state it in prose."""
-    return tidy(find_answer(gold, None) or gold)
