@@ -26,7 +26,7 @@ if __name__ == "__main__":  # setuptools runs it so; the tests import it
         package_dir=SHARED,
         include_package_data=False,  # the next lines say it all
         package_data={
-            "wst": ["py.typed", "__init__.pyi", "evaluation/report.html"],
+            "wst": ["py.typed", "__init__.pyi", "*/__init__.pyi", "evaluation/report.html"],
             "wst._share.lightning_configs": ["**/*.yaml"],
             "wst._share.data": ["**/*.jsonl", "**/*.md"],
         },

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from wst._moved import MOVED
+from wst._moved import MOVED, listed
 from wst.errors import ConfigError
 
 PACKAGE = Path(__file__).parent.parent
@@ -141,8 +141,7 @@ def public_classes() -> dict[str, Found]:
 
 def public_names() -> list[str]:
     """Return the names that ``wst/__init__.pyi`` lists."""
-    nodes = _tree(PACKAGE / "__init__.pyi").body
-    return [alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names]
+    return list(listed("wst"))
 
 
 def _source(module: str) -> Path | None:
