@@ -57,15 +57,16 @@ def table(options: argparse.Namespace, order: Sequence[str]) -> int:
                 [calls_to(rows, target) for rows in runs],
                 [rows[-1]["leak"] for rows in runs],
             ]
-            print(f"| {arm} | {len(runs)} | {' | '.join(map(_shown, figures))} |")
+            shown = [_shown(values, digits) for values, digits in zip(figures, (3, 3, 0, 3), strict=True)]
+            print(f"| {arm} | {len(runs)} | {' | '.join(shown)} |")
     if options.picture:
         draw(found, options)
     return 0
 
 
-def _shown(values: Sequence[float]) -> str:
+def _shown(values: Sequence[float], digits: int) -> str:
     def number(value: float) -> str:
-        return "never" if math.isinf(value) else f"{value:.0f}" if value > 1.5 else f"{value:.3f}"
+        return "never" if math.isinf(value) else "-" if math.isnan(value) else f"{value:.{digits}f}"
 
     low, middle, high = map(number, (min(values), sorted(values)[(len(values) - 1) // 2], max(values)))
     return middle if low == high else f"{middle} ({low} to {high})"

@@ -66,7 +66,7 @@ def test_figures_of_a_curve(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("folder", "target"),
-    [("reviews", 0.85), ("one_step", 0.4), ("reviews_test", 0.85), ("messages_test", 0.85)],
+    [("reviews", 0.85), ("one_step", 0.4), ("reviews_test", 0.85), ("messages_test", 0.85), ("helpful", 0.7)],
 )
 def test_the_tables_of_the_docs_are_those_of_the_rows(
     folder: str, target: float, capsys: pytest.CaptureFixture[str]
