@@ -150,6 +150,12 @@ def test_a_query_that_is_neither_text_nor_a_list_is_named(folder: Path, query: A
         Instructor.from_pretrained(str(folder), "cpu")("x", history=query)
 
 
+def test_a_column_of_a_frame_is_a_list_of_texts(folder: Path) -> None:
+    instructor = Instructor.from_pretrained(str(folder), "cpu")
+    texts = ["two plus two", "ü"]
+    assert instructor(pytest.importorskip("pandas").Series(texts)) == instructor(texts)
+
+
 @pytest.mark.parametrize("option", [["--server_model", "mine"], ["--server_key_env", "NAME"], ["--revision", "v1"]])
 def test_an_option_that_would_do_nothing_is_refused(folder: Path, option: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"--server|revision"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -129,7 +129,7 @@ class Instructor:
             DataError: If a query is not text, or a turn is not a message.
         """
         turns = _turns(history)
-        if not isinstance(query, Sequence):
+        if isinstance(query, Mapping) or not isinstance(query, Iterable):
             raise DataError(f"query: expected text or a list of texts, got a {type(query).__name__}")
         texts = [query] if isinstance(query, str) else list(query)
         found = [
