@@ -250,6 +250,7 @@ class PairedRewards(Metric):
         resamples: Bootstrap resamples for an interval, and sign flips for a p-value.
         options: Further arguments of ``torchmetrics.Metric``.
 
+    >>> import torch
     >>> metric = PairedRewards(["unaided", "trained"])
     >>> metric.update(torch.tensor([[0.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.0, 1.0]]))
     >>> metric.gain("trained", "unaided").mean
