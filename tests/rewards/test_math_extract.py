@@ -3,6 +3,7 @@
 import pytest
 
 from wst.rewards.math.extract import after_hashes, boxed_answer, final_answer, gold_answer, last_boxed
+from wst.rewards.math.verdict import is_correct
 
 
 @pytest.mark.parametrize(
@@ -73,3 +74,16 @@ def test_boxed_answer(text: str, expected: str | None) -> None:
 )
 def test_final_answer(text: str, expected: tuple[str, bool]) -> None:
     assert final_answer(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "marker"),
+    [
+        ("1. Find the number of apples.\n2. Find the number of pears.", "2"),
+        ("1. Find the apples.\n2. Find the pears.\n3. Add all of them.", "3"),
+        ("**Step 4:** Add them all.", "4"),
+    ],
+)
+def test_the_number_of_a_step_is_no_answer(text: str, marker: str) -> None:
+    assert not is_correct(text, False, marker)
+    assert is_correct(f"{text}\nSo there are 18 apples.", False, "18")

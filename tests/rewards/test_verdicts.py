@@ -9,6 +9,7 @@ from juries import NAN, ONE, PAIR, Jury, asked, inside, rewards, rollout
 from wst.errors import DataError
 from wst.rewards.base import score
 from wst.rewards.judge import Judge
+from wst.rewards.verdicts import read_score
 from wst.types import Instruction, Message, Query, Response, Rollout
 
 
@@ -294,3 +295,10 @@ def test_control_tokens_and_role_markers_are_broken_up(text: str, shown: str) ->
 
 def test_lone_surrogates_are_judged() -> None:
     assert rewards(Judge(Jury(lambda _: "Verdict: 10")), rollout("\ud800")) == [1]
+
+
+@pytest.mark.parametrize(
+    "thought", ["<think>Verdict: 2? Let me reconsider the", "<think>The score: 3 is too low, 7/10"]
+)
+def test_a_thought_that_was_cut_is_no_verdict(thought: str) -> None:
+    assert read_score(thought, "10") is None

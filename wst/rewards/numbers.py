@@ -48,6 +48,7 @@ _RANGE = re.compile(r"\bbetween\s*\$?\Z", re.IGNORECASE)
 _FROM = re.compile(r"\bfrom\s*\$?\Z", re.IGNORECASE)
 
 _MARKER = re.compile(r"(?:\A|(?<=[\s(:;,.!?]))\(?(\d{1,3})[.):]\)?(?=\s+\S)")  # "1. " or "(1) " before text
+_STEP = re.compile(r"^(\W*)step\s*\d{1,3}\s*[:.)]", re.IGNORECASE | re.MULTILINE)
 _REFERENCE = re.compile(
     r"\b(?:steps?|fig(?:ure)?s?|tables?|sections?|ref(?:erence)?s?|notes?|pages?|eq(?:uation)?s?|questions?|problems?|"
     r"parts?|chapters?|lines?|items?|examples?|stages?|phases?|rules?|hints?|points?)\.?\s*#?\s*\Z",
@@ -198,6 +199,12 @@ def _value(match: re.Match[str], before: str) -> Decimal:
     if negated and not re.search(r"\d\s*\Z", before[: negated.start()]):
         value = _READ.minus(value)
     return value
+
+
+def without_markers(text: str) -> str:
+    """Return a text without the markers of its lists and the numbers of its steps, which are no answers."""
+    marks = _markers(text)
+    return _STEP.sub(r"\1", _MARKER.sub(lambda match: "" if match.start(1) in marks else match[0], text))
 
 
 def _markers(text: str) -> set[int]:

@@ -11,6 +11,7 @@ import re
 from wst.rewards.math.normalize import CHOSEN, LINKS, NAMES, PROSE_WORDS, choice_of, is_text, tidy, words_of
 from wst.rewards.math.spoken import digits_for_words
 from wst.rewards.math.units import magnitude_of, without_unit
+from wst.rewards.numbers import without_markers
 
 FORMULA = re.compile(r"(?<!\\)\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
 _BLOCK = re.compile(r"\$\$.*?\$\$|\\\[.*?\\\]|\\begin\s*\{(\w+\*?)\}.*?\\end\s*\{\1\}", re.S)
@@ -68,6 +69,7 @@ def find_answer(text: str, gold: str | None) -> str | None:
         return f"({letter})" if letter else None
     if _is_bare(text):
         return text
+    text = without_markers(text)
     if gold is not None and _CLOCK.search(gold) and (times := _CLOCK.findall(text)):
         return str(times[-1])
     words = gold is not None and is_text(magnitude_of(gold))
