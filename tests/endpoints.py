@@ -18,6 +18,8 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from wst import Message, Prompt
+
 Body = dict[str, Any]  #: a request's or an answer's parsed JSON
 
 
@@ -97,6 +99,10 @@ class Request:
         """The key that came with it."""
         scheme, _, key = self.headers.get("authorization", "").partition(" ")
         return key if scheme == "Bearer" else None
+
+
+def prompt(text: str, sample: int = 0) -> Prompt:
+    return Prompt((Message("user", text),), sample)
 
 
 def last_user_text(body: Body) -> str:

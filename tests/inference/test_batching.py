@@ -13,6 +13,21 @@ from wst import Instruction, Query
 from wst.inference.batching import Batcher
 
 
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The batcher's clock, which stands still; a batch begins when all requests of the moment are there."""
+    time = [0.0]
+    monkeypatch.setattr("wst.inference.batching.time", SimpleNamespace(monotonic=lambda: time[0]))
+
+    async def when_all_are_here(work: Callable[[], Sequence[Instruction]]) -> Sequence[Instruction]:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return work()
+
+    monkeypatch.setattr("wst.inference.batching._in_thread", when_all_are_here)
+    return time
+
+
 def test_workers_write_at_the_same_time() -> None:
     together = threading.Barrier(4)
 
@@ -28,20 +43,10 @@ def test_workers_write_at_the_same_time() -> None:
     assert asyncio.run(ask()) == [f"for {i}" for i in range(8)]
 
 
-def test_more_load_than_the_teacher_takes_leaves_some_unaided_and_not_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("wst.inference.batching.time", SimpleNamespace(monotonic=lambda: now[0]))
-
+def test_more_load_than_the_teacher_takes_leaves_some_unaided_and_not_all(now: list[float]) -> None:
     def write(queries: Sequence[Query]) -> list[Instruction]:
         now[0] += 50 * len(queries)
         return [Instruction("z")] * len(queries)
-
-    async def when_all_have_seen_the_time(work: Callable[[], Sequence[Instruction]]) -> Sequence[Instruction]:
-        for _ in range(20):
-            await asyncio.sleep(0)
-        return work()
-
-    monkeypatch.setattr("wst.inference.batching._in_thread", when_all_have_seen_the_time)
 
     async def scene() -> int:
         batcher = Batcher(write, batch_size=32, deadline=1000)
@@ -84,21 +89,13 @@ def test_a_teacher_is_hung_when_all_workers_are(monkeypatch: pytest.MonkeyPatch)
     assert asyncio.run(scene()) == [False, "instructed", True, "timeout", False]
 
 
-def test_batches_grow_again_after_a_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, slow, sizes = [0.0], [True], list[int]()
-    monkeypatch.setattr("wst.inference.batching.time", SimpleNamespace(monotonic=lambda: now[0]))
+def test_batches_grow_again_after_a_slow_one(now: list[float]) -> None:
+    slow, sizes = [True], list[int]()
 
     def write(queries: Sequence[Query]) -> list[Instruction]:
         sizes.append(len(queries))
         now[0] += 32_000 if slow[0] else 150  # as long for one as for many
         return [Instruction("z")] * len(queries)
-
-    async def when_all_are_here(work: Callable[[], Sequence[Instruction]]) -> Sequence[Instruction]:
-        for _ in range(20):
-            await asyncio.sleep(0)
-        return work()
-
-    monkeypatch.setattr("wst.inference.batching._in_thread", when_all_are_here)
 
     async def scene() -> None:
         batcher = Batcher(write, batch_size=32, deadline=2000)

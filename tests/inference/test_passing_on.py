@@ -166,7 +166,7 @@ def test_a_page_of_another_site_does_not_spend_the_servers_key(student: Student,
             assert dict(student.got)[b"authorization"] == b"Bearer sk-server"
 
 
-def test_the_query_string_goes_on(gateway: str) -> None:
+def test_the_query_string_goes_on() -> None:
     seen: list[bytes] = []
 
     async def chat(request: Request) -> Response:

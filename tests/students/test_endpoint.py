@@ -1,7 +1,6 @@
 """The endpoint student against an endpoint whose every answer is known, and one that breaks them."""
 
 import time
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -9,38 +8,12 @@ from typing import Any
 import pytest
 import torch
 from aiolimiter import AsyncLimiter
-from endpoints import FakeServer, Request
+from endpoints import FakeServer, Request, prompt
 
 from wst import AnswerCache, Budget, EndpointStudent, Message, Prices, Prompt
 from wst.errors import CacheError, ConfigError, StudentStopped
 
 CPU = torch.device("cpu")
-
-
-def prompt(text: str, sample: int = 0) -> Prompt:
-    return Prompt((Message("user", text),), sample)
-
-
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
-    with FakeServer() as fake:
-        yield fake
-
-
-@pytest.fixture
-def student(server: FakeServer, tmp_path: Path) -> Iterator[Any]:
-    """Makes students of the server; all are closed in the end."""
-    made: list[EndpointStudent] = []
-
-    def make(**options: Any) -> EndpointStudent:
-        defaults = {"base_url": server.url, "api_key_env": None, "timeout": 2.0, "retries": 2, "backoff": 0.01}
-        made.append(EndpointStudent("fake", **defaults | {"cache": False} | options))
-        made[-1].setup(CPU)
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 def test_answers_are_in_order_with_their_tokens(student: Any) -> None:
@@ -284,66 +257,6 @@ def test_the_key_is_sent_and_never_shown(
     assert server.requests[0].key == "sk-very-secret-1234"
     assert "[key]" in str(stop.value)  # the server repeated it
     assert "sk-very" not in str(stop.value) + caplog.text + repr(stop.value.__context__)
-
-
-def test_a_budget_of_calls_is_kept_over_resumes(student: Any, server: FakeServer, tmp_path: Path) -> None:
-    for resume, limit in enumerate((5, 5, 8)):
-        one = student(budget=Budget(calls=limit), concurrency=4)
-        one.accounts.open(tmp_path, "fit")
-        with pytest.raises(StudentStopped, match=rf"budget.calls: {limit} of {limit}"):
-            one.respond([prompt(f"{resume} {i}") for i in range(20)])
-        assert len(server.requests) == limit
-        one.close()
-
-
-def test_a_budget_of_cost_is_not_exceeded(student: Any, server: FakeServer, tmp_path: Path) -> None:
-    # 2 tokens read and 2 written cost 4; bounds are far above that, so calls in flight hold others up.
-    one = student(prices=Prices(1e6, 1e6), budget=Budget(cost=100), max_new_tokens=30, concurrency=8)
-    one.accounts.open(tmp_path, "fit")
-    server.delay = 0.02
-    with pytest.raises(StudentStopped, match=r"budget\.cost"):
-        one.respond([prompt(f"say {i:02}") for i in range(40)])
-    spent = one.accounts.run()["fit"]["cost"]
-    bound = 30 + len("say 00") + 8
-    assert 100 - bound < spent <= 100
-    assert spent == 4 * len(server.requests)
-
-
-def test_what_the_endpoint_adds_to_prompts_is_in_the_budget(student: Any, server: FakeServer, tmp_path: Path) -> None:
-    server.adds = 400
-    one = student(prices=Prices(1e6, 1e6), budget=Budget(cost=2000), max_new_tokens=2, concurrency=1)
-    one.accounts.open(tmp_path, "fit")
-    with pytest.warns(UserWarning, match="adds tokens of its own") as warned, pytest.raises(StudentStopped):
-        one.respond([prompt(f"say {i:02}") for i in range(40)])
-    assert len(warned) == 1
-    assert one.accounts.run()["fit"]["cost"] == 4 * 404  # a fifth call might cost more than what is left
-
-
-def test_extra_fields_are_in_the_maximum_cost(student: Any, server: FakeServer, tmp_path: Path) -> None:
-    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"description": "y" * 500}}}
-    one = student(prices=Prices(1e6, 1e6), budget=Budget(cost=500), extra_body={"response_format": schema})
-    one.accounts.open(tmp_path, "fit")
-    with pytest.raises(StudentStopped, match=r"budget\.cost"):
-        one.respond([prompt("hello")])
-    assert not server.requests
-
-
-def test_a_call_whose_end_nobody_saw_stays_booked(student: Any, tmp_path: Path) -> None:
-    one = student(prices=Prices(1e6, 1e6), budget=Budget(cost=10))
-    one.accounts.open(tmp_path, "fit")
-    one.accounts.begin(6.0)  # and the process is killed
-    one.accounts.close()
-    other = student(prices=Prices(1e6, 1e6), budget=Budget(cost=10), max_new_tokens=1)
-    other.accounts.open(tmp_path, "fit")
-    with pytest.raises(StudentStopped, match="6 of 10"):
-        other.respond([prompt("hello")])
-
-
-def test_usage_that_is_not_told_is_booked_at_its_most(student: Any, tmp_path: Path) -> None:
-    one = student(prices=Prices(1e6, 2e6), max_new_tokens=5)
-    with pytest.warns(UserWarning, match="does not say how many tokens"):
-        one.respond([prompt("[no-usage]")])
-    assert one.accounts.take()["cost"] == len("[no-usage]") + 8 + 2 * 5
 
 
 def test_answers_begin_before_they_are_asked_for(student: Any, server: FakeServer) -> None:

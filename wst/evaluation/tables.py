@@ -65,10 +65,11 @@ def _table(title: Text, entry: dict[str, Any], binary: bool, console: Console) -
     """
     grid = grid_of(entry, binary)
     table, left_out = _grid(title, grid), list[str]()
-    if _width(console, table) > console.width and len(grid) - 1 <= _FEW:
-        table = _grid(title, list(zip(*grid, strict=True)))
-    elif _width(console, table) > console.width:
-        table, left_out = _narrow(title, grid, console)
+    if _width(console, table) > console.width:
+        if len(grid) - 1 <= _FEW:
+            table = _grid(title, list(zip(*grid, strict=True)))
+        else:
+            table, left_out = _narrow(title, grid, console)
     table.caption = f"{CAPTION}; in report.html: {', '.join(left_out)}" if left_out else CAPTION
     return table
 
