@@ -9,6 +9,11 @@ def debugging() -> bool:
     return os.environ.get("WST_DEBUG", "") not in ("", "0")
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 300 characters, or its class's name if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+
+
 class WSTError(Exception):
     """Base class of all errors that a user can fix.
 

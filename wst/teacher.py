@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from wst.errors import ConfigError, ModelError
+from wst.errors import ConfigError, ModelError, first_line
 from wst.modeling import loading
 from wst.modeling.adapters import (
     check_adapter,
@@ -27,7 +27,7 @@ from wst.modeling.chat import ChatEncoder
 from wst.modeling.generation import Decoding, generate
 from wst.modeling.logprobs import LogProbs, continuation_log_probs
 from wst.modeling.prefix import prefix_sharing
-from wst.modeling.spec import DType, FromSpec, ModelSpec, Quantization, file_fingerprint, first_line
+from wst.modeling.spec import DType, FromSpec, ModelSpec, Quantization, file_fingerprint
 from wst.prompts import Experience, TeacherPrompt
 from wst.settings import check_arguments, check_counts, identity_of
 from wst.types import Instruction, Message, Query

@@ -14,8 +14,7 @@ from wst._moved import MOVED
 from wst.cli import COMMANDS
 from wst.cli.early import did_you_mean
 from wst.cli.signatures import Signature, find_class, public_names, signature_of
-from wst.errors import ConfigError
-from wst.modeling.spec import first_line
+from wst.errors import ConfigError, first_line
 from wst.terminal import escaped
 
 FULL = "--help=all"

@@ -14,9 +14,8 @@ import numpy as np
 
 from wst.data.fields import Row, kind
 from wst.data.jsonl import check_file, printable, read_csv, read_json, read_rows, records_in
-from wst.errors import ConfigError, DataError
+from wst.errors import ConfigError, DataError, first_line
 from wst.files import SHIPPED, shipped
-from wst.modeling.spec import first_line
 from wst.terminal import escaped
 
 _PATTERNS = ("{split}.jsonl", "{split}.jsonl.gz", "{split}.parquet", "{split}-*.parquet")

@@ -10,10 +10,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from wst.errors import ModelError
+from wst.errors import ModelError, first_line
 from wst.inference.artefact import FILE, Artefact
 from wst.inference.card import CARD, model_card
-from wst.modeling.spec import first_line
 
 _ADAPTER = "adapter_config.json"
 #: What an artefact consists of, and all that is ever uploaded or downloaded: no code, no pickles, and nothing that

@@ -15,10 +15,9 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from wst.errors import ConfigError, ModelError
+from wst.errors import ConfigError, ModelError, first_line
 from wst.inference.artefact import Artefact
 from wst.modeling.chat import ChatEncoder, prepared_turns
-from wst.modeling.spec import first_line
 from wst.settings import check_arguments, check_counts
 from wst.students.base import check_json
 from wst.students.completions import OURS, ChatClient, Failure, check_address, read_completion

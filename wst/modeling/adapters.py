@@ -13,9 +13,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from wst.errors import ModelError
+from wst.errors import ModelError, first_line
 from wst.modeling.loading import first_nonfinite, one_line_errors
-from wst.modeling.spec import first_line
 
 _NAME = re.compile(r"\^?[\w.-]+\$?")
 

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from wst.errors import ConfigError, DataError
-from wst.modeling.spec import first_line
+from wst.errors import ConfigError, DataError, first_line
 from wst.types import Message, Query, Role
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from wst.errors import ConfigError, ModelError, WSTError
+from wst.errors import ConfigError, ModelError, WSTError, first_line
 from wst.files import cache_dir, follow_umask, sha256_of
-from wst.modeling.spec import FORMS, DType, Located, ModelSpec, first_line, hub_gguf
+from wst.modeling.spec import FORMS, DType, Located, ModelSpec, hub_gguf
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from wst.errors import ModelError
+from wst.errors import ModelError, first_line
 from wst.files import expanded
 from wst.settings import check_arguments
 
@@ -16,11 +16,6 @@ Quantization = Literal["none", "nf4", "int8"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 FORMS = "give a hub id (org/name), a folder, a .gguf file, or package:NAME/FILE or hub:ORG/NAME/FILE.gguf"
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, at most 300 characters, or its class's name if it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
 @dataclass(frozen=True, slots=True)
